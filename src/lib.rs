@@ -16,6 +16,7 @@ pub mod api_server;
 pub mod build_outputs;
 #[doc(hidden)]
 pub mod buildx;
+mod byte_range;
 mod byte_size;
 pub mod cache_v1;
 pub mod caches;

@@ -1,6 +1,6 @@
 //! The status of a running Linkspan: the response of each of its doors to `GET /_linkspan/status`.
 //!
-//! Over HTTP/1.1 on the docker door, over HTTP/2 (a plain GET, not gRPC) on the others. Whoever can use one door can set any
+//! Over HTTP/1.1 on the docker door and the registry door, over HTTP/2 (a plain GET, not gRPC) on the others. Whoever can use one door can set any
 //! name in the engine, so the document of each lists the exports of all. Keys may be added; a reader takes those that it
 //! knows.
 
@@ -31,6 +31,8 @@ pub enum Kind {
     Buildkit,
     /// The standard exporter API.
     Export,
+    /// The engine's store as a registry.
+    Registry,
     /// One that a later version has.
     #[serde(other)]
     Other,
@@ -43,6 +45,7 @@ impl Kind {
             Self::Docker => "docker",
             Self::Buildkit => "buildkit",
             Self::Export => "export",
+            Self::Registry => "registry",
             Self::Other => "unknown",
         }
     }
@@ -297,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_document_of_a_later_version_is_read() {
-        let text = r#"{"version":"9","instance":"x","door":{"kind":"registry","address":"unix:///r"},"more":[1]}"#;
+        let text = r#"{"version":"9","instance":"x","door":{"kind":"later","address":"unix:///r"},"more":[1]}"#;
         let status: Status = serde_json::from_str(text).unwrap();
         assert_eq!((status.door.kind, status.doors.len()), (Kind::Other, 0));
     }

@@ -25,7 +25,7 @@ Flags win over LINKSPAN_* variables, those over the configuration file.
 Without a flag that names a door or a builder, the docker door and that of the exporter API are opened in /run/linkspan
 (without root: in linkspan/ of XDG_RUNTIME_DIR); with another engine than Docker, only the latter. Sockets that a service
 manager hands over (systemd's linkspan.socket) are used for the doors of their addresses, or of their names: `docker`,
-`export`, `buildkit`.
+`export`, `registry`, `buildkit`.
 
 Examples:
   The default doors, for the engine that is there:
@@ -44,6 +44,8 @@ Examples:
     linkspan serve --builder docker-container://buildx_buildkit_NAME0
   The exporter API, for any builder, and for the other commands without root (`linkspan load --to ADDR`):
     linkspan serve --export-listen unix:///run/linkspan/export.sock
+  The engine's images as a registry, for `docker pull localhost:5000/NAME` and others:
+    linkspan serve --registry-listen tcp://127.0.0.1:5000
   A builder behind TLS:
     linkspan serve --builder tcp://builder.example:1234 \\
       --tls-ca ca.pem --tls-cert cert.pem --tls-key key.pem

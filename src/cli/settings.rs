@@ -127,6 +127,28 @@ pub(super) struct Settings {
     /// LINKSPAN_EXPORT_LISTEN] [default where no door is asked for: export.sock beside the docker door's]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     export_listen: Option<String>,
+
+    /// Where the registry door listens, from which registry clients pull the engine's images; a loopback address, such as
+    /// `tcp://127.0.0.1:5000`, or a unix socket [env: LINKSPAN_REGISTRY_LISTEN]
+    #[arg(long, value_name = "ADDR", help_heading = "Doors")]
+    registry_listen: Option<String>,
+
+    /// Let clients that use the registry door as a mirror of another registry (`?ns=`) resolve tags there, too. A tag of the
+    /// engine may be older than the registry's; digests are always served [env: LINKSPAN_REGISTRY_MIRROR_TAGS] [default:
+    /// false]
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Doors"
+    )]
+    registry_mirror_tags: Option<String>,
+
+    /// List all repositories at the registry door (`GET /v2/_catalog`) [env: LINKSPAN_REGISTRY_CATALOG] [default: false]
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Doors"
+    )]
+    registry_catalog: Option<String>,
+
     /// Allow only names that match this pattern, for exports and for `docker load` through any door (docker's own pull, tag
     /// and build are not restricted); `*` matches any characters of the full name, as in `docker.io/library/ci-*`; can be
     /// repeated [env: LINKSPAN_ALLOW_NAME (separated by commas)] [default: any]
@@ -241,6 +263,9 @@ impl From<Settings> for Layer {
             (Setting::LoadCompression, flags.load_compression),
             (Setting::PushCompression, flags.push_compression),
             (Setting::ExportListen, flags.export_listen),
+            (Setting::RegistryListen, flags.registry_listen),
+            (Setting::RegistryMirrorTags, flags.registry_mirror_tags),
+            (Setting::RegistryCatalog, flags.registry_catalog),
             (Setting::DenyTagMove, flags.deny_tag_move),
             (Setting::CacheFromEngine, flags.cache_from_engine),
             (Setting::CacheLazyImport, flags.cache_lazy_import),

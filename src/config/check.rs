@@ -9,7 +9,7 @@ use super::builder::{self, Draft};
 use super::parse::{age, boolean, bytes, count, invalid};
 use super::{
     BuilderEndpoint, Config, ConfigError, DEFAULT_DRAIN, DEFAULT_ENGINE_TIMEOUT, Given, Layer, Origin, Setting, docker,
-    group,
+    group, registry,
 };
 use crate::caches::{CacheLimits, CachePolicy, CacheSettings};
 use crate::engine::EngineKind;
@@ -72,11 +72,26 @@ pub(super) fn check(
             )));
         }
     }
+    let registry_door = registry::check(settings)?;
+    if let Some(door) = &registry_door {
+        let listens = docker_door.iter().map(|door| &door.listen).chain(&export_listen);
+        let is_taken =
+            listens.chain(builders.iter().map(|builder| &builder.listen)).any(|listen| *listen == door.listen);
+        // Port 0 is another free port for each.
+        if is_taken && !matches!(door.listen, Address::Tcp { port: 0, .. }) {
+            return Err(ConfigError::Contradiction(format!(
+                "--{} is {}, which is another door's address; a door needs an address of its own",
+                Setting::RegistryListen.name(),
+                door.listen
+            )));
+        }
+    }
     Ok(Config {
         engine,
         builders,
         docker_door,
         export_listen,
+        registry_door,
         names: Names {
             allowed: settings.all(Setting::AllowName).iter().map(pattern).collect::<Result<_, _>>()?,
             allow_tag_move: !settings.last(Setting::DenyTagMove).map(boolean).transpose()?.unwrap_or(false),

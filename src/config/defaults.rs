@@ -15,7 +15,13 @@ pub(super) fn add(
     is_root: bool,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<(), ConfigError> {
-    let doors = [Setting::Builder, Setting::BuildkitListen, Setting::DockerListen, Setting::ExportListen];
+    let doors = [
+        Setting::Builder,
+        Setting::BuildkitListen,
+        Setting::DockerListen,
+        Setting::ExportListen,
+        Setting::RegistryListen,
+    ];
     if doors.iter().any(|door| settings.last(*door).is_some()) {
         return Ok(());
     }

@@ -63,10 +63,11 @@ pub enum ConfigError {
     #[error(
         "no builder is configured: name one with --{flag} unix:///run/buildkit/buildkitd.sock, with {variable} or \
          BUILDKIT_HOST, or in a [[builder]] table of {file}; or open the docker door with --{docker} {listen}, or that of the exporter API \
-         with --{export} {export_listen}",
+         with --{export} {export_listen}, or a registry with --{registry} tcp://127.0.0.1:5000",
         flag = Setting::Builder.name(), variable = Setting::Builder.variable(), file = super::DEFAULT_FILE,
         docker = Setting::DockerListen.name(), listen = super::DEFAULT_DOCKER_LISTEN,
-        export = Setting::ExportListen.name(), export_listen = super::DEFAULT_EXPORT_LISTEN
+        export = Setting::ExportListen.name(), export_listen = super::DEFAULT_EXPORT_LISTEN,
+        registry = Setting::RegistryListen.name()
     )]
     NoBuilder,
 }

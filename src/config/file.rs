@@ -67,6 +67,9 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::LoadCompression, document.load_compression),
         (Setting::PushCompression, document.push_compression),
         (Setting::ExportListen, document.export_listen),
+        (Setting::RegistryListen, document.registry_listen),
+        (Setting::RegistryMirrorTags, document.registry_mirror_tags),
+        (Setting::RegistryCatalog, document.registry_catalog),
         (Setting::DenyTagMove, document.deny_tag_move),
         (Setting::Group, document.group),
         (Setting::EngineTimeout, document.engine_timeout),
@@ -126,6 +129,9 @@ struct Document {
     load_compression: Option<Scalar>,
     push_compression: Option<Scalar>,
     export_listen: Option<Scalar>,
+    registry_listen: Option<Scalar>,
+    registry_mirror_tags: Option<Scalar>,
+    registry_catalog: Option<Scalar>,
     #[serde(default)]
     allow_name: Vec<Scalar>,
     #[serde(default)]

@@ -22,6 +22,7 @@ mod file;
 mod group;
 mod layer;
 mod parse;
+mod registry;
 mod setting;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Given, Layer, Origin};
 pub(crate) use parse::{bytes_of, duration_of};
+pub use registry::RegistryDoor;
 pub use setting::Setting;
 
 /// The default configuration file.
@@ -63,6 +65,8 @@ pub struct Config {
     pub builders: Vec<Builder>,
     /// Where the door of the standard exporter API listens; `None` if there is no such door.
     pub export_listen: Option<Address>,
+    /// The registry door, if there is one.
+    pub registry_door: Option<RegistryDoor>,
     /// The name policy.
     pub names: Names,
     /// Limits and policy of build caches.
@@ -137,8 +141,8 @@ impl Config {
         }
         // If only other doors are configured, BUILDKIT_HOST does not ask for a builder's door.
         let is_configured = |setting| configured.last(setting).is_some();
-        let other_door = (is_configured(Setting::DockerListen) || is_configured(Setting::ExportListen))
-            && !is_configured(Setting::BuildkitListen);
+        let others = [Setting::DockerListen, Setting::ExportListen, Setting::RegistryListen];
+        let other_door = others.into_iter().any(is_configured) && !is_configured(Setting::BuildkitListen);
         // A BUILDKIT_HOST that points to one of our own doors was set for clients: it names no builder.
         let listens = configured.all(Setting::BuildkitListen);
         let is_ours = |builder: &Given| match listens {

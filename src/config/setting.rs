@@ -33,6 +33,12 @@ pub enum Setting {
     PushCompression,
     /// Where the door of the standard exporter API listens.
     ExportListen,
+    /// Where the registry door listens.
+    RegistryListen,
+    /// Whether a mirror's clients may resolve tags at the registry door.
+    RegistryMirrorTags,
+    /// Whether the registry door lists all repositories.
+    RegistryCatalog,
     /// A pattern of names that clients may set; repeatable.
     AllowName,
     /// Whether a name must not move to another image.
@@ -73,7 +79,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -89,6 +95,9 @@ impl Setting {
         Self::LoadCompression,
         Self::PushCompression,
         Self::ExportListen,
+        Self::RegistryListen,
+        Self::RegistryMirrorTags,
+        Self::RegistryCatalog,
         Self::AllowName,
         Self::DenyTagMove,
         Self::AllowCache,
@@ -127,6 +136,9 @@ impl Setting {
             Self::LoadCompression => "load-compression",
             Self::PushCompression => "push-compression",
             Self::ExportListen => "export-listen",
+            Self::RegistryListen => "registry-listen",
+            Self::RegistryMirrorTags => "registry-mirror-tags",
+            Self::RegistryCatalog => "registry-catalog",
             Self::AllowName => "allow-name",
             Self::DenyTagMove => "deny-tag-move",
             Self::AllowCache => "allow-cache",

@@ -24,7 +24,7 @@ use crate::api_server::ApiServer;
 use crate::build_outputs::SlowLoads;
 use crate::caches::Caches;
 use crate::config::{Builder, Config, ConfigError, DEFAULT_DOCKER_LISTEN};
-use crate::door::{buildkit, cache_api, export_api};
+use crate::door::{buildkit, cache_api, export_api, registry};
 use crate::engine::select::Selected;
 use crate::engine::{Engine, EngineError, Identity};
 use crate::export::{Exports, NamePolicy};
@@ -118,7 +118,7 @@ impl DaemonError {
 /// When the daemon cannot start, or when connections were dropped at the deadline of the drain.
 pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
-    let RunningDaemon { listeners, docker_door, exports, caches, clean_up: _clean_up } = tokio::select! {
+    let RunningDaemon { listeners, docker_door, registry_door, exports, caches, clean_up: _clean_up } = tokio::select! {
         opened = open(&config, inherited) => opened?,
         // No client was accepted yet, and dropping the future closes the sockets that are already bound.
         signal = signals.next() => {
@@ -142,6 +142,9 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
     {
         warn!("connections to builders in containers were still being closed; they end with this process");
     }
+    if let Some(door) = registry_door {
+        door.close();
+    }
     if tokio::time::timeout(ABORT_TIMEOUT, exports.finish()).await.is_err() {
         warn!("exports were still being aborted; their leases are released at the next start");
     }
@@ -157,6 +160,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
 struct RunningDaemon {
     listeners: Listeners,
     docker_door: Option<Arc<crate::door::docker::Door>>,
+    registry_door: Option<Arc<registry::Door>>,
     exports: Arc<Exports>,
     caches: Option<Arc<Caches>>,
     /// Aborted when the daemon ends; the next start does the rest.
@@ -165,7 +169,8 @@ struct RunningDaemon {
 
 /// Opens all doors of `config`, or none.
 async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon, DaemonError> {
-    if config.builders.is_empty() && config.docker_door.is_none() && config.export_listen.is_none() {
+    let other_doors = config.docker_door.is_some() || config.export_listen.is_some() || config.registry_door.is_some();
+    if config.builders.is_empty() && !other_doors {
         return Err(ConfigError::NoBuilder.into());
     }
     let pools = pools(&config.builders)?;
@@ -192,6 +197,15 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         Some(address) => {
             doors.push(address);
             Some(Listener::open(address, config.gid, &mut inherited).await?)
+        }
+        None => None,
+    };
+    let registry_listener = match &config.registry_door {
+        Some(door) => {
+            // Before anybody can connect: not every engine has images that can be read.
+            engine.images()?;
+            doors.push(&door.listen);
+            Some(Listener::open(&door.listen, config.gid, &mut inherited).await?)
         }
         None => None,
     };
@@ -223,6 +237,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         &Listening {
             docker: docker.as_ref().map(|(_, listener, _)| listener.address()),
             export: export_listener.as_ref().map(Listener::address),
+            registry: registry_listener.as_ref().map(Listener::address),
             builders: builder_listeners.iter().map(Listener::address).collect(),
         },
     );
@@ -245,6 +260,22 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
                     server.serve(stream).await;
                 }
             }
+        });
+    }
+    let mut registry_door = None;
+    if let (Some(listener), Some(settings)) = (registry_listener, &config.registry_door) {
+        let settings = registry::Settings {
+            exports: Arc::clone(&exports),
+            mirror_tags: settings.mirror_tags,
+            catalog: settings.catalog,
+        };
+        let door = registry::Door::new(settings, listeners.drain())?.with_status(status.of(listener.address()));
+        let door = Arc::new(door);
+        registry_door = Some(Arc::clone(&door));
+        announce(&format!("registry door listening on {}", listener.address()));
+        listeners.open("registry", listener, move |stream, drain| {
+            let door = Arc::clone(&door);
+            async move { door.serve(stream, drain).await }
         });
     }
     for ((builder, connections), listener) in config.builders.iter().zip(pools).zip(builder_listeners) {
@@ -272,7 +303,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
             async move { door.serve(stream, drain).await }
         });
     }
-    Ok(RunningDaemon { listeners, docker_door, exports, caches, clean_up })
+    Ok(RunningDaemon { listeners, docker_door, registry_door, exports, caches, clean_up })
 }
 
 /// Starts [`clean_up`], which usually ends at once. A slow engine, or a lock that another process holds, does not keep the

@@ -12,6 +12,7 @@ use crate::status::{Builder, Door, Engine, Kind, Policy, Status, StatusReport};
 pub(super) struct Listening<'a> {
     pub(super) docker: Option<&'a Address>,
     pub(super) export: Option<&'a Address>,
+    pub(super) registry: Option<&'a Address>,
     /// One for each builder, in order.
     pub(super) builders: Vec<&'a Address>,
 }
@@ -44,6 +45,7 @@ pub(super) fn compose(
     let doors: Vec<_> = (listening.docker.iter().map(door(Kind::Docker)))
         .chain(listening.builders.iter().map(door(Kind::Buildkit)))
         .chain(listening.export.iter().map(door(Kind::Export)))
+        .chain(listening.registry.iter().map(door(Kind::Registry)))
         .collect();
     let builders = config.builders.iter().zip(&listening.builders).map(|(builder, address)| Builder {
         address: builder.endpoint.to_string(),

@@ -38,6 +38,7 @@ pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
         config.docker_door.iter().map(|door| configured(Kind::Docker, &door.listen, door.outputs.plain_is_load)),
     );
     doors.extend(config.export_listen.iter().map(|listen| configured(Kind::Export, listen, false)));
+    doors.extend(config.registry_door.iter().map(|door| configured(Kind::Registry, &door.listen, false)));
     for door in &mut doors {
         // The running door's setting counts.
         if let Some(is_load) = door.status().map(|status| status.plain_is_load()) {
@@ -83,6 +84,7 @@ pub(super) fn check(door: &Door) -> Check {
     let flag = match kind {
         Kind::Docker => Setting::DockerListen,
         Kind::Export => Setting::ExportListen,
+        Kind::Registry => Setting::RegistryListen,
         _ => Setting::BuildkitListen,
     };
     let elsewhere = || Some(Remedy::Words(format!("choose another address for it with --{}", flag.name())));

@@ -155,7 +155,7 @@ fn chained_check(chained: &Chained) -> Check {
     let found =
         format!("the {about} at {address} is the {} door of a running Linkspan, which leads to {leads}", kind.name());
     match (*about, kind) {
-        ("builder", Kind::Docker | Kind::Export) => {
+        ("builder", Kind::Docker | Kind::Export | Kind::Registry) => {
             check("builder", Mark::Fail, found, Some("name the builder itself with --builder"))
         }
         (about, _) => check(about, Mark::Note, found, Some("it needs no door before it")),

@@ -4,3 +4,4 @@ pub mod buildkit;
 pub mod cache_api;
 pub mod docker;
 pub mod export_api;
+pub mod registry;

@@ -88,7 +88,9 @@ fn doors(file: &Path) -> Vec<Address> {
     layer.add_flag(Setting::Config, file.to_str().map(str::to_owned));
     let Ok(config) = Config::load(layer, &|_: &str| None) else { return Vec::new() };
     let builders = config.builders.into_iter().map(|builder| builder.listen);
-    config.docker_door.map(|door| door.listen).into_iter().chain(config.export_listen).chain(builders).collect()
+    let docker = config.docker_door.map(|door| door.listen);
+    let registry = config.registry_door.map(|door| door.listen);
+    docker.into_iter().chain(config.export_listen).chain(registry).chain(builders).collect()
 }
 
 /// The texts of each of Linkspan's units in `folders`, of which earlier ones take precedence: the unit's own text, then its

@@ -28,6 +28,7 @@ fn configured(config: &Config) -> Vec<(Address, First)> {
     let mut addresses: Vec<_> = docker.parse().ok().map(|docker| (docker, First::Http1)).into_iter().collect();
     addresses.extend(config.docker_door.iter().map(|door| (door.listen.clone(), First::Http1)));
     addresses.extend(config.export_listen.iter().map(|listen| (listen.clone(), First::Http2)));
+    addresses.extend(config.registry_door.iter().map(|door| (door.listen.clone(), First::Http1)));
     for builder in &config.builders {
         addresses.push((builder.listen.clone(), First::Http2));
         if let (BuilderEndpoint::Socket(address), None) = (&builder.endpoint, &builder.tls) {

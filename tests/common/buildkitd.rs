@@ -23,10 +23,16 @@ impl Buildkitd {
     /// When it is not installed, or ends instead, with its log.
     #[track_caller]
     pub(crate) fn start(stack: &Stack, program: &str) -> Self {
+        Self::start_with(stack, program, "")
+    }
+
+    /// The same with `more` in its configuration.
+    #[track_caller]
+    pub(crate) fn start_with(stack: &Stack, program: &str, more: &str) -> Self {
         let root = stack.fresh_path("-bk");
         fs::create_dir(&root).unwrap();
         let config = root.join("buildkitd.toml");
-        fs::write(&config, configuration(&root)).unwrap();
+        fs::write(&config, configuration(&root) + more).unwrap();
         let log = File::create(root.join("log")).unwrap();
         let mut command = Command::new(stack.program(program));
         let (name, value) = stack.mark();

@@ -42,6 +42,18 @@ impl Linkspan {
         Self::start_at(stack, &args, &[], vec![door])
     }
 
+    /// A registry door at a free port of the loopback address; `args` are flags. Returns its `127.0.0.1:PORT`, too.
+    #[track_caller]
+    pub(crate) fn registry(stack: &Stack, args: &[&str]) -> (Self, String) {
+        let args = [args, &["--registry-listen", "tcp://127.0.0.1:0", "--log-level", "debug"]].concat();
+        let mut linkspan = Self::spawn(stack, &args, &[], Vec::new());
+        let look = || (linkspan.child.try_wait().unwrap(), registry_address(&linkspan.log()));
+        let (ended, address) =
+            until("linkspan to listen", look, |(ended, address)| ended.is_some() || address.is_some());
+        let address = address.unwrap_or_else(|| panic!("linkspan ended with {ended:?}:\n{}", linkspan.log()));
+        (linkspan, address)
+    }
+
     /// A docker door for the stack's dockerd, and the builders in its containers.
     #[track_caller]
     pub(crate) fn docker_door(stack: &Stack) -> Self {
@@ -152,6 +164,12 @@ impl Drop for Linkspan {
             eprintln!("--- linkspan's log\n{}", self.log());
         }
     }
+}
+
+/// Where a registry door says that it listens.
+fn registry_address(log: &str) -> Option<String> {
+    let (_, rest) = log.split_once("registry door listening on tcp://")?;
+    rest.split_once('\n').map(|(address, _)| address.to_owned())
 }
 
 /// The address of a socket.

@@ -121,7 +121,7 @@ fn contradictions_are_explained() {
             "no builder is configured: name one with --builder unix:///run/buildkit/buildkitd.sock, with \
              LINKSPAN_BUILDER or BUILDKIT_HOST, or in a [[builder]] table of /etc/linkspan/config.toml; or open the \
              docker door with --docker-listen unix:///run/linkspan/docker.sock, or that of the exporter API with \
-             --export-listen unix:///run/linkspan/export.sock",
+             --export-listen unix:///run/linkspan/export.sock, or a registry with --registry-listen tcp://127.0.0.1:5000",
         ),
         (
             Sources::new().flag(Setting::DockerListen, "tcp://127.0.0.1:2375"),

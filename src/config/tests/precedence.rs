@@ -94,6 +94,7 @@ fn every_setting_can_be_given_by_variable() {
             },
             builders: vec![builder],
             export_listen: Some("unix:///e.sock".parse().unwrap()),
+            registry_door: None,
             names: Names { allowed: vec!["a/*".to_owned(), "b/*".to_owned()], allow_tag_move: false },
             caches: CacheSettings {
                 limits: CacheLimits {

@@ -25,8 +25,12 @@ const COUNT: &str = "LISTEN_FDS";
 const PROCESS: &str = "LISTEN_PID";
 const NAMES: &str = "LISTEN_FDNAMES";
 /// The doors by the names of their sockets.
-const DOORS: [(&str, Setting); 3] =
-    [("docker", Setting::DockerListen), ("export", Setting::ExportListen), ("buildkit", Setting::BuildkitListen)];
+const DOORS: [(&str, Setting); 4] = [
+    ("docker", Setting::DockerListen),
+    ("export", Setting::ExportListen),
+    ("registry", Setting::RegistryListen),
+    ("buildkit", Setting::BuildkitListen),
+];
 /// The doors by their default addresses.
 const USUAL: [(&str, Setting); 2] =
     [(DEFAULT_DOCKER_LISTEN, Setting::DockerListen), (DEFAULT_EXPORT_LISTEN, Setting::ExportListen)];

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, WWW_AUTHENTICATE};
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
@@ -22,6 +22,7 @@ use tokio::time::sleep;
 
 use super::credentials::Password;
 use super::{Offers, lock};
+use crate::byte_range::{ByteRange, requested};
 use crate::caches::CacheReader;
 use crate::http2::{Body, BodyError, full};
 use crate::image::Digest;
@@ -110,7 +111,7 @@ async fn respond(request: &Request<Incoming>, offers: &Offers) -> Response<Body>
         (Kind::Blob, _) => "application/octet-stream".to_owned(),
     };
     let Ok(media_type) = HeaderValue::try_from(media_type) else { return empty(StatusCode::INTERNAL_SERVER_ERROR) };
-    let (status, range) = match range(request.headers(), size) {
+    let (status, range) = match requested(request.headers(), size) {
         ByteRange::All => (StatusCode::OK, 0..size),
         ByteRange::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
         ByteRange::Unsatisfiable => {
@@ -151,34 +152,6 @@ fn route(path: &str) -> Option<(&str, Kind, Digest)> {
     Some((repository, kind, digest.parse().ok()?))
 }
 
-/// Which bytes are requested (RFC 9110, section 14.1.2).
-#[derive(Debug, PartialEq, Eq)]
-enum ByteRange {
-    All,
-    Part(Range<u64>),
-    Unsatisfiable,
-}
-
-/// The range in a request for `size` bytes. A header that is not one range counts as none, as the RFC allows.
-fn range(headers: &HeaderMap, size: u64) -> ByteRange {
-    match bounds(headers, size) {
-        None => ByteRange::All,
-        Some((start, end)) if start < end => ByteRange::Part(start..end),
-        Some(_) => ByteRange::Unsatisfiable,
-    }
-}
-
-fn bounds(headers: &HeaderMap, size: u64) -> Option<(u64, u64)> {
-    let (first, last) = headers.get(RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
-    let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-    match (number(first), number(last)) {
-        (Some(start), None) if last.is_empty() => Some((start, size)),
-        (Some(start), Some(last)) if start <= last => Some((start, last.saturating_add(1).min(size))),
-        (None, Some(suffix)) if first.is_empty() => Some((size.saturating_sub(suffix), size)),
-        _ => None,
-    }
-}
-
 async fn body(reader: &Arc<CacheReader>, digest: &Digest, range: &Range<u64>) -> Option<Body> {
     let chunks = reader.read(digest, range.start, range.end - range.start).await;
     let chunks =
@@ -217,28 +190,5 @@ mod tests {
         for path in ["/v2/", "/v2/s/c/manifests/latest", "/v2/s/c/tags/list", "/s/c/blobs/x", "/v2/blobs/sha256:00"] {
             assert_eq!(found(path.to_owned()), None, "{path}");
         }
-    }
-
-    #[test]
-    fn ranges_are_those_of_http() {
-        for (header, expected) in [
-            ("bytes=0-", ByteRange::Part(0..10)),
-            ("bytes=4-", ByteRange::Part(4..10)),
-            ("bytes=4-5", ByteRange::Part(4..6)),
-            ("bytes=4-99", ByteRange::Part(4..10)),
-            ("bytes=-3", ByteRange::Part(7..10)),
-            ("bytes=-99", ByteRange::Part(0..10)),
-            ("bytes=10-", ByteRange::Unsatisfiable),
-            ("bytes=-0", ByteRange::Unsatisfiable),
-            ("bytes=5-4", ByteRange::All),
-            ("bytes=+1-", ByteRange::All),
-            ("bytes=0-1,3-4", ByteRange::All),
-            ("bytes=-", ByteRange::All),
-            ("lines=0-", ByteRange::All),
-        ] {
-            let headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static(header))]);
-            assert_eq!(range(&headers, 10), expected, "{header}");
-        }
-        assert_eq!(range(&HeaderMap::new(), 10), ByteRange::All);
     }
 }

@@ -1,0 +1,35 @@
+//! Checks the registry door.
+
+use super::builder::listen;
+use super::parse::boolean;
+use super::{ConfigError, Layer, Setting};
+use crate::net::Address;
+
+/// The registry door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryDoor {
+    /// Where it listens.
+    pub listen: Address,
+    /// Whether a mirror's clients may resolve tags.
+    pub mirror_tags: bool,
+    /// Whether all repositories are listed.
+    pub catalog: bool,
+}
+
+/// Checks the registry door in `settings`, if there is one.
+pub(super) fn check(settings: &Layer) -> Result<Option<RegistryDoor>, ConfigError> {
+    let is_set = |setting| settings.last(setting).map(boolean).transpose().map(Option::unwrap_or_default);
+    let (mirror_tags, catalog) = (is_set(Setting::RegistryMirrorTags)?, is_set(Setting::RegistryCatalog)?);
+    let Some(given) = settings.last(Setting::RegistryListen) else {
+        let options = [(Setting::RegistryMirrorTags, mirror_tags), (Setting::RegistryCatalog, catalog)];
+        return match options.into_iter().find(|(_, is_set)| *is_set) {
+            Some((option, _)) => Err(ConfigError::Contradiction(format!(
+                "--{} is for the registry door, and there is none; open it with --{} tcp://127.0.0.1:5000",
+                option.name(),
+                Setting::RegistryListen.name()
+            ))),
+            None => Ok(None),
+        };
+    };
+    Ok(Some(RegistryDoor { listen: listen(given)?, mirror_tags, catalog }))
+}

@@ -1,0 +1,82 @@
+//! Reading manifests and indexes, by tag or digest.
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use http::{Method, Response};
+
+use super::Door;
+use super::blobs::digest_of;
+use super::graph::is_usable;
+use super::refusal::{Code, Refusal};
+use super::repository::Repository;
+use super::response::{empty, is_known_to_client, name_content, not_modified, put};
+use crate::http2::{Body, full};
+use crate::image::{Descriptor, Kind, Limits};
+use crate::net::Principal;
+use crate::source::{SourceError, read_document};
+
+impl Door {
+    /// The response to a GET or a HEAD of a manifest. What the client accepts is not asked: a manifest has one form.
+    pub(super) async fn manifest(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        repository: &Repository,
+        reference: &str,
+        client: &Principal,
+    ) -> Result<Response<Body>, Refusal> {
+        let unknown = || {
+            let message = format!("the engine holds no such image of {}", repository.full);
+            Refusal::absent(Code::ManifestUnknown, message).about("reference", reference)
+        };
+        let manifest = self.find(repository, reference).await?.filter(is_manifest).ok_or_else(unknown)?;
+        let digest = &manifest.digest;
+        if is_known_to_client(headers, digest) {
+            return Ok(not_modified(digest));
+        }
+        let mut response = if method == Method::HEAD {
+            empty(http::StatusCode::OK)
+        } else {
+            // First the lease: the client reads the blobs next.
+            let reading = self.readers.image(client, &self.images, &manifest).await;
+            let bytes = match read_document(&self.images, &manifest).await {
+                Err(SourceError::NotFound { .. }) => return Err(unknown()),
+                read => read?,
+            };
+            drop(reading);
+            if !digest.verify(&bytes) {
+                tracing::warn!(%digest, "a manifest of the engine is damaged, and is not given to clients");
+                return Err(unknown());
+            }
+            Response::new(full(bytes))
+        };
+        let headers = response.headers_mut();
+        put(headers, CONTENT_TYPE, &manifest.media_type);
+        headers.insert(CONTENT_LENGTH, manifest.size.into());
+        name_content(headers, digest);
+        Ok(response)
+    }
+
+    /// The manifest that a tag or a digest names. A name may stand for an image of which the engine has lost the manifest.
+    async fn find(&self, repository: &Repository, reference: &str) -> Result<Option<Descriptor>, Refusal> {
+        if reference.contains(':') {
+            return Ok(self.images.identify(&digest_of(reference)?).await?);
+        }
+        let name = repository.tagged(reference)?;
+        let is_mirror = repository.mirrored.is_some();
+        if is_mirror && !self.mirror_tags {
+            return Ok(None);
+        }
+        let Some(root) = self.images.resolve(&name).await? else { return Ok(None) };
+        let is_there = match is_mirror {
+            // The client has another registry to ask.
+            true => is_usable(&self.images, &root).await,
+            false => self.images.size(&root.digest).await? == Some(root.size),
+        };
+        Ok(is_there.then_some(root))
+    }
+}
+
+/// Whether a blob is a manifest or an index of a size that clients read.
+fn is_manifest(blob: &Descriptor) -> bool {
+    matches!(blob.kind(), Kind::Index | Kind::Manifest) && blob.size <= Limits::default().document_bytes
+}

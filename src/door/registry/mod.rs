@@ -1,0 +1,128 @@
+//! The engine's own store as a registry, as the OCI distribution specification has it.
+//!
+//! `route` says what a path asks for. Manifests are read in `manifests`, blobs in `blobs`,
+//! names in `list`, referrers in `referrers`, and `refusal` is every other response. What is read is leased while it is
+//! read (`reading`). A repository is a part of the engine's names: `repository` says which.
+//!
+//! The engine keeps blobs and not repositories: a manifest or a blob can be read by its digest through any repository.
+
+mod blobs;
+mod graph;
+mod guard;
+mod list;
+mod manifests;
+mod query;
+mod reading;
+mod referrers;
+mod refusal;
+mod repository;
+mod respond;
+mod response;
+mod route;
+mod stall;
+mod subjects;
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::EngineError;
+use crate::engine::images::Images;
+use crate::export::Exports;
+use crate::net::{self, Drain, Stream};
+use crate::status::StatusReport;
+
+use reading::Readers;
+use stall::StallLimit;
+use subjects::Subjects;
+
+/// How long a client may take for the head of a request, and how long a connection may be idle. Longer than Go's clients
+/// keep idle connections (`net/http`, `DefaultTransport`: 90 s), so that none is closed while its next request is sent.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The same for the first request of a connection that was waiting when the drain began.
+const LATE_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a registry door offers.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The exports into the engine whose store is served.
+    pub exports: Arc<Exports>,
+    /// Whether a mirror's clients may resolve tags, which may be older than those of the registry that they mirror.
+    pub mirror_tags: bool,
+    /// Whether clients may list all repositories.
+    pub catalog: bool,
+}
+
+/// The door.
+#[derive(Debug)]
+pub struct Door {
+    images: Arc<dyn Images>,
+    mirror_tags: bool,
+    catalog: bool,
+    readers: Arc<Readers>,
+    subjects: Subjects,
+    status: Option<StatusReport>,
+}
+
+impl Door {
+    /// A door to the store of an engine. Leases on what is no longer read are released until `drain`.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOffered`] if the engine's images cannot be read.
+    pub fn new(settings: Settings, drain: CancellationToken) -> Result<Self, EngineError> {
+        let Settings { exports, mirror_tags, catalog } = settings;
+        let images = exports.engine().images()?;
+        let readers = Arc::new(Readers::new(exports));
+        tokio::spawn(readers.clone().sweep(drain));
+        let subjects = Subjects::new(images.clone());
+        Ok(Self { images, mirror_tags, catalog, readers, subjects, status: None })
+    }
+
+    /// Adds the report that status requests get.
+    #[must_use]
+    pub fn with_status(mut self, status: Option<StatusReport>) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Serves one client connection until either side ends it. When `drain` is cancelled, requests under way are finished.
+    pub async fn serve<T: Stream + 'static>(self: Arc<Self>, connection: net::Connection<T>, drain: impl Into<Drain>) {
+        let (net::Connection { io, peer }, drain) = (connection, drain.into());
+        let service = service_fn(|request| {
+            let (door, client) = (self.clone(), peer.clone());
+            async move { Ok::<_, Infallible>(door.respond(request, &client).await) }
+        });
+        let is_late = drain.is_cancelled();
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(if is_late { LATE_HEAD_TIMEOUT } else { HEAD_TIMEOUT })
+            .keep_alive(!is_late);
+        let mut served = pin!(http.serve_connection(TokioIo::new(StallLimit::new(io)), service));
+        let outcome = tokio::select! {
+            outcome = served.as_mut() => Some(outcome),
+            () = drain.cancelled(), if !is_late => {
+                served.as_mut().graceful_shutdown();
+                None
+            }
+        };
+        let outcome = match outcome {
+            Some(outcome) => outcome,
+            None => served.await,
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "a client's connection broke off");
+        }
+    }
+
+    /// Releases what was leased for readers. To be called after the last client has disconnected.
+    pub fn close(&self) {
+        self.readers.close();
+    }
+}

@@ -1,0 +1,135 @@
+//! Why a request is refused, as a registry's clients read it (OCI distribution specification, "Error Codes").
+
+use http::header::HeaderName;
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::response::{json, put};
+use crate::engine::EngineError;
+use crate::http2::Body;
+use crate::source::SourceError;
+
+/// What kind of refusal it is. Clients act on the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Code {
+    BlobUnknown,
+    Denied,
+    DigestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    NameUnknown,
+    /// Not of the specification; the distribution registry has it for wrong numbers of pages.
+    PaginationNumberInvalid,
+    RangeInvalid,
+    TagInvalid,
+    /// Not of the specification; the distribution registry has it for a store that does not respond.
+    Unavailable,
+    /// Not of the specification; the distribution registry has it for requests that no other code fits.
+    Unknown,
+    Unsupported,
+}
+
+impl Code {
+    fn name(self) -> &'static str {
+        match self {
+            Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::Denied => "DENIED",
+            Self::DigestInvalid => "DIGEST_INVALID",
+            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Self::NameInvalid => "NAME_INVALID",
+            Self::NameUnknown => "NAME_UNKNOWN",
+            Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
+            Self::RangeInvalid => "RANGE_INVALID",
+            Self::TagInvalid => "TAG_INVALID",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Unknown => "UNKNOWN",
+            Self::Unsupported => "UNSUPPORTED",
+        }
+    }
+}
+
+/// A refusal.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) code: Code,
+    message: String,
+    detail: Value,
+    headers: Vec<(HeaderName, String)>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), detail: Value::Null, headers: Vec::new() }
+    }
+
+    /// Something of the client's is malformed.
+    pub(super) fn bad(code: Code, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// What was requested is not there.
+    pub(super) fn absent(code: Code, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    /// Adds what the client sent or asked for.
+    pub(super) fn about(mut self, key: &str, value: impl Into<Value>) -> Self {
+        let value: Value = value.into();
+        self.detail = json!({ key: value });
+        self
+    }
+
+    /// The same as something that is not there: a mirror's client then asks the next host.
+    pub(super) fn into_absent(self) -> Self {
+        Self { status: StatusCode::NOT_FOUND, ..self }
+    }
+
+    pub(super) fn with(mut self, header: HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((header, value.into()));
+        self
+    }
+
+    pub(super) fn response(self) -> Response<Body> {
+        let Self { status, code, message, detail, headers } = self;
+        let mut error = json!({ "code": code.name(), "message": message });
+        if !detail.is_null() {
+            error["detail"] = detail;
+        }
+        let mut response = json(status, &json!({ "errors": [error] }));
+        for (name, value) in headers {
+            put(response.headers_mut(), name, &value);
+        }
+        response
+    }
+}
+
+impl From<EngineError> for Refusal {
+    /// The engine's trouble: the client may try again.
+    fn from(error: EngineError) -> Self {
+        let status = match error {
+            EngineError::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            EngineError::NotOffered { .. } => {
+                return Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, error.to_string());
+            }
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        tracing::warn!(%error, "a request could not be served");
+        Self::new(status, Code::Unavailable, error.to_string())
+    }
+}
+
+impl From<SourceError> for Refusal {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::NotFound { ref digest, .. } => {
+                let digest = digest.to_string();
+                Self::absent(Code::BlobUnknown, error.to_string()).about("digest", digest)
+            }
+            error => {
+                tracing::warn!(%error, "a blob cannot be read");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, error.to_string())
+            }
+        }
+    }
+}

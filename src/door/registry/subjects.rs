@@ -1,0 +1,196 @@
+//! Which documents of the engine refer to a subject.
+//!
+//! Neither containerd nor a layout has a list of them: the roots of all records and the entries of their indexes are read.
+//! What a document says never changes, so that each is read once.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::{StreamExt as _, stream};
+use serde::Deserialize;
+
+use crate::engine::EngineError;
+use crate::engine::images::{Images, Query};
+use crate::image::{Descriptor, Digest, Kind, Limits};
+use crate::source::read_document;
+
+/// How many documents are remembered.
+const MAX_KNOWN: usize = 20_000;
+/// How large the annotations of a remembered document are together; of others they are read again.
+const MAX_ANNOTATIONS: usize = 16 << 10;
+/// How many documents are looked into for one request.
+const MAX_READ: usize = 100_000;
+/// How many are read at once.
+const PARALLEL: usize = 16;
+
+/// What documents say of others.
+#[derive(Debug)]
+pub(super) struct Subjects {
+    images: Arc<dyn Images>,
+    known: Mutex<HashMap<Digest, Arc<Facts>>>,
+}
+
+/// The part of a document that matters here.
+#[derive(Debug, Default)]
+struct Facts {
+    /// The document's descriptor as a referrer, with the subject.
+    referrer: Option<(Digest, Descriptor)>,
+    /// The manifests in an index.
+    children: Vec<Descriptor>,
+}
+
+/// Manifests and indexes, as far as the specification of referrers reads them.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields {
+    #[serde(default)]
+    subject: Option<Named>,
+    #[serde(default)]
+    artifact_type: Option<String>,
+    #[serde(default)]
+    config: Option<Typed>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    manifests: Option<Vec<Descriptor>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Named {
+    digest: Digest,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Typed {
+    #[serde(default)]
+    media_type: Option<String>,
+}
+
+impl Subjects {
+    pub(super) fn new(images: Arc<dyn Images>) -> Self {
+        Self { images, known: Mutex::default() }
+    }
+
+    /// The descriptors of the documents whose subject is `digest`, ordered by their digests.
+    pub(super) async fn referrers(&self, digest: &Digest) -> Result<Vec<Descriptor>, EngineError> {
+        let (mut found, mut seen) = (Vec::new(), HashSet::new());
+        let mut next = self.roots().await?;
+        // An index in an index is looked into, and so on: each document once.
+        while !next.is_empty() && seen.len() < MAX_READ {
+            next.retain(|blob| is_manifest(blob) && seen.insert(blob.digest.clone()));
+            let reading: Vec<_> = next.iter().map(|blob| self.facts(blob)).collect();
+            let facts: Vec<_> = stream::iter(reading).buffered(PARALLEL).collect().await;
+            next = Vec::new();
+            for facts in facts.into_iter().flatten() {
+                let is_of_it = |(subject, _): &&(Digest, Descriptor)| subject == digest;
+                found.extend(facts.referrer.as_ref().filter(is_of_it).map(|(_, referrer)| referrer.clone()));
+                next.extend(facts.children.iter().cloned());
+            }
+        }
+        found.sort_by(|one, other| one.digest.cmp(&other.digest));
+        Ok(found)
+    }
+
+    /// The roots of all records, unnamed ones included.
+    async fn roots(&self) -> Result<Vec<Descriptor>, EngineError> {
+        let (mut roots, mut query) = (Vec::new(), Query::default());
+        loop {
+            let page = self.images.list(&query).await?;
+            roots.extend(page.records.into_iter().map(|record| record.target));
+            match page.next {
+                Some(next) if roots.len() < MAX_READ => query.after = Some(next),
+                _ => return Ok(roots),
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Facts>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `document` says; `None` if the engine lacks it, or it is none.
+    async fn facts(&self, document: &Descriptor) -> Option<Arc<Facts>> {
+        let known = self.known().get(&document.digest).cloned();
+        if let Some(facts) = known {
+            // What it says is known, but not whether it is still there.
+            let is_referrer = facts.referrer.is_some();
+            let is_there = !is_referrer || matches!(self.images.size(&document.digest).await, Ok(Some(_)));
+            return is_there.then_some(facts);
+        }
+        let bytes = read_document(&self.images, document).await.ok()?;
+        if !document.digest.verify(&bytes) {
+            return None;
+        }
+        let facts = Arc::new(Facts::of(document, &bytes).unwrap_or_default());
+        if facts.annotation_bytes() <= MAX_ANNOTATIONS {
+            let mut known = self.known();
+            if known.len() >= MAX_KNOWN {
+                known.clear();
+            }
+            known.insert(document.digest.clone(), facts.clone());
+        }
+        Some(facts)
+    }
+}
+
+impl Facts {
+    fn of(document: &Descriptor, bytes: &[u8]) -> Option<Self> {
+        let fields: Fields = serde_json::from_slice(bytes).ok()?;
+        let children = fields.manifests.unwrap_or_default();
+        let bare = |child: Descriptor| Descriptor::new(child.media_type, child.digest, child.size);
+        let children = children.into_iter().filter(is_manifest).map(bare).collect();
+        let artifact_type = fields.artifact_type.filter(|kind| !kind.is_empty());
+        // A manifest without a type has its config's (distribution specification, "Listing Referrers").
+        let artifact_type = artifact_type.or_else(|| fields.config?.media_type);
+        let referrer = Descriptor {
+            artifact_type,
+            annotations: fields.annotations.unwrap_or_default(),
+            ..Descriptor::new(document.media_type.clone(), document.digest.clone(), document.size)
+        };
+        Some(Self { referrer: fields.subject.map(|subject| (subject.digest, referrer)), children })
+    }
+
+    fn annotation_bytes(&self) -> usize {
+        let annotations = self.referrer.iter().flat_map(|(_, referrer)| &referrer.annotations);
+        annotations.map(|(key, value)| key.len() + value.len()).sum()
+    }
+}
+
+fn is_manifest(blob: &Descriptor) -> bool {
+    matches!(blob.kind(), Kind::Index | Kind::Manifest) && blob.size <= Limits::default().document_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_type_of_an_artifact_is_its_own_or_its_configs() {
+        let manifest = "application/vnd.oci.image.manifest.v1+json";
+        let subject = Digest::sha256(b"subject");
+        let of = |rest: &str| {
+            let text = format!(r#"{{"subject":{{"digest":"{subject}","size":1}}{rest}}}"#);
+            let document = Descriptor::new(manifest, Digest::sha256(text.as_bytes()), text.len() as u64);
+            let (found, referrer) = Facts::of(&document, text.as_bytes()).unwrap().referrer.unwrap();
+            assert_eq!((found, referrer.digest), (subject.clone(), document.digest));
+            (referrer.artifact_type, referrer.annotations)
+        };
+        let config = r#","config":{"mediaType":"a/config"}"#;
+        assert_eq!(of(config).0.as_deref(), Some("a/config"));
+        assert_eq!(of(&format!(r#","artifactType":"a/b"{config}"#)).0.as_deref(), Some("a/b"));
+        assert_eq!(of(&format!(r#","artifactType":""{config}"#)).0.as_deref(), Some("a/config"));
+        assert_eq!(of(r#","annotations":{"k":"v"}"#), (None, BTreeMap::from([("k".to_owned(), "v".to_owned())])));
+    }
+
+    #[test]
+    fn a_document_without_a_subject_refers_to_nothing() {
+        let child = Descriptor::new("application/vnd.oci.image.manifest.v1+json", Digest::sha256(b"x"), 7);
+        let text =
+            serde_json::json!({ "manifests": [child, { "mediaType": "a/b", "digest": child.digest, "size": 1 }] });
+        let facts = Facts::of(&child, text.to_string().as_bytes()).unwrap();
+        assert!(facts.referrer.is_none());
+        assert_eq!(facts.children.as_slice(), std::slice::from_ref(&child));
+        assert!(Facts::of(&child, b"{").is_none() && Facts::of(&child, br#"{"subject":{"digest":"x"}}"#).is_none());
+    }
+}

@@ -1,0 +1,17 @@
+//! The registry door: by raw requests, and by the clients that people use, on every engine that has one.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests state what they expect by failing loudly")]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../engine/fixture.rs"]
+#[allow(dead_code, reason = "made for the tests of engines")]
+mod fixture;
+
+mod clients;
+mod guard;
+mod http;
+mod leases;
+mod lists;
+mod mirror;
+mod reads;
+mod served;

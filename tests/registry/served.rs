@@ -1,0 +1,79 @@
+//! A registry door in front of an engine.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use linkspan::engine::select::{Selection, select};
+use linkspan::engine::{Engine, EngineKind};
+
+use crate::common::{Linkspan, Stack, text};
+use crate::fixture::{containerd, docker};
+use crate::http::{Response, request};
+
+/// A registry door, and its engine.
+pub(crate) struct Served {
+    pub(crate) linkspan: Linkspan,
+    /// Where it listens: `127.0.0.1:PORT`.
+    pub(crate) address: String,
+    pub(crate) engine: Arc<dyn Engine>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Served {
+    /// In front of a layout of its own.
+    pub(crate) async fn layout(args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = layout(folder.path()).await;
+        let flags = ["--engine", "layout", "--layout", text(folder.path())];
+        let (linkspan, address) = Linkspan::registry(Stack::shared(), &[&flags, args].concat());
+        Self { linkspan, address, engine, _folder: Some(folder) }
+    }
+
+    /// In front of a namespace of the shared containerd.
+    pub(crate) async fn containerd(namespace: &str, args: &[&str]) -> Self {
+        let stack = Stack::shared();
+        let engine = containerd(stack, namespace).await;
+        let flags = stack.containerd_flags(namespace);
+        let (linkspan, address) = Linkspan::registry(stack, &[&flags, args].concat());
+        Self { linkspan, address, engine, _folder: None }
+    }
+
+    /// In front of the shared dockerd.
+    pub(crate) async fn docker(args: &[&str]) -> Self {
+        let stack = Stack::shared();
+        let engine = docker(stack).await;
+        let (linkspan, address) = Linkspan::registry(stack, &[&stack.docker_flags(), args].concat());
+        Self { linkspan, address, engine, _folder: None }
+    }
+
+    /// One in front of each engine, the containerd in `namespace`.
+    pub(crate) async fn everywhere(namespace: &str, args: &[&str]) -> [Self; 3] {
+        [Self::layout(args).await, Self::containerd(namespace, args).await, Self::docker(args).await]
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, target: &str) -> Response {
+        request(&self.address, "GET", target, &[])
+    }
+
+    #[track_caller]
+    pub(crate) fn head(&self, target: &str) -> Response {
+        request(&self.address, "HEAD", target, &[])
+    }
+
+    /// The status and the code of a refused GET.
+    #[track_caller]
+    pub(crate) fn refused(&self, target: &str) -> (u16, String) {
+        let response = self.get(target);
+        (response.status, response.code())
+    }
+
+    pub(crate) fn kind(&self) -> EngineKind {
+        self.engine.identity().kind
+    }
+}
+
+pub(crate) async fn layout(root: &Path) -> Arc<dyn Engine> {
+    let selection = Selection { kind: Some(EngineKind::Layout), layout: Some(root.to_owned()), ..Selection::default() };
+    select(&selection).await.unwrap().engine
+}
