@@ -51,7 +51,7 @@ mod tests {
     use crate::engine::fixture::Stuck;
 
     #[tokio::test]
-    async fn a_hold_that_an_engine_does_not_release_ends_at_a_signal() {
+    async fn a_lease_that_an_engine_does_not_release_ends_at_a_signal() {
         let stuck = Stuck::default();
         let held = ReadLeases(Mutex::new(vec![Arc::new(stuck.clone()), Arc::new(stuck.clone())]));
         let released = stuck.released.clone();

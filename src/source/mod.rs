@@ -35,11 +35,11 @@ pub mod archive;
 mod buildkit_content;
 mod choose;
 mod document;
+mod equal_layers;
 mod graph;
 mod lookup;
 mod part;
 mod range;
-mod same;
 pub(crate) mod tree;
 
 use std::fmt::Debug;
@@ -53,11 +53,11 @@ use crate::image::{Descriptor, Digest};
 pub use buildkit_content::BuildkitContent;
 pub use choose::{Choice, ChoiceError, choose, choose_one};
 pub use document::read_document;
+pub use equal_layers::{EqualLayer, EqualLayers};
 pub use graph::{OnMissing, ReadGraphError, read_graph};
 pub use lookup::BlobLookup;
 pub use part::{Part, part};
 pub use range::read_range;
-pub use same::{EqualLayer, EqualLayers};
 
 /// The bytes of a blob, in chunks.
 pub type Chunks = BoxStream<'static, Result<Bytes, SourceError>>;

@@ -50,7 +50,7 @@ fn a_client_of_another_protocol() {
 }
 
 #[test]
-fn something_else_under_the_name() {
+fn another_program_under_the_name() {
     let stack = Stack::shared();
     let sides = BothWays::of(stack, "fake");
     // It says what it was told, bytes that are no frame of any protocol, to both of its outputs.

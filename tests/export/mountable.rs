@@ -1,4 +1,4 @@
-//! Blobs that another namespace of the same containerd holds.
+//! Blobs that another namespace of the same containerd holds: mountable for the engine, `ADOPTABLE` in the API.
 
 use containerd_client::services::v1::{WriteAction, WriteContentRequest};
 use futures_util::stream;

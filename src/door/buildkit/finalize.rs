@@ -29,10 +29,10 @@ const FINALIZE: &str = "/moby.exporter.v1.Exporter/FinalizeExport";
 /// The loads of one builder that are exported inside their build, by the client's session, which is all that the builder's
 /// calls name.
 #[derive(Debug, Default)]
-pub(super) struct Finalizers(Mutex<Known>);
+pub(super) struct Finalizers(Mutex<BySession>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct BySession {
     finalizers: HashMap<String, Weak<Finalizer>>,
     /// Sessions whose client handles these calls itself, the oldest first.
     of_clients: VecDeque<String>,
@@ -78,7 +78,7 @@ impl Finalizers {
         known.of_clients.push_back(session.to_owned());
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, BySession> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -39,6 +39,7 @@ pub(super) async fn negotiate(session: &Session, messages: &[proto::Descriptor])
         }
         let offset = partial.get(&digest).and_then(|&offset| i64::try_from(offset).ok()).unwrap_or(0);
         let (standing, offset) = match mountable.contains(&blob.digest) {
+            // The API calls a blob adoptable that an engine can mount from another namespace.
             true => (Standing::Adoptable, 0),
             false if offset > 0 => (Standing::Partial, offset),
             false => (Standing::Missing, 0),

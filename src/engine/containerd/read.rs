@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::client::{Client, SILENCE, UNARY};
-use super::{content, images, same};
+use super::{content, equal_layers, images};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Page, Query, Record, describe};
 use crate::image::{Descriptor, Digest, Reference};
@@ -174,6 +174,6 @@ impl Images for ContainerdImages {
     }
 
     async fn equal_layers(&self, digests: &[Digest]) -> Result<EqualLayers, EngineError> {
-        same::layers(&self.client, digests).await
+        equal_layers::of(&self.client, digests).await
     }
 }

@@ -52,10 +52,10 @@ impl Drop for OpenCall {
 
 /// The sessions of one builder.
 #[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<Known>);
+pub(super) struct Registry(Mutex<KnownSessions>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownSessions {
     sessions: HashMap<String, Weak<Session>>,
     /// Builds whose session has not come, the oldest first.
     expected: VecDeque<Expected>,
@@ -137,7 +137,7 @@ impl Registry {
         self.known().sessions.get(id).is_some_and(|session| session.strong_count() > 0)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownSessions> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

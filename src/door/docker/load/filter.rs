@@ -131,7 +131,7 @@ enum MemberEnd {
 }
 
 /// The engine's copy of a blob.
-enum Found {
+enum EngineCopy {
     /// It has the size of the member.
     Same(Arc<dyn StoredBlob>),
     Absent,
@@ -223,13 +223,13 @@ impl Filter<'_> {
         let digest = member.file.as_deref().and_then(blob);
         if let Some(digest) = digest.as_ref().filter(|_| member.plain) {
             match self.find(digest, member.size).await {
-                Found::Same(blob) => return self.omit(&member, digest.clone(), head, blob).await,
-                Found::Absent => {
+                EngineCopy::Same(blob) => return self.omit(&member, digest.clone(), head, blob).await,
+                EngineCopy::Absent => {
                     if let Some(writer) = self.create(digest, member.size).await {
                         return self.store(&member, digest.clone(), head, writer).await;
                     }
                 }
-                Found::Unusable => {}
+                EngineCopy::Unusable => {}
             }
         }
         if let Some(digest) = &digest {
@@ -260,17 +260,17 @@ impl Filter<'_> {
     }
 
     /// The engine's copy of a blob that may be omitted.
-    async fn find(&mut self, digest: &Digest, size: u64) -> Found {
+    async fn find(&mut self, digest: &Digest, size: u64) -> EngineCopy {
         if !self.trusted || self.omitted.is_full() {
-            return Found::Unusable;
+            return EngineCopy::Unusable;
         }
         match self.blobs.find(digest).await {
-            Ok(Some(blob)) if blob.size() == size => Found::Same(blob),
-            Ok(Some(_)) => Found::Unusable,
-            Ok(None) => Found::Absent,
+            Ok(Some(blob)) if blob.size() == size => EngineCopy::Same(blob),
+            Ok(Some(_)) => EngineCopy::Unusable,
+            Ok(None) => EngineCopy::Absent,
             Err(error) => {
                 self.stop_omitting(&error);
-                Found::Unusable
+                EngineCopy::Unusable
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::source::{EqualLayer, EqualLayers};
 
 /// The blobs that containerd's importer takes in the place of uncompressed layers with these digests: those whose label says
 /// so, and of several the one that the store lists last (`core/images/archive/importer.go`, `resolveLayers`).
-pub(crate) async fn layers(client: &Client, digests: &[Digest]) -> Result<EqualLayers, EngineError> {
+pub(crate) async fn of(client: &Client, digests: &[Digest]) -> Result<EqualLayers, EngineError> {
     let mut same = EqualLayers::new();
     if digests.is_empty() {
         return Ok(same);
