@@ -3,12 +3,13 @@
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
+use crate::export_v1::ApiError;
 use crate::export_v1::limits::IDLE;
 
 /// The next message; `None` at the end. A client that is silent for too long keeps neither the stream nor what it holds.
 pub(crate) async fn next_message<T>(messages: &mut Streaming<T>) -> Result<Option<T>, Status> {
     match timeout(IDLE, messages.message()).await {
         Ok(message) => message,
-        Err(_) => Err(Status::deadline_exceeded(format!("no message for {} s", IDLE.as_secs()))),
+        Err(_) => Err(ApiError::idle(IDLE).into()),
     }
 }

@@ -4,6 +4,8 @@
 pub(crate) const RESOLVE_REFS: usize = 16;
 /// Platforms in a message of Resolve.
 pub(crate) const RESOLVE_PLATFORMS: usize = 64;
+/// Ids of versions in a message of Resolve: as many as there can be of its refs.
+pub(crate) const RESOLVE_VERSIONS: usize = 1024;
 /// Watches at once.
 pub(crate) const WATCHES: usize = 64;
 /// Holds at once.
@@ -17,6 +19,8 @@ pub(crate) const TARGETS: usize = 16;
 pub(crate) const KEEP: usize = 64;
 /// Bytes of each name of a part.
 pub(crate) const PART_BYTES: usize = 200;
+/// Bytes of the title of a part that is copied.
+pub(crate) const TITLE_BYTES: usize = 512;
 pub(crate) const REF_BYTES: usize = 200;
 pub(crate) const BUILDER_BYTES: usize = 128;
 /// Patterns in a message of Prune.

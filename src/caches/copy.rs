@@ -8,12 +8,26 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{CacheError, CacheExport, CacheRef, Caches, ResolvedPart};
 use crate::engine::caches::{CacheDocument, CacheVersion, NewVersion};
-use crate::engine::images::Images;
 use crate::engine::ingest::{Expected, IngestManager, OpenedIngest};
 use crate::engine::{EngineError, InFlight, Lease, Origin, PARALLEL, Pin};
-use crate::image::Descriptor;
-use crate::image::cache::CacheConfig;
-use crate::source::read_document;
+use crate::image::cache::{CacheConfig, CacheRoot};
+use crate::image::{Descriptor, Digest};
+use crate::source::{Source, read_document};
+
+/// A version that is copied.
+#[derive(Debug, Clone)]
+pub struct CopySource {
+    /// The version.
+    pub version: CacheVersion,
+    /// What its root lists.
+    pub listed: Arc<CacheRoot>,
+    /// The layers that its store has lost.
+    pub absent: HashSet<Digest>,
+    /// Where its documents and its layers are read.
+    pub blobs: Arc<dyn Source>,
+    /// Keeps the version where that is up to this process.
+    _kept: Option<Arc<ResolvedPart>>,
+}
 
 /// What was copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,27 +40,63 @@ pub struct Copied {
     pub replaced: Option<CacheVersion>,
 }
 
+impl CopySource {
+    /// A version whose blobs are kept by whoever serves `blobs`.
+    pub fn new(version: CacheVersion, listed: Arc<CacheRoot>, absent: HashSet<Digest>, blobs: Arc<dyn Source>) -> Self {
+        Self { version, listed, absent, blobs, _kept: None }
+    }
+
+    /// The config and the root.
+    ///
+    /// # Errors
+    /// When they cannot be read, or the config is longer than one may be.
+    pub async fn documents(&self) -> Result<(CacheDocument, CacheDocument), CacheError> {
+        CacheConfig::check_size(&self.listed.config)?;
+        let read = async |descriptor: &Descriptor| {
+            let bytes = read_document(&*self.blobs, descriptor).await?;
+            Ok::<_, CacheError>(CacheDocument { descriptor: descriptor.clone(), bytes })
+        };
+        Ok((read(&self.listed.config).await?, read(&self.listed.descriptor).await?))
+    }
+
+    /// The layers that its store has, each once.
+    pub fn layers(&self) -> Vec<&Descriptor> {
+        let mut seen = HashSet::new();
+        let present = self.listed.layers.iter().filter(|layer| !self.absent.contains(&layer.digest));
+        present.filter(|layer| seen.insert(&layer.digest)).collect()
+    }
+}
+
 impl Caches {
-    /// Stores `part` of the caches `from` here, as the newest version of its part under `reference`.
+    /// A version that is copied from here. It stays as long as this is held.
+    ///
+    /// # Errors
+    /// [`CacheError::Unusable`] says why it cannot be used.
+    pub async fn copy_source(&self, version: CacheVersion) -> Result<CopySource, CacheError> {
+        let part = self.open(version).await?;
+        let blobs = self.blobs();
+        let (mut absent, mut seen) = (HashSet::new(), HashSet::new());
+        for layer in part.listed.layers.iter().filter(|layer| seen.insert(&layer.digest)) {
+            if blobs.size(&layer.digest).await?.is_none() {
+                absent.insert(layer.digest.clone());
+            }
+        }
+        let (version, listed) = (part.version.clone(), part.listed.clone());
+        Ok(CopySource { version, listed, absent, blobs, _kept: Some(Arc::new(part)) })
+    }
+
+    /// Stores a version of other caches here, as the newest version of its part under `reference`.
     ///
     /// # Errors
     /// When either side cannot be used, or the policy does not allow the ref.
     pub async fn copy(
         self: &Arc<Self>,
-        from: &Caches,
-        part: &ResolvedPart,
+        from: &CopySource,
         reference: &CacheRef,
         origin: &Origin,
     ) -> Result<Copied, CacheError> {
-        let source = from.blobs();
-        let listed = &part.listed;
-        CacheConfig::check_size(&listed.config)?;
-        let read = async |descriptor: &Descriptor| {
-            let bytes = read_document(&source, descriptor).await?;
-            Ok::<_, CacheError>(CacheDocument { descriptor: descriptor.clone(), bytes })
-        };
-        let (config, root) = (read(&listed.config).await?, read(&listed.descriptor).await?);
-        let version = &part.version;
+        let (config, root) = from.documents().await?;
+        let version = &from.version;
         let new = NewVersion {
             reference: reference.to_string(),
             part: version.part.clone(),
@@ -54,28 +104,15 @@ impl Caches {
             mode: version.mode.clone(),
         };
         let export = self.begin_version(reference, new, 1, origin).await?;
-        let (mut present, mut absent, mut seen) = (Vec::new(), HashSet::new(), HashSet::new());
-        for layer in listed.layers.iter().filter(|layer| seen.insert(&layer.digest)) {
-            match source.size(&layer.digest).await? {
-                Some(_) => present.push(layer),
-                None => {
-                    absent.insert(layer.digest.clone());
-                }
-            }
-        }
-        let written = write_layers(&export, &source, &present).await?;
-        let version = export.commit(config, root, absent).await?;
+        let written = write_layers(&export, &*from.blobs, &from.layers()).await?;
+        let version = export.commit(config, root, from.absent.clone()).await?;
         let replaced = export.current().filter(|current| current.id != version.id).cloned();
         Ok(Copied { version, written, replaced })
     }
 }
 
 /// Pins the layers that are there, and writes the others.
-async fn write_layers(
-    export: &CacheExport,
-    source: &Arc<dyn Images>,
-    layers: &[&Descriptor],
-) -> Result<u64, CacheError> {
+async fn write_layers(export: &CacheExport, source: &dyn Source, layers: &[&Descriptor]) -> Result<u64, CacheError> {
     let lease = export.lease();
     let pins: Vec<_> = layers.iter().map(|layer| Pin::from(*layer)).collect();
     let found = lease.pin(&pins).await?;
@@ -88,7 +125,7 @@ async fn write_layers(
 
 async fn write(
     lease: &Arc<dyn Lease>,
-    source: &Arc<dyn Images>,
+    source: &dyn Source,
     layer: &Descriptor,
     in_flight: &InFlight,
 ) -> Result<u64, CacheError> {

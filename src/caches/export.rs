@@ -50,7 +50,11 @@ impl Caches {
         self.begin_version(reference, new, keep, origin).await
     }
 
-    pub(super) async fn begin_version(
+    /// The same of a version that is copied, whose part is named by its key.
+    ///
+    /// # Errors
+    /// As [`Caches::begin`].
+    pub async fn begin_version(
         self: &Arc<Self>,
         reference: &CacheRef,
         new: NewVersion,

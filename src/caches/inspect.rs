@@ -1,8 +1,10 @@
 //! What caches take, and one of them looked into.
 
+use std::collections::HashSet;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{CacheError, CacheRef, Caches, ResolvedPart, Usage, VersionUsage};
+use super::{CacheError, CacheRef, Caches, Usage, VersionUsage};
 use crate::engine::caches::CacheVersion;
 use crate::image::Descriptor;
 use crate::image::cache::CacheConfig;
@@ -74,12 +76,23 @@ impl Caches {
         Ok(inspected)
     }
 
-    /// The config of a version.
+    /// What is in one version, and its layers, each once.
     ///
     /// # Errors
     /// [`CacheError::Unusable`] says why it cannot be used.
-    pub async fn config(&self, part: &ResolvedPart) -> Result<CacheConfig, CacheError> {
-        self.read_config(&part.listed.config).await.map_err(|error| CacheError::unusable(&part.version, error))
+    pub async fn inspect_version(&self, version: &CacheVersion) -> Result<(Details, Vec<Descriptor>), CacheError> {
+        let part = self.open(version.clone()).await?;
+        let config = self.read_config(&part.listed.config).await;
+        let config = config.map_err(|error| CacheError::unusable(version, error))?;
+        let details = Details {
+            config: part.listed.config.clone(),
+            records: config.records,
+            results: config.results,
+            missing: part.missing,
+        };
+        let mut seen = HashSet::new();
+        let layers = part.listed.layers.iter().filter(|layer| seen.insert(&layer.digest));
+        Ok((details, layers.cloned().collect()))
     }
 
     async fn read_config(&self, config: &Descriptor) -> Result<CacheConfig, CacheError> {
@@ -92,7 +105,7 @@ impl Caches {
         let listed = self.root(&usage.version.root).await?;
         let config = self.read_config(&listed.config).await?;
         let present = self.present(&listed).await?;
-        let layers: std::collections::HashSet<_> = listed.layers.iter().map(|layer| &layer.digest).collect();
+        let layers: HashSet<_> = listed.layers.iter().map(|layer| &layer.digest).collect();
         let missing = layers.len() - present.len();
         Ok(Details { config: listed.config.clone(), records: config.records, results: config.results, missing })
     }

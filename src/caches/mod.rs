@@ -30,7 +30,8 @@ mod usage;
 mod watch;
 
 pub(crate) use blobs::CacheBlobs;
-pub use copy::Copied;
+pub(crate) use copy::LAYERS as COPIED_AT_ONCE;
+pub use copy::{Copied, CopySource};
 pub use current::CurrentVersion;
 pub use error::CacheError;
 pub use events::{CacheEvent, Change};

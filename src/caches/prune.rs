@@ -92,12 +92,16 @@ impl Caches {
     /// # Errors
     /// When the engine cannot be queried.
     pub async fn exceeding(&self) -> Result<Pruned, CacheError> {
-        let (usage, now) = (self.usage().await?, SystemTime::now());
-        let over = self.limits().exceeding(&usage.versions, now);
-        let left = total(&usage, |it| !over.contains(&it.version.id));
+        Ok(self.exceeding_in(&self.usage().await?))
+    }
+
+    /// What the limits would remove of what `usage` counts.
+    pub fn exceeding_in(&self, usage: &Usage) -> Pruned {
+        let over = self.limits().exceeding(&usage.versions, SystemTime::now());
+        let left = total(usage, |it| !over.contains(&it.version.id));
         let bytes = usage.total.saturating_sub(left);
-        let versions = usage.versions.into_iter().filter(|it| over.contains(&it.version.id)).collect();
-        Ok(Pruned { versions, bytes })
+        let versions = usage.versions.iter().filter(|it| over.contains(&it.version.id)).cloned().collect();
+        Pruned { versions, bytes }
     }
 
     /// Deletes what a new version of a part supersedes, and what exceeds the limits.

@@ -79,7 +79,10 @@ impl CacheReader {
     pub fn add(&self, part: ResolvedPart) {
         let mut state = self.state();
         state.documents.insert(part.root.descriptor.digest.clone(), part.root.bytes.clone());
-        state.blobs.extend([&part.listed.config].into_iter().chain(&part.listed.layers).map(sized));
+        // The stored root as well: it is what a copy of the version needs.
+        state
+            .blobs
+            .extend([&part.listed.config, &part.listed.descriptor].into_iter().chain(&part.listed.layers).map(sized));
         let root = &part.root.descriptor;
         state.roots.insert(root.digest.clone(), root.media_type.clone());
         state.parts.push(part);

@@ -59,6 +59,19 @@ impl Caches {
         Ok(parts)
     }
 
+    /// The same, only of the versions that `is_meant` names by their ids.
+    ///
+    /// # Errors
+    /// When the engine cannot be queried.
+    pub async fn resolve_those(
+        self: &Arc<Self>,
+        reference: &CacheRef,
+        is_meant: impl Fn(&str) -> bool + Send,
+    ) -> Result<Vec<ResolvedPart>, CacheError> {
+        let (parts, _) = self.resolve_some(reference, is_meant).await?;
+        Ok(parts)
+    }
+
     /// The same, and why each of the versions that are left out cannot be used.
     ///
     /// # Errors
@@ -67,9 +80,18 @@ impl Caches {
         self: &Arc<Self>,
         reference: &CacheRef,
     ) -> Result<(Vec<ResolvedPart>, Vec<CacheError>), CacheError> {
+        self.resolve_some(reference, |_| true).await
+    }
+
+    async fn resolve_some(
+        self: &Arc<Self>,
+        reference: &CacheRef,
+        is_meant: impl Fn(&str) -> bool + Send,
+    ) -> Result<(Vec<ResolvedPart>, Vec<CacheError>), CacheError> {
         let guarded: Vec<_> = {
             let _changes = self.changes.lock().await;
-            let versions = self.versions(Some(reference)).await?.into_iter().take(MAX_OFFERED);
+            let versions = self.versions(Some(reference)).await?.into_iter();
+            let versions = versions.filter(|version| is_meant(&version.id)).take(MAX_OFFERED);
             versions.map(|version| (self.guards.guard(&version.id), version)).collect()
         };
         let (mut parts, mut unusable) = (Vec::new(), Vec::new());

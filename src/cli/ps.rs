@@ -132,6 +132,8 @@ impl Row {
         let named = session.results.iter().flat_map(|result| &result.names);
         self.live.names.extend(named.filter(|name| !self.live.names.contains(name)).cloned().collect::<Vec<_>>());
         self.live.created = session.create_time.and_then(|time| u64::try_from(time.seconds).ok());
+        self.live.blobs = u64::try_from(session.blobs).ok();
+        self.live.bytes = u64::try_from(session.bytes).ok();
         self.session = Some(session);
     }
 
@@ -142,29 +144,23 @@ impl Row {
     }
 
     fn columns(&self) -> Vec<String> {
-        let LiveExport { id, door, principal, state, created, names, .. } = &self.live;
+        let LiveExport { id, door, principal, state, created, names, blobs, bytes, .. } = &self.live;
         let age = |created| SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(created));
         let unknown = || "N/A".to_owned();
-        let (blobs, size) = match &self.session {
-            Some(Export { blobs, bytes, .. }) => {
-                (blobs.to_string(), show::size_in_table(u64::try_from(*bytes).unwrap_or(0)))
-            }
-            None => (unknown(), unknown()),
-        };
         vec![
             id.clone(),
             door.clone(),
             Some(principal.clone()).filter(|principal| !principal.is_empty()).unwrap_or_else(unknown),
             state.clone(),
             created.map_or_else(unknown, |created| show::ago(age(created).unwrap_or_default())),
-            blobs,
-            size,
+            blobs.map_or_else(unknown, |blobs| blobs.to_string()),
+            bytes.map_or_else(unknown, show::size_in_table),
             names.join(","),
         ]
     }
 
     fn json(&self) -> Value {
-        let LiveExport { id, door, builder, principal, state, created, names } = &self.live;
+        let LiveExport { id, door, builder, principal, state, created, names, blobs, bytes } = &self.live;
         let mut row = json!({
             "id": id, "door": door, "builder": builder, "principal": principal, "state": state, "created": created,
             "names": names,
@@ -174,8 +170,12 @@ impl Row {
             row["labels"] = json!(session.labels);
             row["exporters"] = session.exporters.iter().map(exporter).collect();
             row["expires"] = json!(session.expire_time.map(|time| time.seconds));
-            row["blobs"] = json!(session.blobs);
-            row["bytes"] = json!(session.bytes);
+        }
+        // An export that does not count has no such keys.
+        for (key, number) in [("blobs", blobs), ("bytes", bytes)] {
+            if let Some(number) = number {
+                row[key] = json!(number);
+            }
         }
         row
     }

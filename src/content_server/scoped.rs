@@ -15,7 +15,16 @@ use crate::engine::EngineError;
 use crate::engine::ingest::{Expected, IngestManager, IngestWriter, OpenedIngest};
 use crate::export_v1::ApiError;
 use crate::export_v1::limits::WRITES;
+use crate::export_v1::proto::Reason;
 use crate::image::Digest;
+
+/// What is wrong with a message behind the last one of its write.
+const ENDED: &str = "the write has ended";
+
+/// That something happened which cannot.
+fn broken(what: &str) -> Status {
+    ApiError::new(Code::Internal, Reason::EngineRefused, what).into()
+}
 
 /// An export, as what takes blobs.
 #[derive(Debug)]
@@ -28,7 +37,8 @@ impl Ingester for Scoped {
     }
 
     fn ended(&self) -> Status {
-        self.0.check_alive().err().map_or(Status::aborted("the export ended"), Status::from)
+        let ended = || ApiError::new(Code::Aborted, Reason::ExportAborted, "the export has ended; open another one");
+        self.0.check_alive().err().unwrap_or_else(ended).into()
     }
 
     fn writers(&self) -> &TaskTracker {
@@ -91,7 +101,7 @@ impl<'a> ScopedWriter<'a> {
                         take_in(export, digest, Labels::new()).await?;
                         exists(digest)
                     }
-                    None => Status::internal("the engine reports a blob as present although no digest was given"),
+                    None => broken("the engine reports a blob as present although no digest was given"),
                 });
             }
         };
@@ -101,7 +111,7 @@ impl<'a> ScopedWriter<'a> {
     }
 
     fn open_writer(&mut self) -> Result<&mut Box<dyn IngestWriter>, Status> {
-        self.writer.as_mut().ok_or_else(|| Status::internal("the write has ended"))
+        self.writer.as_mut().ok_or_else(|| broken(ENDED))
     }
 
     /// Closes the ref for good.
@@ -174,7 +184,7 @@ impl Writer for ScopedWriter<'_> {
 
     async fn commit(&mut self, expected: Expected, labels: Labels) -> Result<Digest, Status> {
         check_labels(&labels)?;
-        let Some(writer) = self.writer.take() else { return Err(Status::internal("the write has ended")) };
+        let Some(writer) = self.writer.take() else { return Err(broken(ENDED)) };
         let Lock { export, name } = &self.lock;
         match writer.commit(expected).await {
             Ok((digest, size)) => {

@@ -65,10 +65,16 @@ impl ContentService {
                 export.check_alive()?;
                 Ok(export)
             }
-            Named::Blobs(_) => Err(Status::permission_denied("what the call names is only read, by Info and Read")),
-            Named::Ingester(_) => Err(Status::permission_denied("what the call names is only written")),
+            Named::Blobs(_) => Err(denied("is only read", "Info, Read").into()),
+            Named::Ingester(_) => Err(denied("is only written", "Write").into()),
         }
     }
+}
+
+/// The refusal of a call about something that takes only calls `allowed`.
+fn denied(how: &str, allowed: &str) -> ApiError {
+    let message = format!("what the call names {how}; expected one of the calls {allowed}");
+    ApiError::new(Code::PermissionDenied, Reason::OperationDenied, message).with("allowed", allowed)
 }
 
 fn info(digest: &Digest, blob: &Blob) -> Info {

@@ -52,7 +52,7 @@ async fn serve(
     responses: &mpsc::Sender<Result<WriteContentResponse, Status>>,
 ) -> Result<(), Status> {
     let Some(first) = next(ingester, &mut messages).await? else {
-        return Err(Status::invalid_argument("the stream ended before its first message"));
+        return Err(ApiError::field("ref", "the stream ended before its first message, which names it").into());
     };
     if first.r#ref.is_empty() {
         return Err(ApiError::field("ref", "the first message must have a reference").into());
@@ -107,8 +107,8 @@ async fn next(
     match ingester.end().run_until_cancelled(timeout(IDLE, messages.next())).await {
         Some(Ok(message)) => message.transpose(),
         Some(Err(_)) => {
-            let seconds = IDLE.as_secs();
-            Err(Status::deadline_exceeded(format!("no message for {seconds} s; the write can be resumed")))
+            let hint = Some("the write can be resumed at the offset that Status says");
+            Err(ApiError::idle(IDLE).with_hint(hint).into())
         }
         None => Err(ingester.ended()),
     }

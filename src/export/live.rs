@@ -1,6 +1,7 @@
 //! The exports that are under way, through any door: what `linkspan ps` lists.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,11 +27,59 @@ pub struct LiveExport {
     pub created: Option<u64>,
     /// The names that it is to set, as far as they are known.
     pub names: Vec<String>,
+    /// How many blobs of it are in the engine, if it counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blobs: Option<u64>,
+    /// Their bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
+
+/// How far an export is, as it says itself when it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Where it stands, in one word, unless that is reported by [`Listed::enter`].
+    pub state: Option<&'static str>,
+    /// How many blobs of it are in the engine.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Asks an export how far it is; `None` if it has ended.
+type Ask = Arc<dyn Fn() -> Option<Progress> + Send + Sync>;
 
 /// The exports into one engine that are under way. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct LiveExports(Arc<Mutex<BTreeMap<String, LiveExport>>>);
+pub struct LiveExports(Arc<Mutex<BTreeMap<String, Entry>>>);
+
+/// One of them.
+#[derive(Clone, Default)]
+struct Entry {
+    live: LiveExport,
+    ask: Option<Ask>,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.live.fmt(f)
+    }
+}
+
+impl Entry {
+    /// What is listed of it now.
+    fn listed(self) -> LiveExport {
+        match self.ask.and_then(|ask| ask()) {
+            None => self.live,
+            Some(Progress { state, blobs, bytes }) => LiveExport {
+                state: state.map_or(self.live.state, str::to_owned),
+                blobs: Some(blobs),
+                bytes: Some(bytes),
+                ..self.live
+            },
+        }
+    }
+}
 
 /// An export that is listed until this is dropped.
 #[derive(Debug)]
@@ -46,15 +95,17 @@ impl LiveExports {
     pub fn add(&self, origin: &Origin, names: Vec<String>) -> Listed {
         let mut exports = self.exports();
         let is_step = exports.contains_key(&origin.export);
-        let live = exports.entry(origin.export.clone()).or_insert_with(|| LiveExport {
+        let new = || LiveExport {
             id: origin.export.clone(),
             door: origin.door.to_owned(),
             builder: origin.builder.clone(),
             principal: origin.principal.to_string(),
             state: "open".to_owned(),
             created: seconds(SystemTime::now()),
-            names: Vec::new(),
-        });
+            ..LiveExport::default()
+        };
+        let entry = exports.entry(origin.export.clone()).or_insert_with(|| Entry { live: new(), ask: None });
+        let live = &mut entry.live;
         let new: Vec<_> = names.into_iter().filter(|name| !live.names.contains(name)).collect();
         live.names.extend(new);
         Listed { exports: self.clone(), id: origin.export.clone(), is_step }
@@ -62,10 +113,12 @@ impl LiveExports {
 
     /// All of them, ordered by id.
     pub fn list(&self) -> Vec<LiveExport> {
-        self.exports().values().cloned().collect()
+        // Exports are asked without the lock, which they take themselves when they enter a state.
+        let entries: Vec<_> = self.exports().values().cloned().collect();
+        entries.into_iter().map(Entry::listed).collect()
     }
 
-    fn exports(&self) -> MutexGuard<'_, BTreeMap<String, LiveExport>> {
+    fn exports(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -77,15 +130,22 @@ impl Listed {
 
     /// It began at `time`, in an earlier process.
     pub(crate) fn began(&self, time: SystemTime) {
-        if let Some(live) = self.exports.exports().get_mut(&self.id) {
-            live.created = seconds(time);
+        if let Some(entry) = self.exports.exports().get_mut(&self.id) {
+            entry.live.created = seconds(time);
         }
     }
 
     /// It has come to `state`.
     pub(crate) fn enter(&self, state: &str) {
-        if let Some(live) = self.exports.exports().get_mut(&self.id) {
-            state.clone_into(&mut live.state);
+        if let Some(entry) = self.exports.exports().get_mut(&self.id) {
+            state.clone_into(&mut entry.live.state);
+        }
+    }
+
+    /// Each list asks `ask` how far it is; `None` leaves what was reported.
+    pub(crate) fn ask(&self, ask: impl Fn() -> Option<Progress> + Send + Sync + 'static) {
+        if let Some(entry) = self.exports.exports().get_mut(&self.id) {
+            entry.ask = Some(Arc::new(ask));
         }
     }
 }
@@ -124,5 +184,27 @@ mod tests {
         assert_eq!(exports.list().len(), 1);
         drop(session);
         assert_eq!(exports.list(), []);
+    }
+
+    #[test]
+    fn an_export_that_counts_says_how_far_it_is() {
+        let exports = LiveExports::default();
+        let (builder, principal) = (String::new(), Principal::Internal);
+        let listed = exports.add(&Origin { export: "e".to_owned(), door: "cache", builder, principal }, Vec::new());
+        let blobs = Arc::new(Mutex::new(Some(1)));
+        let counted = blobs.clone();
+        listed.ask(move || {
+            let blobs = (*counted.lock().unwrap())?;
+            Some(Progress { state: (blobs > 1).then_some("transferring"), blobs, bytes: 10 * blobs })
+        });
+        let seen = || {
+            let LiveExport { state, blobs, bytes, .. } = exports.list().remove(0);
+            (state, blobs, bytes)
+        };
+        assert_eq!(seen(), ("open".to_owned(), Some(1), Some(10)));
+        *blobs.lock().unwrap() = Some(2);
+        assert_eq!(seen(), ("transferring".to_owned(), Some(2), Some(20)));
+        *blobs.lock().unwrap() = None;
+        assert_eq!(seen(), ("open".to_owned(), None, None));
     }
 }

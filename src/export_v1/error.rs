@@ -1,6 +1,7 @@
 //! The API's errors, and how they cross the wire: `proto/README.md`, "Errors".
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -48,6 +49,18 @@ impl ApiError {
     /// A limit that is reached. Waiting helps only where something else holds what is needed.
     pub(crate) fn limit(code: Code, limit: &str, value: impl ToString, message: impl Into<String>) -> Self {
         Self::new(code, Reason::LimitExceeded, message).with("limit", limit).with("value", value.to_string())
+    }
+
+    /// A stream whose client was silent for `idle`.
+    pub(crate) fn idle(idle: Duration) -> Self {
+        let seconds = idle.as_secs();
+        let message = format!("nothing came for {seconds} s, the longest that a stream waits for its client");
+        Self::limit(Code::DeadlineExceeded, "idle_timeout", seconds, message)
+    }
+
+    /// A call whose task broke off.
+    pub(crate) fn broken(error: &dyn std::error::Error) -> Self {
+        Self::new(Code::Internal, Reason::EngineRefused, format!("the call broke off: {error}"))
     }
 
     /// Blobs that are not there: at least one.

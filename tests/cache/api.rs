@@ -3,7 +3,9 @@
 use linkspan::cache_v1::proto::*;
 use linkspan::export_v1::proto::{ExportState, Reason};
 use linkspan::image::{Descriptor, Digest};
+use serde_json::json;
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use crate::client::{Client, Server, about, of, reason, target};
 use crate::common::{until, until_called};
@@ -49,8 +51,11 @@ async fn a_cache_that_was_exported_can_be_read_until_its_hold_ends() {
         assert_eq!(resolve(&client, &["team/app"]).await.parts, []);
 
         // A hold is only read, and never longer than it lasts.
-        let refused = client.write(hold, b"three").await.unwrap_err();
-        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        for refused in only_read(&client, hold).await {
+            assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "OPERATION_DENIED"));
+            let info = refused.get_error_details().error_info().unwrap().clone();
+            assert_eq!(info.metadata["allowed"], "Info, Read", "{refused}");
+        }
         let renewed = RenewRequest { id: hold.clone(), ..RenewRequest::default() };
         client.caches.renew(renewed.clone()).await.unwrap();
         client.caches.release(ReleaseRequest { hold_id: hold.clone() }).await.unwrap();
@@ -59,6 +64,24 @@ async fn a_cache_that_was_exported_can_be_read_until_its_hold_ends() {
         assert_eq!((ended.code(), reason(&ended).as_str()), (Code::FailedPrecondition, "HOLD_ENDED"));
         assert_eq!(reason(&client.caches.renew(renewed).await.unwrap_err()), "HOLD_ENDED");
     }
+}
+
+/// The refusals of all calls that a hold does not take.
+async fn only_read(client: &Client, hold: &str) -> Vec<tonic::Status> {
+    use containerd_client::services::v1::{
+        AbortRequest, DeleteContentRequest, ListContentRequest, ListStatusesRequest, StatusRequest, UpdateRequest,
+    };
+    let (digest, name) = (Digest::sha256(b"two").to_string(), "two".to_owned());
+    let mut content = client.content.clone();
+    vec![
+        client.write(hold, b"three").await.unwrap_err(),
+        content.delete(about(hold, DeleteContentRequest { digest })).await.unwrap_err(),
+        content.update(about(hold, UpdateRequest::default())).await.unwrap_err(),
+        content.list(about(hold, ListContentRequest::default())).await.unwrap_err(),
+        content.status(about(hold, StatusRequest { r#ref: name.clone() })).await.unwrap_err(),
+        content.list_statuses(about(hold, ListStatusesRequest::default())).await.unwrap_err(),
+        content.abort(about(hold, AbortRequest { r#ref: name })).await.unwrap_err(),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +188,6 @@ async fn an_open_can_be_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_make_no_sense_are_refused_with_all_that_is_wrong() {
-    use tonic_types::StatusExt as _;
     let (server, _) = Server::layout();
     let mut client = server.client().await;
     let wrong = Target { mode: "all".to_owned(), keep: -1, ..target("", "-app", "") };
@@ -217,7 +239,7 @@ async fn an_administrator_sees_what_there_is_and_what_it_takes() {
     assert_eq!((refs(&page), page.next_page_token.as_str()), (vec!["b/two".to_owned()], ""));
     assert_eq!(listed(&client, "b/").await.len(), 2);
 
-    let inspect = InspectRequest { r#ref: "a/one".to_owned() };
+    let inspect = InspectRequest { r#ref: "a/one".to_owned(), ..InspectRequest::default() };
     let inspected = client.caches.inspect(inspect).await.unwrap().into_inner().versions.remove(0);
     let (config, root) = documents(&["common", "one"], INDEX);
     let unique = config.descriptor.size + root.descriptor.size + 3;
@@ -240,7 +262,7 @@ async fn an_administrator_sees_what_there_is_and_what_it_takes() {
 
     let unknown = DeleteRequest { r#ref: "b/two".to_owned(), ..DeleteRequest::default() };
     assert_eq!(reason(&client.caches.delete(unknown).await.unwrap_err()), "CACHE_UNKNOWN");
-    let unknown = InspectRequest { r#ref: "b/two".to_owned() };
+    let unknown = InspectRequest { r#ref: "b/two".to_owned(), ..InspectRequest::default() };
     assert_eq!(reason(&client.caches.inspect(unknown).await.unwrap_err()), "CACHE_UNKNOWN");
 }
 
@@ -256,4 +278,101 @@ async fn refs_that_policy_does_not_allow_are_neither_written_nor_deleted() {
     assert_eq!((denied.code(), reason(&denied).as_str()), (Code::PermissionDenied, "NAME_DENIED"));
     let request = DeleteRequest { r#ref: "other/app".to_owned(), ..DeleteRequest::default() };
     assert_eq!(reason(&client.caches.delete(request).await.unwrap_err()), "NAME_DENIED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_copied_with_its_part_and_without_what_is_lost() {
+    for (engine, server) in Server::each("api-copy") {
+        let mut client = server.client().await;
+        let capabilities = client.caches.capabilities(CapabilitiesRequest {}).await.unwrap().into_inner();
+        assert_eq!(capabilities.features, ["usage", "inspect-version", "copies"]);
+        let first = client.export(vec![target("a", "app", "linux/amd64")], &["one", "two"]).await.remove(0);
+        let request = ListRequest { usage: true, ..ListRequest::default() };
+        let listed = client.caches.list(request).await.unwrap().into_inner();
+        let (version, usage) = (listed.versions[0].clone(), listed.usage[0]);
+        assert_eq!((usage.unique_bytes, usage.shared_bytes, usage.exceeding), (version.bytes, 0, false), "{engine}");
+
+        let copied_part = Some(CopiedPart { key: version.part.clone(), title: "of its own".to_owned() });
+        let copy = Target { copied_part, part: None, ..target("copy", "app", "") };
+        let (config, root) = documents(&["two", "lost"], MANIFEST);
+        let export = client.open(vec![copy.clone()]).await;
+        for bytes in [&config.bytes[..], &root.bytes] {
+            client.write(&export, bytes).await.unwrap();
+        }
+        assert_eq!(client.write(&export, b"two").await.unwrap_err().code(), Code::AlreadyExists);
+        let mut absent = vec!["lost".to_owned()];
+        let commit = |absent: &[String]| CommitRequest {
+            export_id: export.clone(),
+            targets: vec![CommitTarget {
+                target_id: "copy".to_owned(),
+                root: Some(of(&root)),
+                absent_layers: absent.to_vec(),
+            }],
+        };
+        let refused = client.caches.commit(commit(&absent)).await.unwrap_err();
+        assert_eq!(reason(&refused), "INVALID_FIELD", "{refused}");
+        absent = vec![Digest::sha256(b"lost").to_string()];
+        let mut responses = client.caches.commit(commit(&absent)).await.unwrap().into_inner();
+        let results = loop {
+            match responses.message().await.unwrap().unwrap().event.unwrap() {
+                commit_response::Event::Results(results) => break results.results,
+                commit_response::Event::Progress(_) => {}
+            }
+        };
+        let result = &results[0];
+        assert_eq!(result.replaced.as_ref().map(|version| &version.id), Some(&first), "{engine}: {result:?}");
+        let stored = result.version.clone().unwrap();
+        assert_eq!((&stored.part, stored.title.as_str()), (&version.part, "of its own"));
+
+        let inspect = InspectRequest { r#ref: "app".to_owned(), version_id: stored.id.clone() };
+        let inspected = client.caches.inspect(inspect.clone()).await.unwrap().into_inner().versions;
+        assert_eq!((inspected.len(), inspected[0].layers.len(), inspected[0].missing_layers), (1, 2, 1));
+        let gone = InspectRequest { version_id: first.clone(), ..inspect };
+        assert_eq!(reason(&client.caches.inspect(gone).await.unwrap_err()), "CACHE_UNKNOWN");
+
+        // Its stored root can be read beside the one that lists what is there.
+        let refs = vec!["app".to_owned()];
+        let request = ResolveRequest { refs: refs.clone(), version_ids: vec![stored.id], ..Default::default() };
+        let found = client.caches.resolve(request).await.unwrap().into_inner();
+        assert_ne!(found.parts[0].root, Some(of(&root)));
+        assert_eq!(client.read(&found.hold_id, &root.descriptor).await.unwrap(), root.bytes);
+        client.caches.release(ReleaseRequest { hold_id: found.hold_id }).await.unwrap();
+        let request = ResolveRequest { refs, version_ids: vec![first], ..Default::default() };
+        let none = client.caches.resolve(request).await.unwrap().into_inner();
+        assert_eq!((none.parts.len(), none.unknown_refs), (0, vec!["app".to_owned()]));
+
+        for wrong in [
+            Target { part: Some(PartName::default()), ..copy.clone() },
+            Target { copied_part: Some(CopiedPart { key: "xyz".to_owned(), title: String::new() }), ..copy.clone() },
+            Target { copied_part: Some(CopiedPart { key: String::new(), title: "a\nb".to_owned() }), ..copy.clone() },
+        ] {
+            let request = OpenRequest { targets: vec![wrong], ..OpenRequest::default() };
+            assert_eq!(reason(&client.caches.open(request).await.unwrap_err()), "INVALID_FIELD");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_of_caches_are_listed_with_how_far_they_are() {
+    let (server, _) = Server::layout();
+    let mut client = server.client().await;
+    let export = client.open(vec![target("a", "app", "")]).await;
+    let address = server.linkspan.address();
+    let ps = |args: &[&str]| crate::common::linkspan(["ps", "--to", &address]).args(args).ok().stdout;
+    let seen = || -> Vec<serde_json::Value> {
+        let row: serde_json::Value = serde_json::from_str(&ps(&["--json"])).unwrap();
+        ["id", "door", "state", "blobs", "bytes", "names"].map(|key| row[key].clone()).to_vec()
+    };
+    let row = |state: &str, blobs: u64, bytes: u64| {
+        vec![json!(export), json!("cache"), json!(state), json!(blobs), json!(bytes), json!(["cache app"])]
+    };
+    assert_eq!(seen(), row("open", 0, 0));
+    client.write(&export, b"one").await.unwrap();
+    client.write(&export, b"three").await.unwrap();
+    assert_eq!(seen(), row("transferring", 2, 8));
+    let table = ps(&[]);
+    let words: Vec<_> = table.lines().nth(1).unwrap().split("  ").map(str::trim).filter(|it| !it.is_empty()).collect();
+    assert!(words.contains(&"transferring") && words.contains(&"2") && words.contains(&"8B"), "{table}");
+    client.caches.abort(AbortRequest { export_id: export.clone() }).await.unwrap();
+    assert_eq!(ps(&["-q"]), "");
 }

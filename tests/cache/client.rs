@@ -97,8 +97,11 @@ impl Client {
         export: &str,
         targets: &[(&str, &CacheDocument)],
     ) -> Result<CommitResults, Status> {
-        let target =
-            |(id, root): &(&str, &CacheDocument)| CommitTarget { target_id: (*id).to_owned(), root: Some(of(root)) };
+        let target = |(id, root): &(&str, &CacheDocument)| CommitTarget {
+            target_id: (*id).to_owned(),
+            root: Some(of(root)),
+            ..CommitTarget::default()
+        };
         let targets = targets.iter().map(target).collect();
         let request = CommitRequest { export_id: export.to_owned(), targets };
         let mut responses = self.caches.clone().commit(request).await?.into_inner();

@@ -37,13 +37,15 @@ async fn a_cache_goes_from_buildkits_folder_through_an_engine_into_a_folder_that
         assert!(part.listed.layers.len() >= 3, "{part:?}");
 
         let engine = caches(&*containerd(&stack, "folders").await);
-        let copied = engine.copy(&read, part, &name("team/app:main"), &origin()).await.unwrap();
-        let again = engine.copy(&read, part, &name("team/app:main"), &origin()).await.unwrap();
+        let source = read.copy_source(part.version.clone()).await.unwrap();
+        let copied = engine.copy(&source, &name("team/app:main"), &origin()).await.unwrap();
+        let again = engine.copy(&source, &name("team/app:main"), &origin()).await.unwrap();
         assert_eq!((again.version.id, again.written), (copied.version.id, 0));
 
         let stored = engine.resolve(&name("team/app:main")).await.unwrap();
         let written = folder(&ours).await;
-        written.copy(&engine, &stored[0], &name("team/app:main"), &origin()).await.unwrap();
+        let source = engine.copy_source(stored[0].version.clone()).await.unwrap();
+        written.copy(&source, &name("team/app:main"), &origin()).await.unwrap();
         fs::remove_dir_all(&theirs).unwrap();
         builder.buildx(["prune", "-af"]).ok();
         let from = format!("type=local,src={},tag=team/app:main", ours.display());
@@ -71,9 +73,10 @@ async fn buildkit_reads_every_part_of_a_cache_in_a_folder_by_a_tag_of_its_own() 
             .build(context.path(), ["--cache-to", &format!("type=local,dest={},tag=app,mode=max", theirs.display())])
             .ok();
         let read = folder(&theirs).await;
-        let mut found = read.resolve(&name("app")).await.unwrap();
-        (found[0].version.part, found[0].version.title) = (number.repeat(32), (*title).to_owned());
-        written.copy(&read, &found[0], &name("app"), &origin()).await.unwrap();
+        let found = read.versions(Some(&name("app"))).await.unwrap().remove(0);
+        let mut source = read.copy_source(found).await.unwrap();
+        (source.version.part, source.version.title) = (number.repeat(32), (*title).to_owned());
+        written.copy(&source, &name("app"), &origin()).await.unwrap();
     }
     for ((.., tag), context) in parts.iter().zip(&contexts) {
         builder.buildx(["prune", "-af"]).ok();

@@ -42,7 +42,7 @@ pub(crate) async fn put(
 
 /// Commits the only target with the records that were put.
 pub(crate) async fn commit(client: &Client, export: &str) -> TargetResult {
-    let targets = vec![CommitTarget { target_id: "a".to_owned(), root: None }];
+    let targets = vec![CommitTarget { target_id: "a".to_owned(), ..CommitTarget::default() }];
     let request = CommitRequest { export_id: export.to_owned(), targets };
     let mut responses = client.caches.clone().commit(request).await.unwrap().into_inner();
     loop {
@@ -72,7 +72,7 @@ async fn a_cache_is_made_of_records_and_the_layers_that_were_sent() {
         assert_eq!((stored.error, stored.version.unwrap().layers), (None, 2));
 
         // The result of which a layer was not sent is not there; its record is.
-        let request = InspectRequest { r#ref: "app".to_owned() };
+        let request = InspectRequest { r#ref: "app".to_owned(), ..InspectRequest::default() };
         let inspected = client.caches.inspect(request).await.unwrap().into_inner().versions.remove(0);
         assert_eq!((inspected.records, inspected.results, inspected.missing_layers), (4, 2, 0));
         let request = ResolveRequest { refs: vec!["app".to_owned()], ..ResolveRequest::default() };
@@ -104,7 +104,7 @@ async fn records_that_make_no_sense_are_refused_whole() {
     assert_eq!(put(&client, &export, vec![record(1, "base", &[], &[])]).await.unwrap(), []);
     let nothing = CommitRequest {
         export_id: client.open(vec![target("a", "app", "")]).await,
-        targets: vec![CommitTarget { target_id: "a".to_owned(), root: None }],
+        targets: vec![CommitTarget { target_id: "a".to_owned(), ..CommitTarget::default() }],
     };
     assert_eq!(reason(&client.caches.clone().commit(nothing).await.unwrap_err()), "INVALID_FIELD");
 }

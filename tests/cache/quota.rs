@@ -66,7 +66,7 @@ async fn layers_that_exceed_the_limit_are_unwanted_and_the_rest_is_stored_withou
         client.write(&export, b"unwanted: base").await.unwrap();
         let stored = commit(&client, &export).await;
         assert_eq!((stored.error, stored.version.unwrap().layers), (None, 1), "{engine}");
-        let request = InspectRequest { r#ref: "app".to_owned() };
+        let request = InspectRequest { r#ref: "app".to_owned(), ..InspectRequest::default() };
         let inspected = client.caches.clone().inspect(request).await.unwrap().into_inner().versions.remove(0);
         assert_eq!((inspected.records, inspected.results), (4, 1), "{engine}");
     }
@@ -80,7 +80,7 @@ async fn so_many_versions_are_kept_and_a_part_replaces_those_that_it_covers() {
             client.export(vec![target("a", "app", platform)], &["common", platform]).await;
         }
         client.export(vec![target("a", "app", "linux/arm64,linux/amd64")], &["common", "both"]).await;
-        let inspect = InspectRequest { r#ref: "app".to_owned() };
+        let inspect = InspectRequest { r#ref: "app".to_owned(), ..InspectRequest::default() };
         let inspected = client.caches.clone().inspect(inspect).await.unwrap().into_inner().versions;
         let titles: Vec<_> = inspected.into_iter().map(|it| it.version.unwrap().title).collect();
         assert_eq!(titles, ["linux/arm64,linux/amd64", "linux/s390x"], "{engine}");

@@ -45,7 +45,11 @@ async fn only_what_may_be_of_the_platforms_is_offered() {
         client.export(vec![target("a", "other", "linux/amd64")], &["common"]).await;
         let none = resolve(&client, "other", &[platform("linux", "riscv64", "")]).await;
         assert_eq!((none.parts, none.unknown_refs, none.hold_id), (vec![], vec!["other".to_owned()], String::new()));
-        let request = ResolveRequest { refs: vec!["app".to_owned()], platforms: vec![Platform::default()], ttl: None };
+        let request = ResolveRequest {
+            refs: vec!["app".to_owned()],
+            platforms: vec![Platform::default()],
+            ..ResolveRequest::default()
+        };
         let refused = client.caches.clone().resolve(request).await.unwrap_err();
         assert!(refused.message().contains("platforms[0]"), "{refused}");
     }

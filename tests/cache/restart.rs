@@ -120,7 +120,7 @@ async fn records_do_not_survive_and_are_never_taken_for_all_of_them() {
         let client = server.client().await;
         let lost = put(&client, &export, vec![record(2, "build", &[], &["records: one"])]).await.unwrap_err();
         assert_eq!((lost.code(), reason(&lost).as_str()), (Code::FailedPrecondition, "RECORDS_LOST"), "{engine}");
-        let targets = vec![CommitTarget { target_id: "a".to_owned(), root: None }];
+        let targets = vec![CommitTarget { target_id: "a".to_owned(), ..CommitTarget::default() }];
         let request = CommitRequest { export_id: export.clone(), targets };
         assert_eq!(reason(&client.caches.clone().commit(request).await.unwrap_err()), "RECORDS_LOST", "{engine}");
 

@@ -17,7 +17,7 @@ pub struct CapabilitiesResponse {
     /// Patterns of the refs that this client may write and delete, in which `*` matches any run of characters. Empty allows all.
     #[prost(string, repeated, tag = "4")]
     pub allowed_refs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// What can be done beyond this version's first methods, by name. None as yet.
+    /// What can be done beyond this version's first methods, by name: `usage`, `inspect-version`, `copies`.
     #[prost(string, repeated, tag = "5")]
     pub features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -93,6 +93,9 @@ pub struct Limits {
     /// Watches at once.
     #[prost(int64, tag = "23")]
     pub watches: i64,
+    /// Ids of versions in a message of Resolve.
+    #[prost(int64, tag = "24")]
+    pub resolve_versions: i64,
 }
 /// One version of a part of a cache: what one export stored. Versions never change.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -156,6 +159,9 @@ pub struct ResolveRequest {
     /// Only what was made for one of these, and what does not say for which it was made. None: everything.
     #[prost(message, repeated, tag = "3")]
     pub platforms: ::prost::alloc::vec::Vec<crate::export_v1::proto::Platform>,
+    /// Only the versions with these ids, and no images. None: everything. Feature `copies`.
+    #[prost(string, repeated, tag = "4")]
+    pub version_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What Resolve found.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -177,7 +183,8 @@ pub struct ResolveResponse {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ResolvedPart {
     /// The version. That of an inline cache has no id and no times; its part is `image`, its title the image's platform, and its
-    /// root the image's manifest. It is in no List, and can be neither written nor deleted here.
+    /// root the image's manifest. It is in no List, and can be neither written nor deleted here. With the feature `copies` its root
+    /// can be read in the hold, whatever `root` is.
     #[prost(message, optional, tag = "1")]
     pub version: ::core::option::Option<Version>,
     /// What to give to an importer: the version's own root, or an index that lists only the layers that are there. Such an index
@@ -401,6 +408,19 @@ pub struct Target {
     /// What the part must have at the Commit; anything if it is not set.
     #[prost(message, optional, tag = "6")]
     pub expect_current: ::core::option::Option<Expectation>,
+    /// The part of a version that is copied from elsewhere, in place of `part`. Feature `copies`.
+    #[prost(message, optional, tag = "7")]
+    pub copied_part: ::core::option::Option<CopiedPart>,
+}
+/// A part as versions name it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CopiedPart {
+    /// `Version.part`: 32 hexadecimal digits, or empty for a cache that has no parts.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// `Version.title`. At most 512 bytes.
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
 }
 /// What a part must have now, so that nobody's version is replaced unseen.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -485,6 +505,9 @@ pub struct TargetResult {
     /// Why it failed; unset on success.
     #[prost(message, optional, tag = "5")]
     pub error: ::core::option::Option<crate::export_v1::proto::Error>,
+    /// The version that the part had before; unset if it had none, or has this one. Feature `copies`.
+    #[prost(message, optional, tag = "6")]
+    pub replaced: ::core::option::Option<Version>,
 }
 /// Records for an export: all of them are taken, or none.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -576,6 +599,10 @@ pub struct CommitTarget {
     /// is not set, the documents are made from the records that were put, with all results whose layers are in the scope.
     #[prost(message, optional, tag = "2")]
     pub root: ::core::option::Option<crate::export_v1::proto::Descriptor>,
+    /// The digests of layers that the root lists and that need not be in the scope: the version is stored without them, as one whose
+    /// engine has lost them. Feature `copies`.
+    #[prost(string, repeated, tag = "3")]
+    pub absent_layers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What a Commit tells.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -677,6 +704,9 @@ pub struct ListRequest {
     /// `next_page_token` of the page before; empty begins.
     #[prost(string, tag = "3")]
     pub page_token: ::prost::alloc::string::String,
+    /// Whether it is asked what the versions take, too. Feature `usage`.
+    #[prost(bool, tag = "4")]
+    pub usage: bool,
 }
 /// A page of List.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -687,6 +717,22 @@ pub struct ListResponse {
     /// Where the next page begins; empty if there is none.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
+    /// What each of the versions takes, in their order, if that was asked.
+    #[prost(message, repeated, tag = "3")]
+    pub usage: ::prost::alloc::vec::Vec<VersionUsage>,
+}
+/// What a version takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VersionUsage {
+    /// The bytes that no other version has. They become free with it, unless an image has them.
+    #[prost(int64, tag = "1")]
+    pub unique_bytes: i64,
+    /// The bytes that other versions have as well.
+    #[prost(int64, tag = "2")]
+    pub shared_bytes: i64,
+    /// Whether the limits would delete it now.
+    #[prost(bool, tag = "3")]
+    pub exceeding: bool,
 }
 /// Asks for Inspect.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -694,6 +740,9 @@ pub struct InspectRequest {
     /// The ref.
     #[prost(string, tag = "1")]
     pub r#ref: ::prost::alloc::string::String,
+    /// Only the version with this id, with its layers, or the reason why it cannot be read. Feature `inspect-version`.
+    #[prost(string, tag = "2")]
+    pub version_id: ::prost::alloc::string::String,
 }
 /// Answers Inspect.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -726,6 +775,12 @@ pub struct InspectedVersion {
     /// The bytes that other versions have as well.
     #[prost(int64, tag = "7")]
     pub shared_bytes: i64,
+    /// Its layers, each once and in the order of its root, if the version was named by its id.
+    #[prost(message, repeated, tag = "8")]
+    pub layers: ::prost::alloc::vec::Vec<crate::export_v1::proto::Descriptor>,
+    /// Why it cannot be read, if the version was named by its id.
+    #[prost(message, optional, tag = "9")]
+    pub error: ::core::option::Option<crate::export_v1::proto::Error>,
 }
 /// Asks for Delete.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -830,6 +885,12 @@ pub struct UsageResponse {
     /// How many versions there may be; 0 is no limit.
     #[prost(int64, tag = "6")]
     pub max_versions: i64,
+    /// How many versions the limits would delete now. Feature `usage`.
+    #[prost(int64, tag = "7")]
+    pub exceeding_versions: i64,
+    /// The bytes that would become free with them, unless an image has them. Feature `usage`.
+    #[prost(int64, tag = "8")]
+    pub exceeding_bytes: i64,
 }
 /// Asks for Watch.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

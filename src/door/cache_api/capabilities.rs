@@ -1,7 +1,7 @@
 //! What this server can do.
 
-use crate::cache_v1::limits;
 use crate::cache_v1::proto::{CapabilitiesResponse, Limits};
+use crate::cache_v1::{features, limits};
 use crate::caches::Caches;
 use crate::engine::{self, Engine};
 use crate::export_v1::convert::duration_message;
@@ -17,7 +17,7 @@ pub(super) fn capabilities(caches: &Caches, engine: &dyn Engine) -> Capabilities
         engine: Some(engine::identity_message(engine)),
         server: concat!("linkspan ", env!("CARGO_PKG_VERSION")).to_owned(),
         allowed_refs: caches.allowed().to_vec(),
-        features: Vec::new(),
+        features: [features::USAGE, features::INSPECT_VERSION, features::COPIES].map(str::to_owned).to_vec(),
     }
 }
 
@@ -46,5 +46,6 @@ fn numbers() -> Limits {
         put_positions: number(limits::PUT_POSITIONS),
         resolve_platforms: number(limits::RESOLVE_PLATFORMS),
         watches: number(limits::WATCHES),
+        resolve_versions: number(limits::RESOLVE_VERSIONS),
     }
 }

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::commit_task::{CommitTask, CommitWatcher};
 use super::messages;
-use super::request::{self, part};
+use super::request;
 use super::session::Session;
 use super::sessions::Sessions;
 use crate::cache_v1::proto::{CommitRequest, CommitResults, CommitTarget, ProgressKind, Target, TargetResult};
@@ -17,8 +17,8 @@ use crate::engine::caches::{CacheDocument, CacheVersion};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::descriptor;
 use crate::export_v1::proto::{ExportState, Reason};
-use crate::image::cache::{CACHE_CONFIG, CacheRoot, MAX_CACHE_CONFIG};
-use crate::image::{Descriptor, Limits};
+use crate::image::cache::{CACHE_CONFIG, CacheRoot, MAX_CACHE_CONFIG, MAX_CACHE_LAYERS};
+use crate::image::{Descriptor, Digest, Limits};
 use crate::net::Principal;
 use crate::source::read_document;
 
@@ -70,8 +70,16 @@ pub(super) fn commit(
     Ok(watching)
 }
 
-/// A target of a Commit, and the root that becomes a version of it; `None` is one that is made from records.
-type Checked = (Target, CommitTarget, Option<Descriptor>);
+/// A target of a Commit, and what becomes a version of it.
+type Checked = (Target, CommitTarget, Option<Given>);
+
+/// The root that a client gives, which is made from records if it gives none.
+#[derive(Debug, Clone)]
+struct Given {
+    root: Descriptor,
+    /// The layers that stay out.
+    absent: HashSet<Digest>,
+}
 
 fn check(session: &Session, request: &CommitRequest) -> Result<Vec<Checked>, ApiError> {
     let (mut targets, mut wrong) = (Vec::new(), Vec::new());
@@ -97,10 +105,12 @@ fn check(session: &Session, request: &CommitRequest) -> Result<Vec<Checked>, Api
                 Err(vec![(field("root"), "not given, and there are no records that were put".to_owned())])
             }
             None => Ok(None),
-            Some(root) => descriptor(&field("root"), root).map(Some),
+            Some(root) => descriptor(&field("root"), root).and_then(|root| {
+                Ok(Some(Given { root, absent: absent(&field("absent_layers"), &given.absent_layers)? }))
+            }),
         };
         match (target, root) {
-            (_, Ok(Some(root))) if !CacheRoot::may_be(&root) => {
+            (_, Ok(Some(Given { root, .. }))) if !CacheRoot::may_be(&root) => {
                 let what = format!("`{}` is the type of no root; expected an index or a manifest", root.media_type);
                 wrong.push((field("root.media_type"), what));
             }
@@ -110,6 +120,21 @@ fn check(session: &Session, request: &CommitRequest) -> Result<Vec<Checked>, Api
         }
     }
     if wrong.is_empty() { Ok(targets) } else { Err(ApiError::fields(wrong)) }
+}
+
+/// The digests of layers that stay out.
+fn absent(field: &str, given: &[String]) -> Result<HashSet<Digest>, Vec<(String, String)>> {
+    if given.len() > MAX_CACHE_LAYERS {
+        return Err(vec![(
+            field.to_owned(),
+            format!("{} digests; a cache has at most {MAX_CACHE_LAYERS} layers", given.len()),
+        )]);
+    }
+    let parsed = given
+        .iter()
+        .enumerate()
+        .map(|(at, text)| text.parse::<Digest>().map_err(|error| vec![(format!("{field}[{at}]"), error.to_string())]));
+    parsed.collect()
 }
 
 /// Stores one version after the other.
@@ -129,7 +154,7 @@ async fn run(
         let result = match known.filter(|(_, result)| result.error.is_none()) {
             Some((_, result)) => result,
             None => {
-                let storing = store(&sessions, &session, &task, &target, root.as_ref(), &client);
+                let storing = store(&sessions, &session, &task, &target, root, &client);
                 let stored = session.contents.cancel.run_until_cancelled(storing).await;
                 let stored = stored.unwrap_or_else(|| {
                     Err(ApiError::new(Code::Aborted, Reason::ExportAborted, "the export was aborted"))
@@ -180,39 +205,48 @@ async fn finish(sessions: &Sessions, session: &Session, task: &CommitTask, resul
     }
 }
 
-fn result(id: &str, stored: Result<(CacheVersion, bool), ApiError>) -> TargetResult {
+fn result(id: &str, stored: Result<Stored, ApiError>) -> TargetResult {
     let result = TargetResult { id: id.to_owned(), r#type: TYPE.to_owned(), ..TargetResult::default() };
     match stored {
-        Ok((version, unchanged)) => TargetResult { version: Some(messages::version(&version)), unchanged, ..result },
+        Ok(Stored { version, current }) => TargetResult {
+            unchanged: current.as_ref().is_some_and(|current| current.id == version.id),
+            replaced: current.filter(|current| current.id != version.id).as_ref().map(messages::version),
+            version: Some(messages::version(&version)),
+            ..result
+        },
         Err(error) => TargetResult { error: Some(error.message()), ..result },
     }
 }
 
-/// Stores a version of `target`; whether the part had it.
+/// What a part has now, and what it had before.
+struct Stored {
+    version: CacheVersion,
+    current: Option<CacheVersion>,
+}
+
+/// Stores a version of `target`.
 async fn store(
     sessions: &Sessions,
     session: &Session,
     task: &CommitTask,
     target: &Target,
-    root: Option<&Descriptor>,
+    given: Option<Given>,
     client: &Principal,
-) -> Result<(CacheVersion, bool), ApiError> {
+) -> Result<Stored, ApiError> {
     task.report(&target.id, ProgressKind::Checking, "");
-    let (config, root) = match root {
-        Some(root) => documents(session, root).await?,
-        None => made(session)?,
+    let ((config, root), absent) = match given {
+        Some(Given { root, absent }) => (documents(session, &root, &absent).await?, absent),
+        None => (made(session)?, HashSet::new()),
     };
     let origin = Session::origin(session.id(), &session.record, client);
-    let (reference, part) = (request::reference(&target.r#ref)?, part(target.part.as_ref()));
+    let (reference, new) = (request::reference(&target.r#ref)?, request::new_version(target));
     let keep = usize::try_from(target.keep).unwrap_or(1).max(1);
     let _storing = sessions.storing.lock().await;
-    let export = sessions.caches.begin(&reference, &part, &target.mode, keep, &origin).await?;
-    let current = export.current().map(|version| version.id.clone()).unwrap_or_default();
-    check_current(&export, target, &current).await?;
+    let export = sessions.caches.begin_version(&reference, new, keep, &origin).await?;
+    let current = export.current().cloned();
+    check_current(&export, target, current.as_ref().map_or("", |version| &version.id)).await?;
     task.report(&target.id, ProgressKind::Storing, "");
-    let version = export.commit(config, root, HashSet::new()).await?;
-    let is_unchanged = version.id == current;
-    Ok((version, is_unchanged))
+    Ok(Stored { version: export.commit(config, root, absent).await?, current })
 }
 
 /// Refuses a part that has another version than the client expects.
@@ -240,8 +274,12 @@ fn made(session: &Session) -> Result<(CacheDocument, CacheDocument), ApiError> {
     made.map_err(|error| ApiError::new(Code::Internal, Reason::EngineRefused, error.to_string()))
 }
 
-/// The documents of a cache out of the scope, which must have all that they list.
-async fn documents(session: &Session, root: &Descriptor) -> Result<(CacheDocument, CacheDocument), ApiError> {
+/// The documents of a cache out of the scope, which must have all that they list but for the layers `absent`.
+async fn documents(
+    session: &Session,
+    root: &Descriptor,
+    absent: &HashSet<Digest>,
+) -> Result<(CacheDocument, CacheDocument), ApiError> {
     let limit = Limits::default().document_bytes;
     if root.size > limit {
         let message = format!("the root {} has {} bytes; at most {limit} are allowed", root.digest, root.size);
@@ -256,7 +294,8 @@ async fn documents(session: &Session, root: &Descriptor) -> Result<(CacheDocumen
         let message = format!("the config {} has {size} bytes; at most {limit} are allowed", listed.config.digest);
         return Err(ApiError::limit(Code::InvalidArgument, "config_bytes", limit, message));
     }
-    check_scope(session, [&listed.config].into_iter().chain(&listed.layers))?;
+    let layers = listed.layers.iter().filter(|layer| !absent.contains(&layer.digest));
+    check_scope(session, [&listed.config].into_iter().chain(layers))?;
     let root = CacheDocument { descriptor: listed.descriptor.clone(), bytes };
     let descriptor = Descriptor { media_type: CACHE_CONFIG.to_owned(), ..listed.config.clone() };
     let bytes = read_document(&session.contents.images, &descriptor).await?;

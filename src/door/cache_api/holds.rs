@@ -40,6 +40,8 @@ pub(super) struct Hold {
 pub(super) struct ResolveQuery {
     pub(super) refs: Vec<CacheRef>,
     pub(super) platforms: Vec<Platform>,
+    /// Only the versions with these ids, and no images; none: everything.
+    pub(super) versions: HashSet<String>,
     pub(super) ttl: Option<Duration>,
     /// Who asks.
     pub(super) client: Principal,
@@ -71,9 +73,10 @@ impl Holds {
         let origin = Origin { export: unique_id(), door: "cache", builder: String::new(), principal };
         let (mut held, mut pins, mut response) = (Vec::new(), Vec::new(), ResolveResponse::default());
         for reference in &query.refs {
-            let mut parts = caches.resolve(reference).await?;
+            let is_meant = |id: &str| query.versions.is_empty() || query.versions.contains(id);
+            let mut parts = caches.resolve_those(reference, is_meant).await?;
             // Images have names of their own: a cache comes first.
-            let images = match parts.is_empty() {
+            let images = match parts.is_empty() && query.versions.is_empty() {
                 true => images(caches, &leases, &origin, reference, query).await?,
                 false => Vec::new(),
             };
@@ -83,7 +86,7 @@ impl Holds {
             }
             for part in parts {
                 response.parts.push(resolved(&part));
-                pins.extend(part.blobs().map(Pin::from));
+                pins.extend(part.blobs().chain([&part.listed.descriptor]).map(Pin::from));
                 held.push(QueriedPart::new(&part));
                 reader.add(part);
             }

@@ -36,15 +36,21 @@ pub(super) struct Target {
     mode: String,
     keep: i32,
     expect_current: Option<String>,
+    /// The key and the title of a part that is copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copied_part: Option<(String, String)>,
 }
 
+/// The version of records that every release reads, and that of those with copied parts.
 const VERSION: u32 = 1;
+const COPIED: u32 = 2;
 
 impl Record {
     pub(super) fn new(request: &proto::OpenRequest, server: &str, client: &Principal) -> Self {
+        let is_copy = request.targets.iter().any(|target| target.copied_part.is_some());
         Self {
             service: SERVICE.to_owned(),
-            version: VERSION,
+            version: if is_copy { COPIED } else { VERSION },
             server: server.to_owned(),
             key: request.idempotency_key.clone(),
             principal: client.beyond_its_connection(),
@@ -66,7 +72,7 @@ impl Record {
     /// `None` if it is no record of this API, or one that this version cannot read.
     pub(super) fn read(text: &str) -> Option<Self> {
         let record: Self = serde_json::from_str(text).ok()?;
-        (record.service == SERVICE && record.version == VERSION).then_some(record)
+        (record.service == SERVICE && [VERSION, COPIED].contains(&record.version)).then_some(record)
     }
 
     /// The targets, as Open was given them.
@@ -87,10 +93,12 @@ impl Target {
             mode: target.mode.clone(),
             keep: target.keep,
             expect_current: target.expect_current.as_ref().map(|expected| expected.version_id.clone()),
+            copied_part: target.copied_part.clone().map(|part| (part.key, part.title)),
         }
     }
 
     pub(super) fn message(&self) -> proto::Target {
+        let copied_part = self.copied_part.clone().map(|(key, title)| proto::CopiedPart { key, title });
         let part = proto::PartName {
             platform: self.platform.clone(),
             target: self.target.clone(),
@@ -99,7 +107,8 @@ impl Target {
         proto::Target {
             id: self.id.clone(),
             r#ref: self.reference.clone(),
-            part: Some(part),
+            part: Some(part).filter(|_| copied_part.is_none()),
+            copied_part,
             mode: self.mode.clone(),
             keep: self.keep,
             expect_current: self.expect_current.clone().map(|version_id| proto::Expectation { version_id }),
@@ -130,6 +139,17 @@ mod tests {
         for other in ["linkspan.export.v1", "linkspan.cache.v2"] {
             assert_eq!(Record::read(&text.replace(SERVICE, other)), None);
         }
-        assert_eq!(Record::read(&text.replace("\"version\":1", "\"version\":2")), None);
+        assert_eq!(Record::read(&text.replace("\"version\":1", "\"version\":3")), None);
+    }
+
+    #[test]
+    fn a_copied_part_comes_back_and_is_no_record_of_an_earlier_release() {
+        let copied_part = Some(proto::CopiedPart { key: String::new(), title: "linux/arm64".to_owned() });
+        let target =
+            proto::Target { id: "a".to_owned(), r#ref: "app".to_owned(), copied_part, ..proto::Target::default() };
+        let request = proto::OpenRequest { targets: vec![target], ..proto::OpenRequest::default() };
+        let text = Record::new(&request, "unix:///export.sock", &Principal::Internal).write().unwrap();
+        assert!(text.contains("\"version\":2"), "{text}");
+        assert_eq!(Record::read(&text).unwrap().targets(), request.targets);
     }
 }

@@ -28,8 +28,9 @@ impl Sessions {
         let lease = engine.lease(&origin, engine::Lifetime::Durable { record: "" }).await?;
         let session = Session::restored(export, record, (lease, engine.images()?), Lifetime::since(created));
         restore_scope(&session.contents).await?;
+        let session = Arc::new(session);
         session.list(self.exports.live(), &origin);
-        self.insert(Arc::new(session));
+        self.insert(session);
         Ok(true)
     }
 }

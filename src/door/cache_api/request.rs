@@ -1,12 +1,16 @@
 //! What is wrong with requests: everything at once.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tonic::Code;
 
-use crate::cache_v1::limits::{BUILDER_BYTES, KEEP, PART_BYTES, RESOLVE_PLATFORMS, RESOLVE_REFS, TARGETS};
-use crate::cache_v1::proto::{OpenRequest, PartName, Target};
+use crate::cache_v1::limits::{
+    BUILDER_BYTES, KEEP, PART_BYTES, RESOLVE_PLATFORMS, RESOLVE_REFS, RESOLVE_VERSIONS, TARGETS, TITLE_BYTES,
+};
+use crate::cache_v1::proto::{CopiedPart, OpenRequest, Target};
 use crate::caches::{CacheRef, Caches, Part};
+use crate::engine::caches::NewVersion;
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::{duration, platform};
 use crate::export_v1::limits::KEY_BYTES;
@@ -56,15 +60,31 @@ pub(super) fn platforms(given: &[export::Platform]) -> Result<Vec<Platform>, Api
     }
 }
 
+/// The ids of versions of a Resolve.
+pub(super) fn version_ids(given: Vec<String>) -> Result<HashSet<String>, ApiError> {
+    if given.len() > RESOLVE_VERSIONS {
+        let message = format!("{} ids of versions; a message has at most {RESOLVE_VERSIONS}", given.len());
+        return Err(ApiError::limit(Code::InvalidArgument, "resolve_versions", RESOLVE_VERSIONS, message));
+    }
+    Ok(given.into_iter().collect())
+}
+
 /// One ref.
 pub(super) fn reference(text: &str) -> Result<CacheRef, ApiError> {
     Ok(text.parse::<CacheRef>()?)
 }
 
-/// A target's part.
-pub(super) fn part(name: Option<&PartName>) -> Part {
-    let name = name.cloned().unwrap_or_default();
-    Part { platform: name.platform, target: name.target, filename: name.filename }
+/// The version that a target gets.
+pub(super) fn new_version(target: &Target) -> NewVersion {
+    let (part, title) = match &target.copied_part {
+        Some(CopiedPart { key, title }) => (key.clone(), title.clone()),
+        None => {
+            let name = target.part.clone().unwrap_or_default();
+            let part = Part { platform: name.platform, target: name.target, filename: name.filename };
+            (part.key(), part.title())
+        }
+    };
+    NewVersion { reference: target.r#ref.clone(), part, title, mode: target.mode.clone() }
 }
 
 /// Checks an Open by `client`.
@@ -116,7 +136,7 @@ fn check_target(target: &Target, earlier: &[Target], at: &str, wrong: &mut Vec<(
     if earlier.iter().any(|other| other.id == target.id) {
         add("id", format!("`{}` is the id of another target", target.id));
     }
-    let key = |target: &Target| part(target.part.as_ref()).key();
+    let key = |target: &Target| new_version(target).part;
     if earlier.iter().any(|other| other.r#ref == target.r#ref && key(other) == key(target)) {
         add("ref", "another target has the same ref and part".to_owned());
     }
@@ -124,6 +144,17 @@ fn check_target(target: &Target, earlier: &[Target], at: &str, wrong: &mut Vec<(
     for (field, text) in [("platform", &name.platform), ("target", &name.target), ("filename", &name.filename)] {
         if text.len() > PART_BYTES || text.chars().any(char::is_control) {
             add(&format!("part.{field}"), format!("expected at most {PART_BYTES} bytes without control characters"));
+        }
+    }
+    if let Some(CopiedPart { key, title }) = &target.copied_part {
+        if target.part.is_some() {
+            add("copied_part", "given together with `part`; expected one of them".to_owned());
+        }
+        if !matches!(key.len(), 0 | 32) || !key.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            add("copied_part.key", "expected 32 hexadecimal digits or nothing".to_owned());
+        }
+        if title.len() > TITLE_BYTES || title.chars().any(char::is_control) {
+            add("copied_part.title", format!("expected at most {TITLE_BYTES} bytes without control characters"));
         }
     }
     if !["", "min", "max"].contains(&target.mode.as_str()) {

@@ -39,14 +39,15 @@ impl Service for CacheService {
     }
 
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
-        let (client, ResolveRequest { refs, ttl, platforms }) = (client(&request)?, request.into_inner());
+        let (client, ResolveRequest { refs, ttl, platforms, version_ids }) = (client(&request)?, request.into_inner());
         let (refs, platforms) = (request::refs(&refs)?, request::platforms(&platforms)?);
-        let query = ResolveQuery { refs, platforms, ttl: request::ttl(ttl)?, client };
+        let (versions, ttl) = (request::version_ids(version_ids)?, request::ttl(ttl)?);
+        let query = ResolveQuery { refs, platforms, versions, ttl, client };
         let sessions = self.0.clone();
         // To its end even if the client goes away: a lease that was created must come into our hands.
         let resolving =
             tokio::spawn(async move { sessions.holds.resolve(&sessions.caches, &sessions.exports, &query).await });
-        let resolved = resolving.await.map_err(|error| Status::internal(error.to_string()))?;
+        let resolved = resolving.await.map_err(|error| ApiError::broken(&error))?;
         Ok(Response::new(resolved?))
     }
 
@@ -96,7 +97,7 @@ impl Service for CacheService {
         let (sessions, client, request) = (self.0.clone(), client(&request)?, request.into_inner());
         // To its end even if the client goes away: a lease that was created must come into our hands.
         let opened = tokio::spawn(async move { sessions.open(request, &client).await }).await;
-        let (session, found) = opened.map_err(|error| Status::internal(error.to_string()))??;
+        let (session, found) = opened.map_err(|error| ApiError::broken(&error))??;
         Ok(Response::new(OpenResponse { export: Some(session.message()), found }))
     }
 
@@ -150,7 +151,7 @@ impl Service for CacheService {
         let session = self.0.export(&request.into_inner().export_id)?;
         let (sessions, aborted) = (self.0.clone(), session.clone());
         let done = tokio::spawn(async move { sessions.close(&aborted, ExportState::Aborted).await }).await;
-        done.map_err(|error| Status::internal(error.to_string()))?;
+        done.map_err(|error| ApiError::broken(&error))?;
         Ok(Response::new(AbortResponse { export: Some(session.message()) }))
     }
 

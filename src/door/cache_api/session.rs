@@ -15,12 +15,13 @@ use crate::cache_v1::proto::{self, CommitTarget, Target, TargetResult};
 use crate::content_server::{Contents, Export};
 use crate::engine::images::Images;
 use crate::engine::{Lease, Origin};
-use crate::export::{Listed, LiveExports};
+use crate::export::{Listed, LiveExports, Progress};
 use crate::export_v1::convert::timestamp;
 use crate::export_v1::limits::RESULT_RETENTION;
 use crate::export_v1::proto::{ExportState, Reason};
 use crate::export_v1::{ApiError, check_alive};
 use crate::net::Principal;
+use crate::progress::State;
 
 /// One export that was opened.
 #[derive(Debug)]
@@ -97,11 +98,27 @@ impl Session {
     }
 
     /// Makes it one of `exports` until it ends.
-    pub(super) fn list(&self, exports: &LiveExports, origin: &Origin) {
+    pub(super) fn list(self: &Arc<Self>, exports: &LiveExports, origin: &Origin) {
         let refs = self.targets.iter().map(|target| format!("cache {}", target.r#ref)).collect();
+        let session = Arc::downgrade(self);
         let (listed, mut stage) = (exports.add(origin, refs), self.stage());
         listed.began(stage.lifetime.opened);
+        listed.ask(move || Some(session.upgrade()?.progress()));
         stage.listed = Some(listed);
+    }
+
+    /// How far it is.
+    fn progress(&self) -> Progress {
+        let (blobs, bytes, writing) = {
+            let scope = self.contents.scope();
+            (scope.len() as u64, scope.bytes(), scope.writing())
+        };
+        let state = match self.stage().state {
+            ExportState::Committing => "committing",
+            ExportState::Open if blobs > 0 || writing > 0 => State::Transferring.name(),
+            _ => State::Open.name(),
+        };
+        Progress { state: Some(state), blobs, bytes }
     }
 
     pub(super) fn records(&self) -> MutexGuard<'_, PutRecords> {

@@ -37,7 +37,7 @@ impl Service for ExportService {
         let (sessions, client, request) = (self.0.clone(), client(&request)?, request.into_inner());
         // To its end even if the client goes away: a lease that was created must come into our hands.
         let opened = tokio::spawn(async move { sessions.open(&request, &client).await }).await;
-        let (session, found) = opened.map_err(|error| Status::internal(error.to_string()))??;
+        let (session, found) = opened.map_err(|error| ApiError::broken(&error))??;
         Ok(Response::new(OpenResponse { export: Some(session.message()), found }))
     }
 
@@ -103,7 +103,7 @@ impl Service for ExportService {
         let session = self.0.find(&request.into_inner().export_id)?;
         let aborted = session.clone();
         let done = tokio::spawn(async move { commit::abort(&aborted).await }).await;
-        done.map_err(|error| Status::internal(error.to_string()))??;
+        done.map_err(|error| ApiError::broken(&error))??;
         Ok(Response::new(AbortResponse { export: Some(session.message()) }))
     }
 

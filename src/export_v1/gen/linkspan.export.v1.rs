@@ -251,6 +251,8 @@ pub enum Reason {
     Quota = 27,
     /// Of `linkspan.cache.v1`: the server was restarted, and what was put into the export before is lost.
     RecordsLost = 28,
+    /// What the call names is only read (a hold), or only written; the metadata lists the calls that are allowed.
+    OperationDenied = 29,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -288,6 +290,7 @@ impl Reason {
             Self::HoldEnded => "REASON_HOLD_ENDED",
             Self::Quota => "REASON_QUOTA",
             Self::RecordsLost => "REASON_RECORDS_LOST",
+            Self::OperationDenied => "REASON_OPERATION_DENIED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -322,6 +325,7 @@ impl Reason {
             "REASON_HOLD_ENDED" => Some(Self::HoldEnded),
             "REASON_QUOTA" => Some(Self::Quota),
             "REASON_RECORDS_LOST" => Some(Self::RecordsLost),
+            "REASON_OPERATION_DENIED" => Some(Self::OperationDenied),
             _ => None,
         }
     }

@@ -261,7 +261,7 @@ type CapabilitiesResponse struct {
 	Server string `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
 	// Patterns of the refs that this client may write and delete, in which `*` matches any run of characters. Empty allows all.
 	AllowedRefs []string `protobuf:"bytes,4,rep,name=allowed_refs,json=allowedRefs,proto3" json:"allowed_refs,omitempty"`
-	// What can be done beyond this version's first methods, by name. None as yet.
+	// What can be done beyond this version's first methods, by name: `usage`, `inspect-version`, `copies`.
 	Features      []string `protobuf:"bytes,5,rep,name=features,proto3" json:"features,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -380,9 +380,11 @@ type Limits struct {
 	// Platforms in a message of Resolve.
 	ResolvePlatforms int64 `protobuf:"varint,22,opt,name=resolve_platforms,json=resolvePlatforms,proto3" json:"resolve_platforms,omitempty"`
 	// Watches at once.
-	Watches       int64 `protobuf:"varint,23,opt,name=watches,proto3" json:"watches,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Watches int64 `protobuf:"varint,23,opt,name=watches,proto3" json:"watches,omitempty"`
+	// Ids of versions in a message of Resolve.
+	ResolveVersions int64 `protobuf:"varint,24,opt,name=resolve_versions,json=resolveVersions,proto3" json:"resolve_versions,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -572,6 +574,13 @@ func (x *Limits) GetResolvePlatforms() int64 {
 func (x *Limits) GetWatches() int64 {
 	if x != nil {
 		return x.Watches
+	}
+	return 0
+}
+
+func (x *Limits) GetResolveVersions() int64 {
+	if x != nil {
+		return x.ResolveVersions
 	}
 	return 0
 }
@@ -784,7 +793,9 @@ type ResolveRequest struct {
 	// For how long the hold lasts unless it is renewed; the default if it is not set.
 	Ttl *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// Only what was made for one of these, and what does not say for which it was made. None: everything.
-	Platforms     []*exportv1.Platform `protobuf:"bytes,3,rep,name=platforms,proto3" json:"platforms,omitempty"`
+	Platforms []*exportv1.Platform `protobuf:"bytes,3,rep,name=platforms,proto3" json:"platforms,omitempty"`
+	// Only the versions with these ids, and no images. None: everything. Feature `copies`.
+	VersionIds    []string `protobuf:"bytes,4,rep,name=version_ids,json=versionIds,proto3" json:"version_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -836,6 +847,13 @@ func (x *ResolveRequest) GetTtl() *durationpb.Duration {
 func (x *ResolveRequest) GetPlatforms() []*exportv1.Platform {
 	if x != nil {
 		return x.Platforms
+	}
+	return nil
+}
+
+func (x *ResolveRequest) GetVersionIds() []string {
+	if x != nil {
+		return x.VersionIds
 	}
 	return nil
 }
@@ -917,7 +935,8 @@ func (x *ResolveResponse) GetUnknownRefs() []string {
 type ResolvedPart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The version. That of an inline cache has no id and no times; its part is `image`, its title the image's platform, and its
-	// root the image's manifest. It is in no List, and can be neither written nor deleted here.
+	// root the image's manifest. It is in no List, and can be neither written nor deleted here. With the feature `copies` its root
+	// can be read in the hold, whatever `root` is.
 	Version *Version `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
 	// What to give to an importer: the version's own root, or an index that lists only the layers that are there. Such an index
 	// states at most 1 MiB as the config's size, which is the most that BuildKit imports; Info has the true one.
@@ -1971,6 +1990,8 @@ type Target struct {
 	Keep int32 `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"`
 	// What the part must have at the Commit; anything if it is not set.
 	ExpectCurrent *Expectation `protobuf:"bytes,6,opt,name=expect_current,json=expectCurrent,proto3" json:"expect_current,omitempty"`
+	// The part of a version that is copied from elsewhere, in place of `part`. Feature `copies`.
+	CopiedPart    *CopiedPart `protobuf:"bytes,7,opt,name=copied_part,json=copiedPart,proto3" json:"copied_part,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2047,6 +2068,68 @@ func (x *Target) GetExpectCurrent() *Expectation {
 	return nil
 }
 
+func (x *Target) GetCopiedPart() *CopiedPart {
+	if x != nil {
+		return x.CopiedPart
+	}
+	return nil
+}
+
+// A part as versions name it.
+type CopiedPart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `Version.part`: 32 hexadecimal digits, or empty for a cache that has no parts.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// `Version.title`. At most 512 bytes.
+	Title         string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopiedPart) Reset() {
+	*x = CopiedPart{}
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopiedPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopiedPart) ProtoMessage() {}
+
+func (x *CopiedPart) ProtoReflect() protoreflect.Message {
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopiedPart.ProtoReflect.Descriptor instead.
+func (*CopiedPart) Descriptor() ([]byte, []int) {
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CopiedPart) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *CopiedPart) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
 // What a part must have now, so that nobody's version is replaced unseen.
 type Expectation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2058,7 +2141,7 @@ type Expectation struct {
 
 func (x *Expectation) Reset() {
 	*x = Expectation{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[25]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2153,7 @@ func (x *Expectation) String() string {
 func (*Expectation) ProtoMessage() {}
 
 func (x *Expectation) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[25]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2166,7 @@ func (x *Expectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expectation.ProtoReflect.Descriptor instead.
 func (*Expectation) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{25}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Expectation) GetVersionId() string {
@@ -2111,7 +2194,7 @@ type OpenRequest struct {
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[26]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2206,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[26]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2219,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{26}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *OpenRequest) GetTargets() []*Target {
@@ -2180,7 +2263,7 @@ type OpenResponse struct {
 
 func (x *OpenResponse) Reset() {
 	*x = OpenResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[27]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2192,7 +2275,7 @@ func (x *OpenResponse) String() string {
 func (*OpenResponse) ProtoMessage() {}
 
 func (x *OpenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[27]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2205,7 +2288,7 @@ func (x *OpenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenResponse.ProtoReflect.Descriptor instead.
 func (*OpenResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{27}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *OpenResponse) GetExport() *Export {
@@ -2249,7 +2332,7 @@ type Export struct {
 
 func (x *Export) Reset() {
 	*x = Export{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[28]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2344,7 @@ func (x *Export) String() string {
 func (*Export) ProtoMessage() {}
 
 func (x *Export) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[28]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2357,7 @@ func (x *Export) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Export.ProtoReflect.Descriptor instead.
 func (*Export) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{28}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Export) GetId() string {
@@ -2352,14 +2435,16 @@ type TargetResult struct {
 	// Whether the part had the very root before, so that nothing was stored.
 	Unchanged bool `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
 	// Why it failed; unset on success.
-	Error         *exportv1.Error `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	Error *exportv1.Error `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// The version that the part had before; unset if it had none, or has this one. Feature `copies`.
+	Replaced      *Version `protobuf:"bytes,6,opt,name=replaced,proto3" json:"replaced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TargetResult) Reset() {
 	*x = TargetResult{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[29]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +2456,7 @@ func (x *TargetResult) String() string {
 func (*TargetResult) ProtoMessage() {}
 
 func (x *TargetResult) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[29]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +2469,7 @@ func (x *TargetResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TargetResult.ProtoReflect.Descriptor instead.
 func (*TargetResult) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{29}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TargetResult) GetId() string {
@@ -2422,6 +2507,13 @@ func (x *TargetResult) GetError() *exportv1.Error {
 	return nil
 }
 
+func (x *TargetResult) GetReplaced() *Version {
+	if x != nil {
+		return x.Replaced
+	}
+	return nil
+}
+
 // Records for an export: all of them are taken, or none.
 type PutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2435,7 +2527,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[30]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2447,7 +2539,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[30]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2460,7 +2552,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{30}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutRequest) GetExportId() string {
@@ -2494,7 +2586,7 @@ type NewRecord struct {
 
 func (x *NewRecord) Reset() {
 	*x = NewRecord{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[31]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2506,7 +2598,7 @@ func (x *NewRecord) String() string {
 func (*NewRecord) ProtoMessage() {}
 
 func (x *NewRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[31]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2519,7 +2611,7 @@ func (x *NewRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewRecord.ProtoReflect.Descriptor instead.
 func (*NewRecord) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{31}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NewRecord) GetNumber() uint32 {
@@ -2561,7 +2653,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[32]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2573,7 +2665,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[32]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2586,7 +2678,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{32}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Input) GetAlternatives() []*Alternative {
@@ -2609,7 +2701,7 @@ type Alternative struct {
 
 func (x *Alternative) Reset() {
 	*x = Alternative{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[33]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2621,7 +2713,7 @@ func (x *Alternative) String() string {
 func (*Alternative) ProtoMessage() {}
 
 func (x *Alternative) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[33]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2726,7 @@ func (x *Alternative) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alternative.ProtoReflect.Descriptor instead.
 func (*Alternative) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{33}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Alternative) GetRecord() uint32 {
@@ -2664,7 +2756,7 @@ type NewResult struct {
 
 func (x *NewResult) Reset() {
 	*x = NewResult{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[34]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2768,7 @@ func (x *NewResult) String() string {
 func (*NewResult) ProtoMessage() {}
 
 func (x *NewResult) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[34]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2781,7 @@ func (x *NewResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewResult.ProtoReflect.Descriptor instead.
 func (*NewResult) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{34}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NewResult) GetChain() []*exportv1.Descriptor {
@@ -2717,7 +2809,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[35]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2821,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[35]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2834,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{35}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PutResponse) GetLayers() []*PutLayer {
@@ -2765,7 +2857,7 @@ type PutLayer struct {
 
 func (x *PutLayer) Reset() {
 	*x = PutLayer{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[36]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2777,7 +2869,7 @@ func (x *PutLayer) String() string {
 func (*PutLayer) ProtoMessage() {}
 
 func (x *PutLayer) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[36]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2790,7 +2882,7 @@ func (x *PutLayer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutLayer.ProtoReflect.Descriptor instead.
 func (*PutLayer) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{36}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PutLayer) GetDigest() string {
@@ -2820,7 +2912,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[37]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2832,7 +2924,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[37]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2845,7 +2937,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{37}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CommitRequest) GetExportId() string {
@@ -2869,14 +2961,17 @@ type CommitTarget struct {
 	TargetId string `protobuf:"bytes,1,opt,name=target_id,json=targetId,proto3" json:"target_id,omitempty"`
 	// The OCI index or manifest that lists one cache config and the layers. All of them must be in the scope of the export. If it
 	// is not set, the documents are made from the records that were put, with all results whose layers are in the scope.
-	Root          *exportv1.Descriptor `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
+	Root *exportv1.Descriptor `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
+	// The digests of layers that the root lists and that need not be in the scope: the version is stored without them, as one whose
+	// engine has lost them. Feature `copies`.
+	AbsentLayers  []string `protobuf:"bytes,3,rep,name=absent_layers,json=absentLayers,proto3" json:"absent_layers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CommitTarget) Reset() {
 	*x = CommitTarget{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[38]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2888,7 +2983,7 @@ func (x *CommitTarget) String() string {
 func (*CommitTarget) ProtoMessage() {}
 
 func (x *CommitTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[38]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2901,7 +2996,7 @@ func (x *CommitTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitTarget.ProtoReflect.Descriptor instead.
 func (*CommitTarget) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{38}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CommitTarget) GetTargetId() string {
@@ -2914,6 +3009,13 @@ func (x *CommitTarget) GetTargetId() string {
 func (x *CommitTarget) GetRoot() *exportv1.Descriptor {
 	if x != nil {
 		return x.Root
+	}
+	return nil
+}
+
+func (x *CommitTarget) GetAbsentLayers() []string {
+	if x != nil {
+		return x.AbsentLayers
 	}
 	return nil
 }
@@ -2934,7 +3036,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[39]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +3048,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[39]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +3061,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{39}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CommitResponse) GetEvent() isCommitResponse_Event {
@@ -3020,7 +3122,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[40]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3032,7 +3134,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[40]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3045,7 +3147,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{40}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Progress) GetTargetId() string {
@@ -3082,7 +3184,7 @@ type CommitResults struct {
 
 func (x *CommitResults) Reset() {
 	*x = CommitResults{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[41]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3196,7 @@ func (x *CommitResults) String() string {
 func (*CommitResults) ProtoMessage() {}
 
 func (x *CommitResults) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[41]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3209,7 @@ func (x *CommitResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResults.ProtoReflect.Descriptor instead.
 func (*CommitResults) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{41}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CommitResults) GetResults() []*TargetResult {
@@ -3137,7 +3239,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[42]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3149,7 +3251,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[42]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3162,7 +3264,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{42}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RenewRequest) GetId() string {
@@ -3190,7 +3292,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[43]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3202,7 +3304,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[43]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3215,7 +3317,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{43}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RenewResponse) GetExpireTime() *timestamppb.Timestamp {
@@ -3236,7 +3338,7 @@ type AbortRequest struct {
 
 func (x *AbortRequest) Reset() {
 	*x = AbortRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[44]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3248,7 +3350,7 @@ func (x *AbortRequest) String() string {
 func (*AbortRequest) ProtoMessage() {}
 
 func (x *AbortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[44]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3261,7 +3363,7 @@ func (x *AbortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequest.ProtoReflect.Descriptor instead.
 func (*AbortRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{44}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AbortRequest) GetExportId() string {
@@ -3282,7 +3384,7 @@ type AbortResponse struct {
 
 func (x *AbortResponse) Reset() {
 	*x = AbortResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[45]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3294,7 +3396,7 @@ func (x *AbortResponse) String() string {
 func (*AbortResponse) ProtoMessage() {}
 
 func (x *AbortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[45]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3307,7 +3409,7 @@ func (x *AbortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortResponse.ProtoReflect.Descriptor instead.
 func (*AbortResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{45}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AbortResponse) GetExport() *Export {
@@ -3328,7 +3430,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[46]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3340,7 +3442,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[46]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3353,7 +3455,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{46}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetRequest) GetExportId() string {
@@ -3374,7 +3476,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[47]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3386,7 +3488,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[47]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3399,7 +3501,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{47}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetResponse) GetExport() *Export {
@@ -3417,14 +3519,16 @@ type ListRequest struct {
 	// How many versions to return at most; 0 or more than the server's own limit is that limit.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// `next_page_token` of the page before; empty begins.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Whether it is asked what the versions take, too. Feature `usage`.
+	Usage         bool `protobuf:"varint,4,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[48]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3436,7 +3540,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[48]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3449,7 +3553,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{48}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListRequest) GetPrefix() string {
@@ -3473,6 +3577,13 @@ func (x *ListRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListRequest) GetUsage() bool {
+	if x != nil {
+		return x.Usage
+	}
+	return false
+}
+
 // A page of List.
 type ListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3480,13 +3591,15 @@ type ListResponse struct {
 	Versions []*Version `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
 	// Where the next page begins; empty if there is none.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// What each of the versions takes, in their order, if that was asked.
+	Usage         []*VersionUsage `protobuf:"bytes,3,rep,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[49]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3498,7 +3611,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[49]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3511,7 +3624,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{49}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListResponse) GetVersions() []*Version {
@@ -3528,18 +3641,91 @@ func (x *ListResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *ListResponse) GetUsage() []*VersionUsage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+// What a version takes.
+type VersionUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The bytes that no other version has. They become free with it, unless an image has them.
+	UniqueBytes int64 `protobuf:"varint,1,opt,name=unique_bytes,json=uniqueBytes,proto3" json:"unique_bytes,omitempty"`
+	// The bytes that other versions have as well.
+	SharedBytes int64 `protobuf:"varint,2,opt,name=shared_bytes,json=sharedBytes,proto3" json:"shared_bytes,omitempty"`
+	// Whether the limits would delete it now.
+	Exceeding     bool `protobuf:"varint,3,opt,name=exceeding,proto3" json:"exceeding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VersionUsage) Reset() {
+	*x = VersionUsage{}
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VersionUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VersionUsage) ProtoMessage() {}
+
+func (x *VersionUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VersionUsage.ProtoReflect.Descriptor instead.
+func (*VersionUsage) Descriptor() ([]byte, []int) {
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *VersionUsage) GetUniqueBytes() int64 {
+	if x != nil {
+		return x.UniqueBytes
+	}
+	return 0
+}
+
+func (x *VersionUsage) GetSharedBytes() int64 {
+	if x != nil {
+		return x.SharedBytes
+	}
+	return 0
+}
+
+func (x *VersionUsage) GetExceeding() bool {
+	if x != nil {
+		return x.Exceeding
+	}
+	return false
+}
+
 // Asks for Inspect.
 type InspectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The ref.
-	Ref           string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Ref string `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// Only the version with this id, with its layers, or the reason why it cannot be read. Feature `inspect-version`.
+	VersionId     string `protobuf:"bytes,2,opt,name=version_id,json=versionId,proto3" json:"version_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[50]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3551,7 +3737,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[50]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3564,12 +3750,19 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{50}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *InspectRequest) GetRef() string {
 	if x != nil {
 		return x.Ref
+	}
+	return ""
+}
+
+func (x *InspectRequest) GetVersionId() string {
+	if x != nil {
+		return x.VersionId
 	}
 	return ""
 }
@@ -3585,7 +3778,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[51]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3597,7 +3790,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[51]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3610,7 +3803,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{51}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *InspectResponse) GetVersions() []*InspectedVersion {
@@ -3636,14 +3829,18 @@ type InspectedVersion struct {
 	// The bytes that no other version has. They become free with it, unless an image has them.
 	UniqueBytes int64 `protobuf:"varint,6,opt,name=unique_bytes,json=uniqueBytes,proto3" json:"unique_bytes,omitempty"`
 	// The bytes that other versions have as well.
-	SharedBytes   int64 `protobuf:"varint,7,opt,name=shared_bytes,json=sharedBytes,proto3" json:"shared_bytes,omitempty"`
+	SharedBytes int64 `protobuf:"varint,7,opt,name=shared_bytes,json=sharedBytes,proto3" json:"shared_bytes,omitempty"`
+	// Its layers, each once and in the order of its root, if the version was named by its id.
+	Layers []*exportv1.Descriptor `protobuf:"bytes,8,rep,name=layers,proto3" json:"layers,omitempty"`
+	// Why it cannot be read, if the version was named by its id.
+	Error         *exportv1.Error `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InspectedVersion) Reset() {
 	*x = InspectedVersion{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[52]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3655,7 +3852,7 @@ func (x *InspectedVersion) String() string {
 func (*InspectedVersion) ProtoMessage() {}
 
 func (x *InspectedVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[52]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3668,7 +3865,7 @@ func (x *InspectedVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectedVersion.ProtoReflect.Descriptor instead.
 func (*InspectedVersion) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{52}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *InspectedVersion) GetVersion() *Version {
@@ -3720,6 +3917,20 @@ func (x *InspectedVersion) GetSharedBytes() int64 {
 	return 0
 }
 
+func (x *InspectedVersion) GetLayers() []*exportv1.Descriptor {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+func (x *InspectedVersion) GetError() *exportv1.Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 // Asks for Delete.
 type DeleteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3735,7 +3946,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[53]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3747,7 +3958,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[53]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3760,7 +3971,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{53}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DeleteRequest) GetRef() string {
@@ -3795,7 +4006,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[54]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3807,7 +4018,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[54]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3820,7 +4031,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{54}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DeleteResponse) GetVersions() []*Version {
@@ -3847,7 +4058,7 @@ type PruneRequest struct {
 
 func (x *PruneRequest) Reset() {
 	*x = PruneRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[55]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3859,7 +4070,7 @@ func (x *PruneRequest) String() string {
 func (*PruneRequest) ProtoMessage() {}
 
 func (x *PruneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[55]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3872,7 +4083,7 @@ func (x *PruneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneRequest.ProtoReflect.Descriptor instead.
 func (*PruneRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{55}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PruneRequest) GetRefs() []string {
@@ -3919,7 +4130,7 @@ type PruneResponse struct {
 
 func (x *PruneResponse) Reset() {
 	*x = PruneResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[56]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3931,7 +4142,7 @@ func (x *PruneResponse) String() string {
 func (*PruneResponse) ProtoMessage() {}
 
 func (x *PruneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[56]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3944,7 +4155,7 @@ func (x *PruneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneResponse.ProtoReflect.Descriptor instead.
 func (*PruneResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{56}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PruneResponse) GetEvent() isPruneResponse_Event {
@@ -4003,7 +4214,7 @@ type PrunedVersion struct {
 
 func (x *PrunedVersion) Reset() {
 	*x = PrunedVersion{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[57]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4015,7 +4226,7 @@ func (x *PrunedVersion) String() string {
 func (*PrunedVersion) ProtoMessage() {}
 
 func (x *PrunedVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[57]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4028,7 +4239,7 @@ func (x *PrunedVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrunedVersion.ProtoReflect.Descriptor instead.
 func (*PrunedVersion) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{57}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PrunedVersion) GetVersion() *Version {
@@ -4060,7 +4271,7 @@ type PruneTotal struct {
 
 func (x *PruneTotal) Reset() {
 	*x = PruneTotal{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[58]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4072,7 +4283,7 @@ func (x *PruneTotal) String() string {
 func (*PruneTotal) ProtoMessage() {}
 
 func (x *PruneTotal) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[58]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4085,7 +4296,7 @@ func (x *PruneTotal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneTotal.ProtoReflect.Descriptor instead.
 func (*PruneTotal) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{58}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *PruneTotal) GetVersions() int64 {
@@ -4118,7 +4329,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[59]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4130,7 +4341,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[59]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4143,7 +4354,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{59}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{61}
 }
 
 // What all caches take.
@@ -4160,14 +4371,18 @@ type UsageResponse struct {
 	// For how long a version stays that is not used; unset is no limit.
 	MaxAge *durationpb.Duration `protobuf:"bytes,5,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
 	// How many versions there may be; 0 is no limit.
-	MaxVersions   int64 `protobuf:"varint,6,opt,name=max_versions,json=maxVersions,proto3" json:"max_versions,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxVersions int64 `protobuf:"varint,6,opt,name=max_versions,json=maxVersions,proto3" json:"max_versions,omitempty"`
+	// How many versions the limits would delete now. Feature `usage`.
+	ExceedingVersions int64 `protobuf:"varint,7,opt,name=exceeding_versions,json=exceedingVersions,proto3" json:"exceeding_versions,omitempty"`
+	// The bytes that would become free with them, unless an image has them. Feature `usage`.
+	ExceedingBytes int64 `protobuf:"varint,8,opt,name=exceeding_bytes,json=exceedingBytes,proto3" json:"exceeding_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[60]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4179,7 +4394,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[60]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4192,7 +4407,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{60}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *UsageResponse) GetRefs() int64 {
@@ -4237,6 +4452,20 @@ func (x *UsageResponse) GetMaxVersions() int64 {
 	return 0
 }
 
+func (x *UsageResponse) GetExceedingVersions() int64 {
+	if x != nil {
+		return x.ExceedingVersions
+	}
+	return 0
+}
+
+func (x *UsageResponse) GetExceedingBytes() int64 {
+	if x != nil {
+		return x.ExceedingBytes
+	}
+	return 0
+}
+
 // Asks for Watch.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4248,7 +4477,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[61]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4260,7 +4489,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[61]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4273,7 +4502,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{61}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *WatchRequest) GetPrefix() string {
@@ -4300,7 +4529,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[62]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4312,7 +4541,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[62]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4325,7 +4554,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{62}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *WatchResponse) GetEvent() isWatchResponse_Event {
@@ -4396,7 +4625,7 @@ type WatchStarted struct {
 
 func (x *WatchStarted) Reset() {
 	*x = WatchStarted{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[63]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4408,7 +4637,7 @@ func (x *WatchStarted) String() string {
 func (*WatchStarted) ProtoMessage() {}
 
 func (x *WatchStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[63]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4421,7 +4650,7 @@ func (x *WatchStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStarted.ProtoReflect.Descriptor instead.
 func (*WatchStarted) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{63}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{65}
 }
 
 // Something has happened to a version.
@@ -4439,7 +4668,7 @@ type VersionEvent struct {
 
 func (x *VersionEvent) Reset() {
 	*x = VersionEvent{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[64]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4451,7 +4680,7 @@ func (x *VersionEvent) String() string {
 func (*VersionEvent) ProtoMessage() {}
 
 func (x *VersionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[64]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4464,7 +4693,7 @@ func (x *VersionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionEvent.ProtoReflect.Descriptor instead.
 func (*VersionEvent) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{64}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *VersionEvent) GetChange() VersionChange {
@@ -4499,7 +4728,7 @@ type WatchMissed struct {
 
 func (x *WatchMissed) Reset() {
 	*x = WatchMissed{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[65]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4511,7 +4740,7 @@ func (x *WatchMissed) String() string {
 func (*WatchMissed) ProtoMessage() {}
 
 func (x *WatchMissed) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[65]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4524,7 +4753,7 @@ func (x *WatchMissed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMissed.ProtoReflect.Descriptor instead.
 func (*WatchMissed) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{65}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *WatchMissed) GetEvents() int64 {
@@ -4545,7 +4774,7 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\x06engine\x18\x02 \x01(\v2\x1a.linkspan.export.v1.EngineR\x06engine\x12\x16\n" +
 	"\x06server\x18\x03 \x01(\tR\x06server\x12!\n" +
 	"\fallowed_refs\x18\x04 \x03(\tR\vallowedRefs\x12\x1a\n" +
-	"\bfeatures\x18\x05 \x03(\tR\bfeatures\"\xb3\x06\n" +
+	"\bfeatures\x18\x05 \x03(\tR\bfeatures\"\xde\x06\n" +
 	"\x06Limits\x12#\n" +
 	"\rmessage_bytes\x18\x01 \x01(\x03R\fmessageBytes\x12!\n" +
 	"\fresolve_refs\x18\x02 \x01(\x03R\vresolveRefs\x12\x14\n" +
@@ -4572,7 +4801,8 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"putRecords\x12#\n" +
 	"\rput_positions\x18\x15 \x01(\x03R\fputPositions\x12+\n" +
 	"\x11resolve_platforms\x18\x16 \x01(\x03R\x10resolvePlatforms\x12\x18\n" +
-	"\awatches\x18\x17 \x01(\x03R\awatches\"\xd9\x02\n" +
+	"\awatches\x18\x17 \x01(\x03R\awatches\x12)\n" +
+	"\x10resolve_versions\x18\x18 \x01(\x03R\x0fresolveVersions\"\xd9\x02\n" +
 	"\aVersion\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x12\n" +
@@ -4590,11 +4820,13 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\bPartName\x12\x1a\n" +
 	"\bplatform\x18\x01 \x01(\tR\bplatform\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1a\n" +
-	"\bfilename\x18\x03 \x01(\tR\bfilename\"\x8d\x01\n" +
+	"\bfilename\x18\x03 \x01(\tR\bfilename\"\xae\x01\n" +
 	"\x0eResolveRequest\x12\x12\n" +
 	"\x04refs\x18\x01 \x03(\tR\x04refs\x12+\n" +
 	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12:\n" +
-	"\tplatforms\x18\x03 \x03(\v2\x1c.linkspan.export.v1.PlatformR\tplatforms\"\xc1\x01\n" +
+	"\tplatforms\x18\x03 \x03(\v2\x1c.linkspan.export.v1.PlatformR\tplatforms\x12\x1f\n" +
+	"\vversion_ids\x18\x04 \x03(\tR\n" +
+	"versionIds\"\xc1\x01\n" +
 	"\x0fResolveResponse\x12\x17\n" +
 	"\ahold_id\x18\x01 \x01(\tR\x06holdId\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -4662,14 +4894,20 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\x05chain\x18\x01 \x03(\v2\x1e.linkspan.export.v1.DescriptorR\x05chain\")\n" +
 	"\x0eReleaseRequest\x12\x17\n" +
 	"\ahold_id\x18\x01 \x01(\tR\x06holdId\"\x11\n" +
-	"\x0fReleaseResponse\"\xca\x01\n" +
+	"\x0fReleaseResponse\"\x8a\x02\n" +
 	"\x06Target\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12/\n" +
 	"\x04part\x18\x03 \x01(\v2\x1b.linkspan.cache.v1.PartNameR\x04part\x12\x12\n" +
 	"\x04mode\x18\x04 \x01(\tR\x04mode\x12\x12\n" +
 	"\x04keep\x18\x05 \x01(\x05R\x04keep\x12E\n" +
-	"\x0eexpect_current\x18\x06 \x01(\v2\x1e.linkspan.cache.v1.ExpectationR\rexpectCurrent\",\n" +
+	"\x0eexpect_current\x18\x06 \x01(\v2\x1e.linkspan.cache.v1.ExpectationR\rexpectCurrent\x12>\n" +
+	"\vcopied_part\x18\a \x01(\v2\x1d.linkspan.cache.v1.CopiedPartR\n" +
+	"copiedPart\"4\n" +
+	"\n" +
+	"CopiedPart\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05title\x18\x02 \x01(\tR\x05title\",\n" +
 	"\vExpectation\x12\x1d\n" +
 	"\n" +
 	"version_id\x18\x01 \x01(\tR\tversionId\"\xb2\x01\n" +
@@ -4692,13 +4930,14 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\x12latest_expire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x10latestExpireTime\x129\n" +
 	"\aresults\x18\a \x03(\v2\x1f.linkspan.cache.v1.TargetResultR\aresults\x12\x14\n" +
 	"\x05blobs\x18\b \x01(\x03R\x05blobs\x12\x14\n" +
-	"\x05bytes\x18\t \x01(\x03R\x05bytes\"\xb7\x01\n" +
+	"\x05bytes\x18\t \x01(\x03R\x05bytes\"\xef\x01\n" +
 	"\fTargetResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x124\n" +
 	"\aversion\x18\x03 \x01(\v2\x1a.linkspan.cache.v1.VersionR\aversion\x12\x1c\n" +
 	"\tunchanged\x18\x04 \x01(\bR\tunchanged\x12/\n" +
-	"\x05error\x18\x05 \x01(\v2\x19.linkspan.export.v1.ErrorR\x05error\"a\n" +
+	"\x05error\x18\x05 \x01(\v2\x19.linkspan.export.v1.ErrorR\x05error\x126\n" +
+	"\breplaced\x18\x06 \x01(\v2\x1a.linkspan.cache.v1.VersionR\breplaced\"a\n" +
 	"\n" +
 	"PutRequest\x12\x1b\n" +
 	"\texport_id\x18\x01 \x01(\tR\bexportId\x126\n" +
@@ -4724,10 +4963,11 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\bstanding\x18\x02 \x01(\x0e2\x1b.linkspan.cache.v1.StandingR\bstanding\"g\n" +
 	"\rCommitRequest\x12\x1b\n" +
 	"\texport_id\x18\x01 \x01(\tR\bexportId\x129\n" +
-	"\atargets\x18\x02 \x03(\v2\x1f.linkspan.cache.v1.CommitTargetR\atargets\"_\n" +
+	"\atargets\x18\x02 \x03(\v2\x1f.linkspan.cache.v1.CommitTargetR\atargets\"\x84\x01\n" +
 	"\fCommitTarget\x12\x1b\n" +
 	"\ttarget_id\x18\x01 \x01(\tR\btargetId\x122\n" +
-	"\x04root\x18\x02 \x01(\v2\x1e.linkspan.export.v1.DescriptorR\x04root\"\x92\x01\n" +
+	"\x04root\x18\x02 \x01(\v2\x1e.linkspan.export.v1.DescriptorR\x04root\x12#\n" +
+	"\rabsent_layers\x18\x03 \x03(\tR\fabsentLayers\"\x92\x01\n" +
 	"\x0eCommitResponse\x129\n" +
 	"\bprogress\x18\x01 \x01(\v2\x1b.linkspan.cache.v1.ProgressH\x00R\bprogress\x12<\n" +
 	"\aresults\x18\x02 \x01(\v2 .linkspan.cache.v1.CommitResultsH\x00R\aresultsB\a\n" +
@@ -4753,19 +4993,27 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"GetRequest\x12\x1b\n" +
 	"\texport_id\x18\x01 \x01(\tR\bexportId\"@\n" +
 	"\vGetResponse\x121\n" +
-	"\x06export\x18\x01 \x01(\v2\x19.linkspan.cache.v1.ExportR\x06export\"a\n" +
+	"\x06export\x18\x01 \x01(\v2\x19.linkspan.cache.v1.ExportR\x06export\"w\n" +
 	"\vListRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"n\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x14\n" +
+	"\x05usage\x18\x04 \x01(\bR\x05usage\"\xa5\x01\n" +
 	"\fListResponse\x126\n" +
 	"\bversions\x18\x01 \x03(\v2\x1a.linkspan.cache.v1.VersionR\bversions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\"\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x125\n" +
+	"\x05usage\x18\x03 \x03(\v2\x1f.linkspan.cache.v1.VersionUsageR\x05usage\"r\n" +
+	"\fVersionUsage\x12!\n" +
+	"\funique_bytes\x18\x01 \x01(\x03R\vuniqueBytes\x12!\n" +
+	"\fshared_bytes\x18\x02 \x01(\x03R\vsharedBytes\x12\x1c\n" +
+	"\texceeding\x18\x03 \x01(\bR\texceeding\"A\n" +
 	"\x0eInspectRequest\x12\x10\n" +
-	"\x03ref\x18\x01 \x01(\tR\x03ref\"R\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x1d\n" +
+	"\n" +
+	"version_id\x18\x02 \x01(\tR\tversionId\"R\n" +
 	"\x0fInspectResponse\x12?\n" +
-	"\bversions\x18\x01 \x03(\v2#.linkspan.cache.v1.InspectedVersionR\bversions\"\xa1\x02\n" +
+	"\bversions\x18\x01 \x03(\v2#.linkspan.cache.v1.InspectedVersionR\bversions\"\x8a\x03\n" +
 	"\x10InspectedVersion\x124\n" +
 	"\aversion\x18\x01 \x01(\v2\x1a.linkspan.cache.v1.VersionR\aversion\x126\n" +
 	"\x06config\x18\x02 \x01(\v2\x1e.linkspan.export.v1.DescriptorR\x06config\x12\x18\n" +
@@ -4773,7 +5021,9 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\aresults\x18\x04 \x01(\x03R\aresults\x12%\n" +
 	"\x0emissing_layers\x18\x05 \x01(\x03R\rmissingLayers\x12!\n" +
 	"\funique_bytes\x18\x06 \x01(\x03R\vuniqueBytes\x12!\n" +
-	"\fshared_bytes\x18\a \x01(\x03R\vsharedBytes\"T\n" +
+	"\fshared_bytes\x18\a \x01(\x03R\vsharedBytes\x126\n" +
+	"\x06layers\x18\b \x03(\v2\x1e.linkspan.export.v1.DescriptorR\x06layers\x12/\n" +
+	"\x05error\x18\t \x01(\v2\x19.linkspan.export.v1.ErrorR\x05error\"T\n" +
 	"\rDeleteRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
 	"\x04part\x18\x02 \x01(\tR\x04part\x12\x1d\n" +
@@ -4801,14 +5051,16 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\bversions\x18\x01 \x01(\x03R\bversions\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x16\n" +
 	"\x06denied\x18\x03 \x01(\x03R\x06denied\"\x0e\n" +
-	"\fUsageRequest\"\xc9\x01\n" +
+	"\fUsageRequest\"\xa1\x02\n" +
 	"\rUsageResponse\x12\x12\n" +
 	"\x04refs\x18\x01 \x01(\x03R\x04refs\x12\x1a\n" +
 	"\bversions\x18\x02 \x01(\x03R\bversions\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x1b\n" +
 	"\tmax_bytes\x18\x04 \x01(\x03R\bmaxBytes\x122\n" +
 	"\amax_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12!\n" +
-	"\fmax_versions\x18\x06 \x01(\x03R\vmaxVersions\"&\n" +
+	"\fmax_versions\x18\x06 \x01(\x03R\vmaxVersions\x12-\n" +
+	"\x12exceeding_versions\x18\a \x01(\x03R\x11exceedingVersions\x12'\n" +
+	"\x0fexceeding_bytes\x18\b \x01(\x03R\x0eexceedingBytes\"&\n" +
 	"\fWatchRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"\xcc\x01\n" +
 	"\rWatchResponse\x12;\n" +
@@ -4874,7 +5126,7 @@ func file_linkspan_cache_v1_cache_proto_rawDescGZIP() []byte {
 }
 
 var file_linkspan_cache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_linkspan_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_linkspan_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_linkspan_cache_v1_cache_proto_goTypes = []any{
 	(Standing)(0),                 // 0: linkspan.cache.v1.Standing
 	(ProgressKind)(0),             // 1: linkspan.cache.v1.ProgressKind
@@ -4904,72 +5156,74 @@ var file_linkspan_cache_v1_cache_proto_goTypes = []any{
 	(*ReleaseRequest)(nil),        // 25: linkspan.cache.v1.ReleaseRequest
 	(*ReleaseResponse)(nil),       // 26: linkspan.cache.v1.ReleaseResponse
 	(*Target)(nil),                // 27: linkspan.cache.v1.Target
-	(*Expectation)(nil),           // 28: linkspan.cache.v1.Expectation
-	(*OpenRequest)(nil),           // 29: linkspan.cache.v1.OpenRequest
-	(*OpenResponse)(nil),          // 30: linkspan.cache.v1.OpenResponse
-	(*Export)(nil),                // 31: linkspan.cache.v1.Export
-	(*TargetResult)(nil),          // 32: linkspan.cache.v1.TargetResult
-	(*PutRequest)(nil),            // 33: linkspan.cache.v1.PutRequest
-	(*NewRecord)(nil),             // 34: linkspan.cache.v1.NewRecord
-	(*Input)(nil),                 // 35: linkspan.cache.v1.Input
-	(*Alternative)(nil),           // 36: linkspan.cache.v1.Alternative
-	(*NewResult)(nil),             // 37: linkspan.cache.v1.NewResult
-	(*PutResponse)(nil),           // 38: linkspan.cache.v1.PutResponse
-	(*PutLayer)(nil),              // 39: linkspan.cache.v1.PutLayer
-	(*CommitRequest)(nil),         // 40: linkspan.cache.v1.CommitRequest
-	(*CommitTarget)(nil),          // 41: linkspan.cache.v1.CommitTarget
-	(*CommitResponse)(nil),        // 42: linkspan.cache.v1.CommitResponse
-	(*Progress)(nil),              // 43: linkspan.cache.v1.Progress
-	(*CommitResults)(nil),         // 44: linkspan.cache.v1.CommitResults
-	(*RenewRequest)(nil),          // 45: linkspan.cache.v1.RenewRequest
-	(*RenewResponse)(nil),         // 46: linkspan.cache.v1.RenewResponse
-	(*AbortRequest)(nil),          // 47: linkspan.cache.v1.AbortRequest
-	(*AbortResponse)(nil),         // 48: linkspan.cache.v1.AbortResponse
-	(*GetRequest)(nil),            // 49: linkspan.cache.v1.GetRequest
-	(*GetResponse)(nil),           // 50: linkspan.cache.v1.GetResponse
-	(*ListRequest)(nil),           // 51: linkspan.cache.v1.ListRequest
-	(*ListResponse)(nil),          // 52: linkspan.cache.v1.ListResponse
-	(*InspectRequest)(nil),        // 53: linkspan.cache.v1.InspectRequest
-	(*InspectResponse)(nil),       // 54: linkspan.cache.v1.InspectResponse
-	(*InspectedVersion)(nil),      // 55: linkspan.cache.v1.InspectedVersion
-	(*DeleteRequest)(nil),         // 56: linkspan.cache.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 57: linkspan.cache.v1.DeleteResponse
-	(*PruneRequest)(nil),          // 58: linkspan.cache.v1.PruneRequest
-	(*PruneResponse)(nil),         // 59: linkspan.cache.v1.PruneResponse
-	(*PrunedVersion)(nil),         // 60: linkspan.cache.v1.PrunedVersion
-	(*PruneTotal)(nil),            // 61: linkspan.cache.v1.PruneTotal
-	(*UsageRequest)(nil),          // 62: linkspan.cache.v1.UsageRequest
-	(*UsageResponse)(nil),         // 63: linkspan.cache.v1.UsageResponse
-	(*WatchRequest)(nil),          // 64: linkspan.cache.v1.WatchRequest
-	(*WatchResponse)(nil),         // 65: linkspan.cache.v1.WatchResponse
-	(*WatchStarted)(nil),          // 66: linkspan.cache.v1.WatchStarted
-	(*VersionEvent)(nil),          // 67: linkspan.cache.v1.VersionEvent
-	(*WatchMissed)(nil),           // 68: linkspan.cache.v1.WatchMissed
-	(*exportv1.Engine)(nil),       // 69: linkspan.export.v1.Engine
-	(*durationpb.Duration)(nil),   // 70: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 71: google.protobuf.Timestamp
-	(*exportv1.Descriptor)(nil),   // 72: linkspan.export.v1.Descriptor
-	(*exportv1.Platform)(nil),     // 73: linkspan.export.v1.Platform
-	(exportv1.ExportState)(0),     // 74: linkspan.export.v1.ExportState
-	(*exportv1.Error)(nil),        // 75: linkspan.export.v1.Error
+	(*CopiedPart)(nil),            // 28: linkspan.cache.v1.CopiedPart
+	(*Expectation)(nil),           // 29: linkspan.cache.v1.Expectation
+	(*OpenRequest)(nil),           // 30: linkspan.cache.v1.OpenRequest
+	(*OpenResponse)(nil),          // 31: linkspan.cache.v1.OpenResponse
+	(*Export)(nil),                // 32: linkspan.cache.v1.Export
+	(*TargetResult)(nil),          // 33: linkspan.cache.v1.TargetResult
+	(*PutRequest)(nil),            // 34: linkspan.cache.v1.PutRequest
+	(*NewRecord)(nil),             // 35: linkspan.cache.v1.NewRecord
+	(*Input)(nil),                 // 36: linkspan.cache.v1.Input
+	(*Alternative)(nil),           // 37: linkspan.cache.v1.Alternative
+	(*NewResult)(nil),             // 38: linkspan.cache.v1.NewResult
+	(*PutResponse)(nil),           // 39: linkspan.cache.v1.PutResponse
+	(*PutLayer)(nil),              // 40: linkspan.cache.v1.PutLayer
+	(*CommitRequest)(nil),         // 41: linkspan.cache.v1.CommitRequest
+	(*CommitTarget)(nil),          // 42: linkspan.cache.v1.CommitTarget
+	(*CommitResponse)(nil),        // 43: linkspan.cache.v1.CommitResponse
+	(*Progress)(nil),              // 44: linkspan.cache.v1.Progress
+	(*CommitResults)(nil),         // 45: linkspan.cache.v1.CommitResults
+	(*RenewRequest)(nil),          // 46: linkspan.cache.v1.RenewRequest
+	(*RenewResponse)(nil),         // 47: linkspan.cache.v1.RenewResponse
+	(*AbortRequest)(nil),          // 48: linkspan.cache.v1.AbortRequest
+	(*AbortResponse)(nil),         // 49: linkspan.cache.v1.AbortResponse
+	(*GetRequest)(nil),            // 50: linkspan.cache.v1.GetRequest
+	(*GetResponse)(nil),           // 51: linkspan.cache.v1.GetResponse
+	(*ListRequest)(nil),           // 52: linkspan.cache.v1.ListRequest
+	(*ListResponse)(nil),          // 53: linkspan.cache.v1.ListResponse
+	(*VersionUsage)(nil),          // 54: linkspan.cache.v1.VersionUsage
+	(*InspectRequest)(nil),        // 55: linkspan.cache.v1.InspectRequest
+	(*InspectResponse)(nil),       // 56: linkspan.cache.v1.InspectResponse
+	(*InspectedVersion)(nil),      // 57: linkspan.cache.v1.InspectedVersion
+	(*DeleteRequest)(nil),         // 58: linkspan.cache.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 59: linkspan.cache.v1.DeleteResponse
+	(*PruneRequest)(nil),          // 60: linkspan.cache.v1.PruneRequest
+	(*PruneResponse)(nil),         // 61: linkspan.cache.v1.PruneResponse
+	(*PrunedVersion)(nil),         // 62: linkspan.cache.v1.PrunedVersion
+	(*PruneTotal)(nil),            // 63: linkspan.cache.v1.PruneTotal
+	(*UsageRequest)(nil),          // 64: linkspan.cache.v1.UsageRequest
+	(*UsageResponse)(nil),         // 65: linkspan.cache.v1.UsageResponse
+	(*WatchRequest)(nil),          // 66: linkspan.cache.v1.WatchRequest
+	(*WatchResponse)(nil),         // 67: linkspan.cache.v1.WatchResponse
+	(*WatchStarted)(nil),          // 68: linkspan.cache.v1.WatchStarted
+	(*VersionEvent)(nil),          // 69: linkspan.cache.v1.VersionEvent
+	(*WatchMissed)(nil),           // 70: linkspan.cache.v1.WatchMissed
+	(*exportv1.Engine)(nil),       // 71: linkspan.export.v1.Engine
+	(*durationpb.Duration)(nil),   // 72: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 73: google.protobuf.Timestamp
+	(*exportv1.Descriptor)(nil),   // 74: linkspan.export.v1.Descriptor
+	(*exportv1.Platform)(nil),     // 75: linkspan.export.v1.Platform
+	(exportv1.ExportState)(0),     // 76: linkspan.export.v1.ExportState
+	(*exportv1.Error)(nil),        // 77: linkspan.export.v1.Error
 }
 var file_linkspan_cache_v1_cache_proto_depIdxs = []int32{
 	5,  // 0: linkspan.cache.v1.CapabilitiesResponse.limits:type_name -> linkspan.cache.v1.Limits
-	69, // 1: linkspan.cache.v1.CapabilitiesResponse.engine:type_name -> linkspan.export.v1.Engine
-	70, // 2: linkspan.cache.v1.Limits.default_ttl:type_name -> google.protobuf.Duration
-	70, // 3: linkspan.cache.v1.Limits.max_lifetime:type_name -> google.protobuf.Duration
-	70, // 4: linkspan.cache.v1.Limits.result_retention:type_name -> google.protobuf.Duration
-	70, // 5: linkspan.cache.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
-	71, // 6: linkspan.cache.v1.Version.create_time:type_name -> google.protobuf.Timestamp
-	71, // 7: linkspan.cache.v1.Version.use_time:type_name -> google.protobuf.Timestamp
-	72, // 8: linkspan.cache.v1.Version.root:type_name -> linkspan.export.v1.Descriptor
-	70, // 9: linkspan.cache.v1.ResolveRequest.ttl:type_name -> google.protobuf.Duration
-	73, // 10: linkspan.cache.v1.ResolveRequest.platforms:type_name -> linkspan.export.v1.Platform
-	71, // 11: linkspan.cache.v1.ResolveResponse.expire_time:type_name -> google.protobuf.Timestamp
+	71, // 1: linkspan.cache.v1.CapabilitiesResponse.engine:type_name -> linkspan.export.v1.Engine
+	72, // 2: linkspan.cache.v1.Limits.default_ttl:type_name -> google.protobuf.Duration
+	72, // 3: linkspan.cache.v1.Limits.max_lifetime:type_name -> google.protobuf.Duration
+	72, // 4: linkspan.cache.v1.Limits.result_retention:type_name -> google.protobuf.Duration
+	72, // 5: linkspan.cache.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
+	73, // 6: linkspan.cache.v1.Version.create_time:type_name -> google.protobuf.Timestamp
+	73, // 7: linkspan.cache.v1.Version.use_time:type_name -> google.protobuf.Timestamp
+	74, // 8: linkspan.cache.v1.Version.root:type_name -> linkspan.export.v1.Descriptor
+	72, // 9: linkspan.cache.v1.ResolveRequest.ttl:type_name -> google.protobuf.Duration
+	75, // 10: linkspan.cache.v1.ResolveRequest.platforms:type_name -> linkspan.export.v1.Platform
+	73, // 11: linkspan.cache.v1.ResolveResponse.expire_time:type_name -> google.protobuf.Timestamp
 	10, // 12: linkspan.cache.v1.ResolveResponse.parts:type_name -> linkspan.cache.v1.ResolvedPart
 	6,  // 13: linkspan.cache.v1.ResolvedPart.version:type_name -> linkspan.cache.v1.Version
-	72, // 14: linkspan.cache.v1.ResolvedPart.root:type_name -> linkspan.export.v1.Descriptor
-	72, // 15: linkspan.cache.v1.ResolvedPart.config:type_name -> linkspan.export.v1.Descriptor
+	74, // 14: linkspan.cache.v1.ResolvedPart.root:type_name -> linkspan.export.v1.Descriptor
+	74, // 15: linkspan.cache.v1.ResolvedPart.config:type_name -> linkspan.export.v1.Descriptor
 	12, // 16: linkspan.cache.v1.QueryRequest.lookups:type_name -> linkspan.cache.v1.Lookup
 	13, // 17: linkspan.cache.v1.Lookup.root:type_name -> linkspan.cache.v1.RootKey
 	14, // 18: linkspan.cache.v1.Lookup.link:type_name -> linkspan.cache.v1.Link
@@ -4979,97 +5233,102 @@ var file_linkspan_cache_v1_cache_proto_depIdxs = []int32{
 	17, // 22: linkspan.cache.v1.Following.key:type_name -> linkspan.cache.v1.RecordKey
 	21, // 23: linkspan.cache.v1.RecordsResponse.records:type_name -> linkspan.cache.v1.RecordResults
 	22, // 24: linkspan.cache.v1.RecordResults.results:type_name -> linkspan.cache.v1.StoredResult
-	71, // 25: linkspan.cache.v1.StoredResult.create_time:type_name -> google.protobuf.Timestamp
-	72, // 26: linkspan.cache.v1.LoadResponse.chain:type_name -> linkspan.export.v1.Descriptor
+	73, // 25: linkspan.cache.v1.StoredResult.create_time:type_name -> google.protobuf.Timestamp
+	74, // 26: linkspan.cache.v1.LoadResponse.chain:type_name -> linkspan.export.v1.Descriptor
 	7,  // 27: linkspan.cache.v1.Target.part:type_name -> linkspan.cache.v1.PartName
-	28, // 28: linkspan.cache.v1.Target.expect_current:type_name -> linkspan.cache.v1.Expectation
-	27, // 29: linkspan.cache.v1.OpenRequest.targets:type_name -> linkspan.cache.v1.Target
-	70, // 30: linkspan.cache.v1.OpenRequest.ttl:type_name -> google.protobuf.Duration
-	31, // 31: linkspan.cache.v1.OpenResponse.export:type_name -> linkspan.cache.v1.Export
-	74, // 32: linkspan.cache.v1.Export.state:type_name -> linkspan.export.v1.ExportState
-	27, // 33: linkspan.cache.v1.Export.targets:type_name -> linkspan.cache.v1.Target
-	71, // 34: linkspan.cache.v1.Export.create_time:type_name -> google.protobuf.Timestamp
-	71, // 35: linkspan.cache.v1.Export.expire_time:type_name -> google.protobuf.Timestamp
-	71, // 36: linkspan.cache.v1.Export.latest_expire_time:type_name -> google.protobuf.Timestamp
-	32, // 37: linkspan.cache.v1.Export.results:type_name -> linkspan.cache.v1.TargetResult
-	6,  // 38: linkspan.cache.v1.TargetResult.version:type_name -> linkspan.cache.v1.Version
-	75, // 39: linkspan.cache.v1.TargetResult.error:type_name -> linkspan.export.v1.Error
-	34, // 40: linkspan.cache.v1.PutRequest.records:type_name -> linkspan.cache.v1.NewRecord
-	35, // 41: linkspan.cache.v1.NewRecord.inputs:type_name -> linkspan.cache.v1.Input
-	37, // 42: linkspan.cache.v1.NewRecord.results:type_name -> linkspan.cache.v1.NewResult
-	36, // 43: linkspan.cache.v1.Input.alternatives:type_name -> linkspan.cache.v1.Alternative
-	72, // 44: linkspan.cache.v1.NewResult.chain:type_name -> linkspan.export.v1.Descriptor
-	71, // 45: linkspan.cache.v1.NewResult.create_time:type_name -> google.protobuf.Timestamp
-	39, // 46: linkspan.cache.v1.PutResponse.layers:type_name -> linkspan.cache.v1.PutLayer
-	0,  // 47: linkspan.cache.v1.PutLayer.standing:type_name -> linkspan.cache.v1.Standing
-	41, // 48: linkspan.cache.v1.CommitRequest.targets:type_name -> linkspan.cache.v1.CommitTarget
-	72, // 49: linkspan.cache.v1.CommitTarget.root:type_name -> linkspan.export.v1.Descriptor
-	43, // 50: linkspan.cache.v1.CommitResponse.progress:type_name -> linkspan.cache.v1.Progress
-	44, // 51: linkspan.cache.v1.CommitResponse.results:type_name -> linkspan.cache.v1.CommitResults
-	1,  // 52: linkspan.cache.v1.Progress.kind:type_name -> linkspan.cache.v1.ProgressKind
-	32, // 53: linkspan.cache.v1.CommitResults.results:type_name -> linkspan.cache.v1.TargetResult
-	74, // 54: linkspan.cache.v1.CommitResults.state:type_name -> linkspan.export.v1.ExportState
-	70, // 55: linkspan.cache.v1.RenewRequest.ttl:type_name -> google.protobuf.Duration
-	71, // 56: linkspan.cache.v1.RenewResponse.expire_time:type_name -> google.protobuf.Timestamp
-	31, // 57: linkspan.cache.v1.AbortResponse.export:type_name -> linkspan.cache.v1.Export
-	31, // 58: linkspan.cache.v1.GetResponse.export:type_name -> linkspan.cache.v1.Export
-	6,  // 59: linkspan.cache.v1.ListResponse.versions:type_name -> linkspan.cache.v1.Version
-	55, // 60: linkspan.cache.v1.InspectResponse.versions:type_name -> linkspan.cache.v1.InspectedVersion
-	6,  // 61: linkspan.cache.v1.InspectedVersion.version:type_name -> linkspan.cache.v1.Version
-	72, // 62: linkspan.cache.v1.InspectedVersion.config:type_name -> linkspan.export.v1.Descriptor
-	6,  // 63: linkspan.cache.v1.DeleteResponse.versions:type_name -> linkspan.cache.v1.Version
-	70, // 64: linkspan.cache.v1.PruneRequest.older_than:type_name -> google.protobuf.Duration
-	60, // 65: linkspan.cache.v1.PruneResponse.version:type_name -> linkspan.cache.v1.PrunedVersion
-	61, // 66: linkspan.cache.v1.PruneResponse.total:type_name -> linkspan.cache.v1.PruneTotal
-	6,  // 67: linkspan.cache.v1.PrunedVersion.version:type_name -> linkspan.cache.v1.Version
-	70, // 68: linkspan.cache.v1.UsageResponse.max_age:type_name -> google.protobuf.Duration
-	66, // 69: linkspan.cache.v1.WatchResponse.started:type_name -> linkspan.cache.v1.WatchStarted
-	67, // 70: linkspan.cache.v1.WatchResponse.version:type_name -> linkspan.cache.v1.VersionEvent
-	68, // 71: linkspan.cache.v1.WatchResponse.missed:type_name -> linkspan.cache.v1.WatchMissed
-	2,  // 72: linkspan.cache.v1.VersionEvent.change:type_name -> linkspan.cache.v1.VersionChange
-	6,  // 73: linkspan.cache.v1.VersionEvent.version:type_name -> linkspan.cache.v1.Version
-	71, // 74: linkspan.cache.v1.VersionEvent.time:type_name -> google.protobuf.Timestamp
-	3,  // 75: linkspan.cache.v1.Caches.Capabilities:input_type -> linkspan.cache.v1.CapabilitiesRequest
-	8,  // 76: linkspan.cache.v1.Caches.Resolve:input_type -> linkspan.cache.v1.ResolveRequest
-	11, // 77: linkspan.cache.v1.Caches.Query:input_type -> linkspan.cache.v1.QueryRequest
-	19, // 78: linkspan.cache.v1.Caches.Records:input_type -> linkspan.cache.v1.RecordsRequest
-	23, // 79: linkspan.cache.v1.Caches.Load:input_type -> linkspan.cache.v1.LoadRequest
-	25, // 80: linkspan.cache.v1.Caches.Release:input_type -> linkspan.cache.v1.ReleaseRequest
-	29, // 81: linkspan.cache.v1.Caches.Open:input_type -> linkspan.cache.v1.OpenRequest
-	33, // 82: linkspan.cache.v1.Caches.Put:input_type -> linkspan.cache.v1.PutRequest
-	40, // 83: linkspan.cache.v1.Caches.Commit:input_type -> linkspan.cache.v1.CommitRequest
-	45, // 84: linkspan.cache.v1.Caches.Renew:input_type -> linkspan.cache.v1.RenewRequest
-	47, // 85: linkspan.cache.v1.Caches.Abort:input_type -> linkspan.cache.v1.AbortRequest
-	49, // 86: linkspan.cache.v1.Caches.Get:input_type -> linkspan.cache.v1.GetRequest
-	51, // 87: linkspan.cache.v1.Caches.List:input_type -> linkspan.cache.v1.ListRequest
-	53, // 88: linkspan.cache.v1.Caches.Inspect:input_type -> linkspan.cache.v1.InspectRequest
-	56, // 89: linkspan.cache.v1.Caches.Delete:input_type -> linkspan.cache.v1.DeleteRequest
-	58, // 90: linkspan.cache.v1.Caches.Prune:input_type -> linkspan.cache.v1.PruneRequest
-	62, // 91: linkspan.cache.v1.Caches.Usage:input_type -> linkspan.cache.v1.UsageRequest
-	64, // 92: linkspan.cache.v1.Caches.Watch:input_type -> linkspan.cache.v1.WatchRequest
-	4,  // 93: linkspan.cache.v1.Caches.Capabilities:output_type -> linkspan.cache.v1.CapabilitiesResponse
-	9,  // 94: linkspan.cache.v1.Caches.Resolve:output_type -> linkspan.cache.v1.ResolveResponse
-	15, // 95: linkspan.cache.v1.Caches.Query:output_type -> linkspan.cache.v1.QueryResponse
-	20, // 96: linkspan.cache.v1.Caches.Records:output_type -> linkspan.cache.v1.RecordsResponse
-	24, // 97: linkspan.cache.v1.Caches.Load:output_type -> linkspan.cache.v1.LoadResponse
-	26, // 98: linkspan.cache.v1.Caches.Release:output_type -> linkspan.cache.v1.ReleaseResponse
-	30, // 99: linkspan.cache.v1.Caches.Open:output_type -> linkspan.cache.v1.OpenResponse
-	38, // 100: linkspan.cache.v1.Caches.Put:output_type -> linkspan.cache.v1.PutResponse
-	42, // 101: linkspan.cache.v1.Caches.Commit:output_type -> linkspan.cache.v1.CommitResponse
-	46, // 102: linkspan.cache.v1.Caches.Renew:output_type -> linkspan.cache.v1.RenewResponse
-	48, // 103: linkspan.cache.v1.Caches.Abort:output_type -> linkspan.cache.v1.AbortResponse
-	50, // 104: linkspan.cache.v1.Caches.Get:output_type -> linkspan.cache.v1.GetResponse
-	52, // 105: linkspan.cache.v1.Caches.List:output_type -> linkspan.cache.v1.ListResponse
-	54, // 106: linkspan.cache.v1.Caches.Inspect:output_type -> linkspan.cache.v1.InspectResponse
-	57, // 107: linkspan.cache.v1.Caches.Delete:output_type -> linkspan.cache.v1.DeleteResponse
-	59, // 108: linkspan.cache.v1.Caches.Prune:output_type -> linkspan.cache.v1.PruneResponse
-	63, // 109: linkspan.cache.v1.Caches.Usage:output_type -> linkspan.cache.v1.UsageResponse
-	65, // 110: linkspan.cache.v1.Caches.Watch:output_type -> linkspan.cache.v1.WatchResponse
-	93, // [93:111] is the sub-list for method output_type
-	75, // [75:93] is the sub-list for method input_type
-	75, // [75:75] is the sub-list for extension type_name
-	75, // [75:75] is the sub-list for extension extendee
-	0,  // [0:75] is the sub-list for field type_name
+	29, // 28: linkspan.cache.v1.Target.expect_current:type_name -> linkspan.cache.v1.Expectation
+	28, // 29: linkspan.cache.v1.Target.copied_part:type_name -> linkspan.cache.v1.CopiedPart
+	27, // 30: linkspan.cache.v1.OpenRequest.targets:type_name -> linkspan.cache.v1.Target
+	72, // 31: linkspan.cache.v1.OpenRequest.ttl:type_name -> google.protobuf.Duration
+	32, // 32: linkspan.cache.v1.OpenResponse.export:type_name -> linkspan.cache.v1.Export
+	76, // 33: linkspan.cache.v1.Export.state:type_name -> linkspan.export.v1.ExportState
+	27, // 34: linkspan.cache.v1.Export.targets:type_name -> linkspan.cache.v1.Target
+	73, // 35: linkspan.cache.v1.Export.create_time:type_name -> google.protobuf.Timestamp
+	73, // 36: linkspan.cache.v1.Export.expire_time:type_name -> google.protobuf.Timestamp
+	73, // 37: linkspan.cache.v1.Export.latest_expire_time:type_name -> google.protobuf.Timestamp
+	33, // 38: linkspan.cache.v1.Export.results:type_name -> linkspan.cache.v1.TargetResult
+	6,  // 39: linkspan.cache.v1.TargetResult.version:type_name -> linkspan.cache.v1.Version
+	77, // 40: linkspan.cache.v1.TargetResult.error:type_name -> linkspan.export.v1.Error
+	6,  // 41: linkspan.cache.v1.TargetResult.replaced:type_name -> linkspan.cache.v1.Version
+	35, // 42: linkspan.cache.v1.PutRequest.records:type_name -> linkspan.cache.v1.NewRecord
+	36, // 43: linkspan.cache.v1.NewRecord.inputs:type_name -> linkspan.cache.v1.Input
+	38, // 44: linkspan.cache.v1.NewRecord.results:type_name -> linkspan.cache.v1.NewResult
+	37, // 45: linkspan.cache.v1.Input.alternatives:type_name -> linkspan.cache.v1.Alternative
+	74, // 46: linkspan.cache.v1.NewResult.chain:type_name -> linkspan.export.v1.Descriptor
+	73, // 47: linkspan.cache.v1.NewResult.create_time:type_name -> google.protobuf.Timestamp
+	40, // 48: linkspan.cache.v1.PutResponse.layers:type_name -> linkspan.cache.v1.PutLayer
+	0,  // 49: linkspan.cache.v1.PutLayer.standing:type_name -> linkspan.cache.v1.Standing
+	42, // 50: linkspan.cache.v1.CommitRequest.targets:type_name -> linkspan.cache.v1.CommitTarget
+	74, // 51: linkspan.cache.v1.CommitTarget.root:type_name -> linkspan.export.v1.Descriptor
+	44, // 52: linkspan.cache.v1.CommitResponse.progress:type_name -> linkspan.cache.v1.Progress
+	45, // 53: linkspan.cache.v1.CommitResponse.results:type_name -> linkspan.cache.v1.CommitResults
+	1,  // 54: linkspan.cache.v1.Progress.kind:type_name -> linkspan.cache.v1.ProgressKind
+	33, // 55: linkspan.cache.v1.CommitResults.results:type_name -> linkspan.cache.v1.TargetResult
+	76, // 56: linkspan.cache.v1.CommitResults.state:type_name -> linkspan.export.v1.ExportState
+	72, // 57: linkspan.cache.v1.RenewRequest.ttl:type_name -> google.protobuf.Duration
+	73, // 58: linkspan.cache.v1.RenewResponse.expire_time:type_name -> google.protobuf.Timestamp
+	32, // 59: linkspan.cache.v1.AbortResponse.export:type_name -> linkspan.cache.v1.Export
+	32, // 60: linkspan.cache.v1.GetResponse.export:type_name -> linkspan.cache.v1.Export
+	6,  // 61: linkspan.cache.v1.ListResponse.versions:type_name -> linkspan.cache.v1.Version
+	54, // 62: linkspan.cache.v1.ListResponse.usage:type_name -> linkspan.cache.v1.VersionUsage
+	57, // 63: linkspan.cache.v1.InspectResponse.versions:type_name -> linkspan.cache.v1.InspectedVersion
+	6,  // 64: linkspan.cache.v1.InspectedVersion.version:type_name -> linkspan.cache.v1.Version
+	74, // 65: linkspan.cache.v1.InspectedVersion.config:type_name -> linkspan.export.v1.Descriptor
+	74, // 66: linkspan.cache.v1.InspectedVersion.layers:type_name -> linkspan.export.v1.Descriptor
+	77, // 67: linkspan.cache.v1.InspectedVersion.error:type_name -> linkspan.export.v1.Error
+	6,  // 68: linkspan.cache.v1.DeleteResponse.versions:type_name -> linkspan.cache.v1.Version
+	72, // 69: linkspan.cache.v1.PruneRequest.older_than:type_name -> google.protobuf.Duration
+	62, // 70: linkspan.cache.v1.PruneResponse.version:type_name -> linkspan.cache.v1.PrunedVersion
+	63, // 71: linkspan.cache.v1.PruneResponse.total:type_name -> linkspan.cache.v1.PruneTotal
+	6,  // 72: linkspan.cache.v1.PrunedVersion.version:type_name -> linkspan.cache.v1.Version
+	72, // 73: linkspan.cache.v1.UsageResponse.max_age:type_name -> google.protobuf.Duration
+	68, // 74: linkspan.cache.v1.WatchResponse.started:type_name -> linkspan.cache.v1.WatchStarted
+	69, // 75: linkspan.cache.v1.WatchResponse.version:type_name -> linkspan.cache.v1.VersionEvent
+	70, // 76: linkspan.cache.v1.WatchResponse.missed:type_name -> linkspan.cache.v1.WatchMissed
+	2,  // 77: linkspan.cache.v1.VersionEvent.change:type_name -> linkspan.cache.v1.VersionChange
+	6,  // 78: linkspan.cache.v1.VersionEvent.version:type_name -> linkspan.cache.v1.Version
+	73, // 79: linkspan.cache.v1.VersionEvent.time:type_name -> google.protobuf.Timestamp
+	3,  // 80: linkspan.cache.v1.Caches.Capabilities:input_type -> linkspan.cache.v1.CapabilitiesRequest
+	8,  // 81: linkspan.cache.v1.Caches.Resolve:input_type -> linkspan.cache.v1.ResolveRequest
+	11, // 82: linkspan.cache.v1.Caches.Query:input_type -> linkspan.cache.v1.QueryRequest
+	19, // 83: linkspan.cache.v1.Caches.Records:input_type -> linkspan.cache.v1.RecordsRequest
+	23, // 84: linkspan.cache.v1.Caches.Load:input_type -> linkspan.cache.v1.LoadRequest
+	25, // 85: linkspan.cache.v1.Caches.Release:input_type -> linkspan.cache.v1.ReleaseRequest
+	30, // 86: linkspan.cache.v1.Caches.Open:input_type -> linkspan.cache.v1.OpenRequest
+	34, // 87: linkspan.cache.v1.Caches.Put:input_type -> linkspan.cache.v1.PutRequest
+	41, // 88: linkspan.cache.v1.Caches.Commit:input_type -> linkspan.cache.v1.CommitRequest
+	46, // 89: linkspan.cache.v1.Caches.Renew:input_type -> linkspan.cache.v1.RenewRequest
+	48, // 90: linkspan.cache.v1.Caches.Abort:input_type -> linkspan.cache.v1.AbortRequest
+	50, // 91: linkspan.cache.v1.Caches.Get:input_type -> linkspan.cache.v1.GetRequest
+	52, // 92: linkspan.cache.v1.Caches.List:input_type -> linkspan.cache.v1.ListRequest
+	55, // 93: linkspan.cache.v1.Caches.Inspect:input_type -> linkspan.cache.v1.InspectRequest
+	58, // 94: linkspan.cache.v1.Caches.Delete:input_type -> linkspan.cache.v1.DeleteRequest
+	60, // 95: linkspan.cache.v1.Caches.Prune:input_type -> linkspan.cache.v1.PruneRequest
+	64, // 96: linkspan.cache.v1.Caches.Usage:input_type -> linkspan.cache.v1.UsageRequest
+	66, // 97: linkspan.cache.v1.Caches.Watch:input_type -> linkspan.cache.v1.WatchRequest
+	4,  // 98: linkspan.cache.v1.Caches.Capabilities:output_type -> linkspan.cache.v1.CapabilitiesResponse
+	9,  // 99: linkspan.cache.v1.Caches.Resolve:output_type -> linkspan.cache.v1.ResolveResponse
+	15, // 100: linkspan.cache.v1.Caches.Query:output_type -> linkspan.cache.v1.QueryResponse
+	20, // 101: linkspan.cache.v1.Caches.Records:output_type -> linkspan.cache.v1.RecordsResponse
+	24, // 102: linkspan.cache.v1.Caches.Load:output_type -> linkspan.cache.v1.LoadResponse
+	26, // 103: linkspan.cache.v1.Caches.Release:output_type -> linkspan.cache.v1.ReleaseResponse
+	31, // 104: linkspan.cache.v1.Caches.Open:output_type -> linkspan.cache.v1.OpenResponse
+	39, // 105: linkspan.cache.v1.Caches.Put:output_type -> linkspan.cache.v1.PutResponse
+	43, // 106: linkspan.cache.v1.Caches.Commit:output_type -> linkspan.cache.v1.CommitResponse
+	47, // 107: linkspan.cache.v1.Caches.Renew:output_type -> linkspan.cache.v1.RenewResponse
+	49, // 108: linkspan.cache.v1.Caches.Abort:output_type -> linkspan.cache.v1.AbortResponse
+	51, // 109: linkspan.cache.v1.Caches.Get:output_type -> linkspan.cache.v1.GetResponse
+	53, // 110: linkspan.cache.v1.Caches.List:output_type -> linkspan.cache.v1.ListResponse
+	56, // 111: linkspan.cache.v1.Caches.Inspect:output_type -> linkspan.cache.v1.InspectResponse
+	59, // 112: linkspan.cache.v1.Caches.Delete:output_type -> linkspan.cache.v1.DeleteResponse
+	61, // 113: linkspan.cache.v1.Caches.Prune:output_type -> linkspan.cache.v1.PruneResponse
+	65, // 114: linkspan.cache.v1.Caches.Usage:output_type -> linkspan.cache.v1.UsageResponse
+	67, // 115: linkspan.cache.v1.Caches.Watch:output_type -> linkspan.cache.v1.WatchResponse
+	98, // [98:116] is the sub-list for method output_type
+	80, // [80:98] is the sub-list for method input_type
+	80, // [80:80] is the sub-list for extension type_name
+	80, // [80:80] is the sub-list for extension extendee
+	0,  // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_linkspan_cache_v1_cache_proto_init() }
@@ -5081,16 +5340,16 @@ func file_linkspan_cache_v1_cache_proto_init() {
 		(*Lookup_Root)(nil),
 		(*Lookup_Link)(nil),
 	}
-	file_linkspan_cache_v1_cache_proto_msgTypes[39].OneofWrappers = []any{
+	file_linkspan_cache_v1_cache_proto_msgTypes[40].OneofWrappers = []any{
 		(*CommitResponse_Progress)(nil),
 		(*CommitResponse_Results)(nil),
 	}
-	file_linkspan_cache_v1_cache_proto_msgTypes[55].OneofWrappers = []any{}
-	file_linkspan_cache_v1_cache_proto_msgTypes[56].OneofWrappers = []any{
+	file_linkspan_cache_v1_cache_proto_msgTypes[57].OneofWrappers = []any{}
+	file_linkspan_cache_v1_cache_proto_msgTypes[58].OneofWrappers = []any{
 		(*PruneResponse_Version)(nil),
 		(*PruneResponse_Total)(nil),
 	}
-	file_linkspan_cache_v1_cache_proto_msgTypes[62].OneofWrappers = []any{
+	file_linkspan_cache_v1_cache_proto_msgTypes[64].OneofWrappers = []any{
 		(*WatchResponse_Started)(nil),
 		(*WatchResponse_Version)(nil),
 		(*WatchResponse_Missed)(nil),
@@ -5101,7 +5360,7 @@ func file_linkspan_cache_v1_cache_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_linkspan_cache_v1_cache_proto_rawDesc), len(file_linkspan_cache_v1_cache_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   66,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

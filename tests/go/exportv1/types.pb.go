@@ -152,6 +152,8 @@ const (
 	Reason_REASON_QUOTA Reason = 27
 	// Of `linkspan.cache.v1`: the server was restarted, and what was put into the export before is lost.
 	Reason_REASON_RECORDS_LOST Reason = 28
+	// What the call names is only read (a hold), or only written; the metadata lists the calls that are allowed.
+	Reason_REASON_OPERATION_DENIED Reason = 29
 )
 
 // Enum value maps for Reason.
@@ -186,6 +188,7 @@ var (
 		26: "REASON_HOLD_ENDED",
 		27: "REASON_QUOTA",
 		28: "REASON_RECORDS_LOST",
+		29: "REASON_OPERATION_DENIED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":           0,
@@ -217,6 +220,7 @@ var (
 		"REASON_HOLD_ENDED":            26,
 		"REASON_QUOTA":                 27,
 		"REASON_RECORDS_LOST":          28,
+		"REASON_OPERATION_DENIED":      29,
 	}
 )
 
@@ -920,7 +924,7 @@ const file_linkspan_export_v1_types_proto_rawDesc = "" +
 	"\x17EXPORT_STATE_COMMITTING\x10\x02\x12\x1a\n" +
 	"\x16EXPORT_STATE_COMMITTED\x10\x03\x12\x18\n" +
 	"\x14EXPORT_STATE_ABORTED\x10\x04\x12\x18\n" +
-	"\x14EXPORT_STATE_EXPIRED\x10\x05*\x84\x06\n" +
+	"\x14EXPORT_STATE_EXPIRED\x10\x05*\xa1\x06\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REASON_INVALID_FIELD\x10\x01\x12 \n" +
@@ -951,7 +955,8 @@ const file_linkspan_export_v1_types_proto_rawDesc = "" +
 	"\x16REASON_CURRENT_CHANGED\x10\x19\x12\x15\n" +
 	"\x11REASON_HOLD_ENDED\x10\x1a\x12\x10\n" +
 	"\fREASON_QUOTA\x10\x1b\x12\x17\n" +
-	"\x13REASON_RECORDS_LOST\x10\x1cb\x06proto3"
+	"\x13REASON_RECORDS_LOST\x10\x1c\x12\x1b\n" +
+	"\x17REASON_OPERATION_DENIED\x10\x1db\x06proto3"
 
 var (
 	file_linkspan_export_v1_types_proto_rawDescOnce sync.Once

@@ -46,10 +46,19 @@ pub(super) enum Layer {
 pub(super) struct Moved {
     /// Layers that were in the engine.
     pub(super) present: usize,
+    /// Their bytes.
+    pub(super) present_bytes: u64,
     /// Layers that were sent.
     pub(super) sent: usize,
     /// Their bytes.
     pub(super) sent_bytes: u64,
+}
+
+impl Moved {
+    fn add_present(&mut self, layer: &Descriptor) {
+        self.present += 1;
+        self.present_bytes += layer.size;
+    }
 }
 
 /// One cache that was exported.
@@ -125,12 +134,12 @@ impl BuilderExport {
     pub(super) async fn layer(self: &Arc<Self>, layer: &Descriptor) -> Result<Layer, CacheError> {
         let current = self.current().await?;
         if current.is_some_and(|current| current.layers.contains(&layer.digest)) {
-            self.present(&layer.digest);
+            self.present(layer);
             return Ok(Layer::Present);
         }
         if self.caches.blobs().reliable(&layer.digest).await? == Some(layer.size) {
             // It is pinned when the root is stored; if it is gone by then it is fetched.
-            self.present(&layer.digest);
+            self.present(layer);
             return Ok(Layer::Present);
         }
         if self.builder.has(layer).await? {
@@ -141,7 +150,7 @@ impl BuilderExport {
         let expected = Expected { digest: Some(layer.digest.clone()), size: Some(layer.size) };
         match lease.ingests()?.open(&format!("layer-{}", layer.digest), &expected).await? {
             OpenedIngest::Present => {
-                self.present(&layer.digest);
+                self.present(layer);
                 Ok(Layer::Present)
             }
             OpenedIngest::Writer(writer) => Ok(Layer::Missing(writer)),
@@ -276,7 +285,7 @@ impl BuilderExport {
             if fetched.map_err(fetch_error)? {
                 this.stored(&layer);
             } else {
-                this.state().moved.present += 1;
+                this.state().moved.add_present(&layer);
             }
             Ok(())
         });
@@ -326,10 +335,10 @@ impl BuilderExport {
         Ok(Arc::new(self.caches.begin(reference, part, mode, *keep, &self.origin).await?))
     }
 
-    fn present(&self, digest: &Digest) {
+    fn present(&self, layer: &Descriptor) {
         let mut state = self.state();
-        if state.seen.insert(digest.clone()) {
-            state.moved.present += 1;
+        if state.seen.insert(layer.digest.clone()) {
+            state.moved.add_present(layer);
         }
     }
 

@@ -9,7 +9,7 @@ use super::builder_export::{BuilderExport, Exported};
 use super::display;
 use crate::byte_size;
 use crate::caches::Caches;
-use crate::export::Listed;
+use crate::export::{Listed, Progress};
 use crate::net::Principal;
 
 /// Reads an export of `client`, and refuses names that policy does not allow.
@@ -34,6 +34,12 @@ pub(super) struct ShownExport {
 
 impl ShownExport {
     pub(super) fn new(export: Arc<BuilderExport>, display: Display, engine: &'static str, listed: Listed) -> Self {
+        let asked = Arc::downgrade(&export);
+        listed.ask(move || {
+            let (_, moved) = asked.upgrade()?.result();
+            let blobs = (moved.present + moved.sent) as u64;
+            Some(Progress { state: None, blobs, bytes: moved.present_bytes.saturating_add(moved.sent_bytes) })
+        });
         Self { export, display, engine, is_shown: OnceLock::new(), _listed: listed }
     }
 

@@ -130,6 +130,6 @@ impl Service for ReferenceService {
         let (client, messages) = (client(&request)?, request.into_inner());
         // To its end even if the client goes away: a lease that was created must be released.
         let pushed = tokio::spawn(async move { push::push(&exports, &names, client, messages).await }).await;
-        Ok(Response::new(pushed.map_err(|error| Status::internal(error.to_string()))??))
+        Ok(Response::new(pushed.map_err(|error| ApiError::broken(&error))??))
     }
 }
