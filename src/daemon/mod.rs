@@ -248,7 +248,11 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         let drain = listeners.drain();
         let mut parts = vec![export_api::open(Arc::clone(&exports), folders, &name, drain.clone()).await];
         if let Some(caches) = caches.clone() {
-            parts.push(cache_api::open(caches, Arc::clone(&exports), &name, drain.clone()).await);
+            let exports = match exports.engine().cache_engine() {
+                Some(engine) => Arc::new(exports.beside(engine)),
+                None => Arc::clone(&exports),
+            };
+            parts.push(cache_api::open(caches, exports, &name, drain.clone()).await);
         }
         let server = ApiServer::start(parts, status.of(listener.address()), drain)?;
         announce(&format!("export door listening on {}", listener.address()));

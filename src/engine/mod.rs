@@ -198,6 +198,11 @@ pub trait Engine: Debug + Send + Sync {
         Err(EngineError::NotOffered { engine: self.identity().kind.name(), what: "storing build caches" })
     }
 
+    /// The engine that keeps the build caches and their leases, where it is another one.
+    fn cache_engine(&self) -> Option<Arc<dyn Engine>> {
+        None
+    }
+
     /// What `name` resolves to, exactly so, in the digests that [`Engine::knows_as`] gives: by default the root of its image.
     ///
     /// # Errors

@@ -50,6 +50,22 @@ impl Exports {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Those into `engine`, listed together with these.
+    #[must_use]
+    pub fn beside(&self, engine: Arc<dyn Engine>) -> Self {
+        let shared = Shared {
+            engine,
+            flights: SingleFlight::default(),
+            limits: self.shared.limits,
+            policy: self.shared.policy.clone(),
+            live: self.shared.live.clone(),
+            tasks: self.shared.tasks.clone(),
+            keeping: AtomicBool::default(),
+            closing: self.shared.closing.clone(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
     /// From now on an export that is cancelled leaves what it has sent to the next one of the same image, as far as the
     /// engine can keep it: for a process that is to end, and whose user may run it again.
     pub fn keep_interrupted(&self) {

@@ -26,6 +26,7 @@ use self::chains::Chains;
 use self::lease::ClassicLease;
 use super::caches::CacheStore;
 use super::docker::{Info, Store, info, tag_again};
+use super::repository::RepositoryEngine;
 use super::{
     Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases, Storage, StoredBlobs,
 };
@@ -40,8 +41,8 @@ const REMEMBERED: usize = 1024;
 pub(crate) struct ClassicEngine {
     docker: Arc<Classic>,
     identity: Identity,
-    /// dockerd's classic store has no place for them.
-    caches: Arc<dyn CacheStore>,
+    /// Keeps the build caches, for which dockerd's classic store has no place.
+    caches: Arc<RepositoryEngine>,
 }
 
 /// What the engine and its exports share.
@@ -74,7 +75,7 @@ impl ClassicEngine {
             storage: Storage::Classic { storage_driver: driver },
         };
         let docker = Classic { api, chains: Chains::default(), images: Mutex::default() };
-        Ok(Self { docker: Arc::new(docker), identity, caches: super::repository::caches_at(caches) })
+        Ok(Self { docker: Arc::new(docker), identity, caches: Arc::new(RepositoryEngine::at(caches)) })
     }
 }
 
@@ -158,7 +159,11 @@ impl Engine for ClassicEngine {
     }
 
     fn caches(&self) -> Result<Arc<dyn CacheStore>, EngineError> {
-        Ok(self.caches.clone())
+        self.caches.caches()
+    }
+
+    fn cache_engine(&self) -> Option<Arc<dyn Engine>> {
+        Some(self.caches.clone())
     }
 
     /// Nothing is created: there are no leases here. It may be another dockerd by now, or one with another store.

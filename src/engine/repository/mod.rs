@@ -49,22 +49,32 @@ pub(crate) struct RepositoryEngine {
 impl RepositoryEngine {
     /// Connects to the layout at `root`, a folder that may be empty or missing: the first export makes it a layout.
     pub(crate) async fn connect(root: &Path) -> Result<Self, EngineError> {
+        let this = Self::at(root);
+        this.check().await?;
+        Ok(this)
+    }
+
+    /// The same, which is not looked at before it is used.
+    pub(crate) fn at(root: &Path) -> Self {
         let absolute = std::path::absolute(root);
         let root = absolute.as_deref().unwrap_or(root);
-        Self::over(root, local::open(root)).await
+        Self::new(root, local::open(root))
     }
 
     /// Makes an engine over the stores at `root`.
-    async fn over(root: &Path, stores: (Arc<BlobStore>, NameIndex, LeaseStore)) -> Result<Self, EngineError> {
+    fn new(root: &Path, stores: (Arc<BlobStore>, NameIndex, LeaseStore)) -> Self {
         let identity = Identity {
             kind: EngineKind::Layout,
             version: crate::image::layout::VERSION.to_owned(),
             address: root.display().to_string(),
             storage: Storage::Directory {},
         };
-        let this = Self { stores: Stores::new(stores), identity };
-        this.work(|stores| stores.names.exists().and_then(|_| stores.names.read())).await?;
-        Ok(this)
+        Self { stores: Stores::new(stores), identity }
+    }
+
+    /// Fails if what is there is no layout.
+    async fn check(&self) -> Result<(), EngineError> {
+        self.work(|stores| stores.names.exists().and_then(|_| stores.names.read())).await.map(drop)
     }
 
     async fn work<T: Send + 'static>(
@@ -95,13 +105,6 @@ impl RepositoryEngine {
         })
         .await
     }
-}
-
-/// The build caches in the folder `root`, which is created when the first is stored.
-pub(crate) fn caches_at(root: &Path) -> Arc<dyn CacheStore> {
-    let absolute = std::path::absolute(root);
-    let root = absolute.as_deref().unwrap_or(root);
-    Arc::new(RepositoryCaches::new(Stores::new(local::open(root)), &root.display().to_string()))
 }
 
 /// Checks the id of an export, which becomes a file name.

@@ -95,7 +95,9 @@ fn folder() -> TempDir {
 impl RepositoryEngine {
     /// Makes an engine over the stores on this disk, in this boot.
     async fn on(root: &Path, disk: Arc<dyn Disk>, boot: String) -> Result<Self, EngineError> {
-        Self::over(root, testing::on(root, disk, boot)).await
+        let this = Self::new(root, testing::on(root, disk, boot));
+        this.check().await?;
+        Ok(this)
     }
 }
 
