@@ -30,7 +30,6 @@ mod usage;
 mod watch;
 
 pub(crate) use blobs::CacheBlobs;
-pub(crate) use copy::LAYERS as COPIED_AT_ONCE;
 pub use copy::{Copied, CopySource};
 pub use current::CurrentVersion;
 pub use error::CacheError;

@@ -54,11 +54,6 @@ pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), Comma
     Ok((config, target))
 }
 
-/// Whether the environment names a daemon.
-pub(super) fn is_daemon_named() -> bool {
-    std::env::var_os(TO).is_some_and(|text| !text.is_empty())
-}
-
 /// The daemon in the environment.
 pub(super) fn daemon() -> Result<Option<Address>, CommandError> {
     let Some(text) = std::env::var_os(TO).filter(|text| !text.is_empty()) else { return Ok(None) };

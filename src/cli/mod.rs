@@ -42,7 +42,7 @@ use crate::export::{ExportError, Exports};
 use crate::image::{Digest, ReferenceError};
 use crate::source::archive::ArchiveError;
 use crate::source::tree::TreeError;
-use crate::source::{ChoiceError, ReadGraphError};
+use crate::source::{ChoiceError, ReadGraphError, SourceError};
 
 /// Puts builds and archives into this host's container engine, sending only the blobs that it lacks.
 #[derive(Debug, Parser)]
@@ -233,6 +233,9 @@ impl CommandError {
             Self::Cache(CacheError::Unknown { .. }) => {
                 Some(format!("`linkspan cache ls{flags}` lists the caches and their ids"))
             }
+            Self::Cache(CacheError::Source(SourceError::Read { .. })) => {
+                Some("see that it can be read, and run the command again".to_owned())
+            }
             Self::Cache(error) => error.hint(),
             Self::CachePlace(error) => error.hint(),
             Self::NoInput => Some(format!("name it with -i, or pipe it in: `docker save demo | linkspan load{flags}`")),
@@ -329,11 +332,19 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, CommandError> {
 
 /// Runs `work` until it ends, or until SIGINT or SIGTERM drops it; its files are removed when it is dropped.
 async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    interruptible_leaving(work, || Leftover::Nothing).await
+}
+
+/// The same for work that leaves something behind.
+async fn interruptible_leaving<T>(
+    work: impl Future<Output = Result<T, CommandError>>,
+    left: impl Fn() -> Leftover,
+) -> Result<T, CommandError> {
     // Installed before the work begins, so that no signal ends the process without removing files.
     let mut signals = Signals::new().map_err(CommandError::Runtime)?;
     tokio::select! {
         result = work => result,
-        signal = signals.next() => Err(CommandError::Interrupted { signal, left: Leftover::Nothing }),
+        signal = signals.next() => Err(CommandError::Interrupted { signal, left: left() }),
     }
 }
 

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{CommandError, block_on, output, show};
+use crate::byte_size;
 use crate::config::{Config, DEFAULT_EXPORT_LISTEN, Layer, ProcessEnvironment};
 use crate::engine::remote::DaemonConnection;
 use crate::export::LiveExport;
@@ -154,7 +155,7 @@ impl Row {
             state.clone(),
             created.map_or_else(unknown, |created| show::ago(age(created).unwrap_or_default())),
             blobs.map_or_else(unknown, |blobs| blobs.to_string()),
-            bytes.map_or_else(unknown, show::size_in_table),
+            bytes.map_or_else(unknown, byte_size::human_in_table),
             names.join(","),
         ]
     }

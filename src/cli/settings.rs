@@ -54,20 +54,20 @@ pub(super) struct EngineSettings {
 impl EngineSettings {
     /// Whether a flag chooses the engine.
     pub(super) fn is_given(&self) -> bool {
-        let flags = [&self.engine, &self.docker_host, &self.containerd_address, &self.namespace, &self.layout];
-        flags.into_iter().any(Option::is_some)
+        let engine = [&self.engine, &self.docker_host, &self.containerd_address, &self.namespace, &self.layout];
+        engine.into_iter().chain([&self.cache_dir]).any(Option::is_some)
     }
 }
 
 /// The flags that choose an engine of this machine, or the engine behind a daemon.
 #[derive(Debug, Args)]
 pub(super) struct TargetSettings {
-    /// Work through the daemon whose exporter API listens here (`serve --export-listen`) instead of on an engine
+    /// Work through the daemon whose exporter and caching API listens here (`serve --export-listen`) instead of on an engine
     /// directly: `unix:///path`, or `tcp://HOST:PORT` on this machine [env: LINKSPAN_TO, unless a flag names an
     /// engine]
     #[arg(
         long, value_name = "ADDR", help_heading = "Engine",
-        conflicts_with_all = ["engine", "docker_host", "containerd_address", "namespace", "layout"]
+        conflicts_with_all = ["engine", "docker_host", "containerd_address", "namespace", "layout", "cache_dir"]
     )]
     pub(super) to: Option<Address>,
 

@@ -215,7 +215,7 @@ pub(super) fn check_sizes(layers: &[Descriptor], sizes: &[Option<u64>]) -> Resul
 }
 
 /// Sorts versions as [`CacheStore::versions`] returns them.
-pub(super) fn sort(versions: &mut [CacheVersion]) {
+pub(crate) fn sort(versions: &mut [CacheVersion]) {
     versions.sort_by(|one, other| (other.created, &other.id).cmp(&(one.created, &one.id)));
 }
 

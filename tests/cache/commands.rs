@@ -233,20 +233,6 @@ async fn a_compressed_archive_is_imported_whole_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_work_on_the_engine_whatever_daemon_the_environment_names() {
-    let stack = Stack::shared();
-    let path = stack.fresh_path("-environment");
-    let (version, _) =
-        store(&caches(&*select(&Selection::layout(&path)).await.unwrap().engine), "app", "", &["one"], INDEX).await;
-    let run = linkspan(&["cache", "ls", "-q"], &[]).env("LINKSPAN_TO", "unix:///nowhere/at.sock");
-    let output = run.env("LINKSPAN_LAYOUT", text(&path)).env("LINKSPAN_ENGINE", "layout").ok();
-    assert_eq!(output.stdout.trim(), version.id);
-    assert!(output.stderr.contains("LINKSPAN_TO is not used"), "{output}");
-    let refused = linkspan(&["cache", "ls", "--to", "unix:///nowhere/at.sock"], &[]).fails();
-    assert_eq!(refused.status.code(), Some(2), "no flag of caches: {refused}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn tables_are_cut_to_the_width_of_a_terminal_and_nowhere_else() {
     let stack = Stack::shared();
     let path = stack.fresh_path("-wide");

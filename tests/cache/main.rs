@@ -19,6 +19,7 @@ mod parallel;
 mod put;
 mod query;
 mod quota;
+mod remote;
 mod resolve;
 mod restart;
 mod store;

@@ -4,18 +4,19 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::super::settings::EngineSettings;
-use super::super::{CommandError, block_on, engine, interruptible, output, show};
+use super::super::settings::TargetSettings;
+use super::super::{CommandError, block_on, engine, interruptible_leaving, output, show};
+use super::access::{self, CacheAccess};
 use super::archive::Place;
-use super::{PlaceError, caches, find, named};
-use crate::caches::{CacheError, CacheRef, CacheSettings, Caches, ResolvedPart};
+use super::{PlaceError, find, named};
+use crate::byte_size;
+use crate::caches::{CacheError, CacheRef};
 use crate::engine::cache_tags;
-use crate::engine::select::{Selection, select};
+use crate::engine::caches::CacheVersion;
 use crate::image::layout::{INDEX_FILE, MARKER_FILE};
 
 const EXPORT_EXAMPLES: &str = "\
@@ -53,7 +54,7 @@ pub(super) struct Export {
     json: bool,
 
     #[command(flatten)]
-    pub(super) target: EngineSettings,
+    pub(super) target: TargetSettings,
 }
 
 /// Copies a build cache from a folder, or an archive of one, that BuildKit wrote (`--cache-to type=local,dest=DIR`), or `export`, into the engine
@@ -77,51 +78,55 @@ pub(super) struct Import {
     json: bool,
 
     #[command(flatten)]
-    pub(super) target: EngineSettings,
+    pub(super) target: TargetSettings,
 }
 
 impl Export {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let config = engine::configure(self.target)?;
-        block_on(interruptible(async {
-            let from = caches(&config).await?;
-            let place = Place::to_write(&self.folder)?;
-            let versions = find::required(&from.versions(None).await?, &self.reference)?;
-            let reference: CacheRef = match versions.first() {
-                Some(version) => version.reference.parse()?,
-                None => self.reference.clone(),
+        let (config, target) = engine::target(self.target)?;
+        block_on(async {
+            let from = access::connect(&config, &target).await?;
+            let exported = async {
+                let place = Place::to_write(&self.folder)?;
+                let versions = find::required(&from.versions().await?, &self.reference)?;
+                let reference: CacheRef = match versions.first() {
+                    Some(version) => version.reference.parse()?,
+                    None => self.reference.clone(),
+                };
+                let to = access::folder(place.folder()).await?;
+                let copied = copy(&*from, versions, &reference, &*to, &reference, self.json).await?;
+                let tags = tags(place.folder(), &reference)?;
+                place.finish().await?;
+                match self.json {
+                    true => print_json(&copied, Some(&tags))?,
+                    false => print_usage(&self.folder, &tags)?,
+                }
+                Ok(ExitCode::SUCCESS)
             };
-            let ids: HashSet<_> = versions.into_iter().map(|version| version.id).collect();
-            let mut parts = from.resolve(&reference).await?;
-            parts.retain(|part| ids.contains(&part.version.id));
-            let copied = copy(&from, parts, &reference, &folder(place.folder()).await?, &reference, self.json).await?;
-            let tags = tags(place.folder(), &reference)?;
-            place.finish().await?;
-            match self.json {
-                true => print_json(&copied, Some(&tags))?,
-                false => print_usage(&self.folder, &tags)?,
-            }
-            Ok(ExitCode::SUCCESS)
-        }))?
+            let exported = interruptible_leaving(exported, || from.remains()).await;
+            from.finish().await;
+            exported
+        })?
     }
 }
 
 impl Import {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let config = engine::configure(self.target)?;
+        let (config, target) = engine::target(self.target)?;
         block_on(async {
-            let to = caches(&config).await?;
-            let copied = interruptible(async {
+            let to = access::connect(&config, &target).await?;
+            let copied = async {
                 let place = Place::to_read(&self.folder).await?;
                 if !place.folder().join(MARKER_FILE).is_file() {
                     return Err(PlaceError::NotLayout { folder: self.folder.display().to_string() }.into());
                 }
-                let from = folder(place.folder()).await?;
-                let tag = chosen(&from, &self.folder, self.tag).await?;
-                let parts = from.resolve(&tag).await?;
-                copy(&from, parts, &tag, &to, &self.reference, self.json).await
-            });
-            let copied = copied.await;
+                let from = access::folder(place.folder()).await?;
+                let mut versions = from.versions().await?;
+                let tag = chosen(&versions, &self.folder, self.tag)?;
+                versions.retain(|version| version.reference == tag.as_str());
+                copy(&*from, versions, &tag, &*to, &self.reference, self.json).await
+            };
+            let copied = interruptible_leaving(copied, || to.remains()).await;
             // What was copied of a version that is not complete is released, before it is said that nothing is left.
             to.finish().await;
             let copied = copied?;
@@ -133,15 +138,9 @@ impl Import {
     }
 }
 
-/// The caches in a folder.
-async fn folder(path: &Path) -> Result<Arc<Caches>, CommandError> {
-    let engine = select(&Selection::layout(path)).await?.engine;
-    Ok(Caches::new(&*engine, CacheSettings::default())?)
-}
-
-/// The ref in a folder that was named, or its only one.
-async fn chosen(caches: &Caches, path: &Path, tag: Option<CacheRef>) -> Result<CacheRef, CommandError> {
-    let refs: BTreeSet<_> = caches.versions(None).await?.into_iter().map(|version| version.reference).collect();
+/// The ref of the versions in a folder that was named, or the only one.
+fn chosen(versions: &[CacheVersion], path: &Path, tag: Option<CacheRef>) -> Result<CacheRef, CommandError> {
+    let refs: BTreeSet<_> = versions.iter().map(|version| version.reference.clone()).collect();
     let folder = path.display().to_string();
     match (tag, refs.first()) {
         (Some(tag), _) if refs.contains(tag.as_str()) => Ok(tag),
@@ -155,31 +154,32 @@ async fn chosen(caches: &Caches, path: &Path, tag: Option<CacheRef>) -> Result<C
 
 /// Copies the newest version of each part, and prints a line for each unless `is_quiet`.
 async fn copy(
-    from: &Arc<Caches>,
-    mut parts: Vec<ResolvedPart>,
+    from: &dyn CacheAccess,
+    mut versions: Vec<CacheVersion>,
     tag: &CacheRef,
-    to: &Arc<Caches>,
+    to: &dyn CacheAccess,
     reference: &CacheRef,
     is_quiet: bool,
 ) -> Result<Vec<Value>, CommandError> {
-    if parts.is_empty() {
+    if versions.is_empty() {
         return Err(CacheError::Unknown { reference: tag.to_string() }.into());
     }
     let mut seen = HashSet::new();
-    parts.retain(|part| seen.insert(part.version.part.clone()));
+    versions.retain(|version| seen.insert(version.part.clone()));
     let mut documents = Vec::new();
     // The newest comes last, and is the newest again.
-    for part in parts.iter().rev() {
-        let copied = to.copy(from, part, reference, &engine::origin("cache")).await?;
-        let (layers, written) = (show::count(part.listed.layers.len(), "layer"), show::size(copied.written));
-        let missing = if part.missing == 0 { String::new() } else { format!(", {} missing", part.missing) };
+    for source in from.open(versions).await?.iter().rev() {
+        let copied = to.copy(source, reference, &engine::origin("cache")).await?;
+        let (version, missing) = (&source.version, source.absent.len());
+        let (layers, written) = (show::count(source.listed.layers.len(), "layer"), byte_size::human(copied.written));
         let replaced = copied.replaced.as_ref().map(|replaced| replaced.id.as_str());
         documents.push(json!({
-            "id": copied.version.id, "ref": reference.as_str(), "of": part.version.title, "copied": copied.written,
-            "layers": part.listed.layers.len(), "missingLayers": part.missing, "replaced": replaced,
+            "id": copied.version.id, "ref": reference.as_str(), "of": version.title, "copied": copied.written,
+            "layers": source.listed.layers.len(), "missingLayers": missing, "replaced": replaced,
         }));
         if !is_quiet {
-            let name = named(reference.as_str(), &part.version.title);
+            let missing = if missing == 0 { String::new() } else { format!(", {missing} missing") };
+            let name = named(reference.as_str(), &version.title);
             let instead = if replaced.is_some() { ", in place of what the ref had of this part" } else { "" };
             output::print(&format!("{name}: {layers}{missing}, {written} copied{instead}"))?;
         }

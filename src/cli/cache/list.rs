@@ -8,14 +8,15 @@ use clap::Args;
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::settings::EngineSettings;
-use super::super::{CommandError, block_on, engine, output, show};
+use super::super::settings::TargetSettings;
+use super::super::{CommandError, output, show};
+use super::access::{Contents, Measured};
 use super::filter::{self, Filter};
 use super::find::{self, Selector};
-use super::{ago, caches};
-use crate::caches::{CacheRef, ResolvedPart, VersionUsage};
+use super::{ago, on_caches};
+use crate::byte_size;
+use crate::caches::CacheRef;
 use crate::engine::caches::CacheVersion;
-use crate::image::cache::CacheConfig;
 
 /// The columns that may be cut: refs, and what they are of.
 const NAMES: [usize; 2] = [1, 2];
@@ -71,7 +72,7 @@ pub(super) struct List {
     json: bool,
 
     #[command(flatten)]
-    pub(super) target: EngineSettings,
+    pub(super) target: TargetSettings,
 }
 
 /// Shows how many bytes the build caches of the engine take
@@ -87,7 +88,7 @@ pub(super) struct DiskUsage {
     json: bool,
 
     #[command(flatten)]
-    pub(super) target: EngineSettings,
+    pub(super) target: TargetSettings,
 }
 
 /// Prints what is known of build caches, as JSON
@@ -103,24 +104,19 @@ pub(super) struct Inspect {
     json: bool,
 
     #[command(flatten)]
-    pub(super) target: EngineSettings,
+    pub(super) target: TargetSettings,
 }
 
 impl List {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let config = engine::configure(self.target)?;
-        let versions = block_on(async {
-            let caches = caches(&config).await?;
-            let mut versions = caches.versions(None).await?;
-            if !self.selectors.is_empty() {
-                let selected = self.selectors.iter().flat_map(|selector| selector.matching(&versions));
-                let selected: HashSet<_> = selected.map(|version| version.id).collect();
-                versions.retain(|version| selected.contains(&version.id));
-            }
-            let (selection, now) = (filter::selection(self.filter), SystemTime::now());
-            versions.retain(|version| selection.includes(version, now));
-            Ok::<_, CommandError>(versions)
-        })??;
+        let mut versions = on_caches(self.target, async |caches| Ok(caches.versions().await?))?;
+        if !self.selectors.is_empty() {
+            let selected = self.selectors.iter().flat_map(|selector| selector.matching(&versions));
+            let selected: HashSet<_> = selected.map(|version| version.id).collect();
+            versions.retain(|version| selected.contains(&version.id));
+        }
+        let (selection, now) = (filter::selection(self.filter), SystemTime::now());
+        versions.retain(|version| selection.includes(version, now));
         let mut rows = vec![["ID", "REF", "OF", "MODE", "SIZE", "LAST USED"].map(str::to_owned).to_vec()];
         for version in &versions {
             match (self.quiet, self.json) {
@@ -131,7 +127,7 @@ impl List {
                     version.reference.clone(),
                     version.title.clone(),
                     version.mode.clone(),
-                    show::size_in_table(version.bytes),
+                    byte_size::human_in_table(version.bytes),
                     ago(version.used),
                 ]),
             }
@@ -145,35 +141,32 @@ impl List {
 
 impl DiskUsage {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let config = engine::configure(self.target)?;
-        let (usage, over) = block_on(async {
-            let caches = caches(&config).await?;
-            Ok::<_, CommandError>((caches.usage().await?, caches.exceeding().await?))
-        })??;
+        let usage = on_caches(self.target, async |caches| Ok(caches.usage().await?))?;
         if self.json {
             let versions: Vec<_> = usage.versions.iter().map(usage_json).collect();
-            let exceeding: Vec<_> = over.versions.iter().map(|usage| usage.version.id.as_str()).collect();
             let document = json!({
-                "versions": versions, "total": usage.total, "exceeding": exceeding, "exceedingBytes": over.bytes,
+                "versions": versions, "total": usage.total, "exceeding": usage.exceeding,
+                "exceedingBytes": usage.exceeding_bytes,
             });
             output::print(&serde_json::to_string_pretty(&document)?)?;
             return Ok(ExitCode::SUCCESS);
         }
         let mut rows = vec![["ID", "REF", "OF", "UNIQUE", "SHARED", "LAST USED"].map(str::to_owned).to_vec()];
-        for VersionUsage { version, unique, shared, .. } in &usage.versions {
+        for Measured { version, unique, shared } in &usage.versions {
             rows.push(vec![
                 find::short_id(version),
                 version.reference.clone(),
                 version.title.clone(),
-                show::size_in_table(*unique),
-                show::size_in_table(*shared),
+                byte_size::human_in_table(*unique),
+                byte_size::human_in_table(*shared),
                 ago(version.used),
             ]);
         }
         output::print(&show::cut_table(&rows, &NAMES, output::columns(self.no_trunc)))?;
-        output::print(&format!("Total: {}", show::size(usage.total)))?;
-        if !over.versions.is_empty() {
-            let (count, bytes) = (show::count(over.versions.len(), "version"), show::size(over.bytes));
+        output::print(&format!("Total: {}", byte_size::human(usage.total)))?;
+        if !usage.exceeding.is_empty() {
+            let (count, bytes) =
+                (show::count(usage.exceeding.len(), "version"), byte_size::human(usage.exceeding_bytes));
             output::print(&format!("Beyond the limits: {count}, up to {bytes}"))?;
         }
         Ok(ExitCode::SUCCESS)
@@ -182,20 +175,18 @@ impl DiskUsage {
 
 impl Inspect {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let config = engine::configure(self.target)?;
-        let document = block_on(async {
-            let caches = caches(&config).await?;
-            let (all, mut documents, mut shown) = (caches.versions(None).await?, Vec::new(), HashSet::new());
-            for given in &self.references {
+        let references = self.references;
+        let document = on_caches(self.target, async |caches| {
+            let (all, mut documents, mut shown) = (caches.versions().await?, Vec::new(), HashSet::new());
+            for given in &references {
                 for version in find::required(&all, given)? {
                     if shown.insert(version.id.clone()) {
-                        let part = caches.open(version).await?;
-                        documents.push(part_json(&part, &caches.config(&part).await?));
+                        documents.push(contents_json(&version, &caches.inspect(&version).await?));
                     }
                 }
             }
-            Ok::<_, CommandError>(Value::Array(documents))
-        })??;
+            Ok(Value::Array(documents))
+        })?;
         output::print(&serde_json::to_string_pretty(&document)?)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -214,21 +205,19 @@ fn json_of(version: &CacheVersion) -> Value {
     })
 }
 
-fn usage_json(usage: &VersionUsage) -> Value {
+fn usage_json(usage: &Measured) -> Value {
     let mut document = json_of(&usage.version);
     document["unique"] = json!(usage.unique);
     document["shared"] = json!(usage.shared);
     document
 }
 
-fn part_json(part: &ResolvedPart, config: &CacheConfig) -> Value {
-    let mut document = json_of(&part.version);
-    document["config"] = json!(part.listed.config);
-    document["records"] = json!(config.records);
-    document["results"] = json!(config.results);
-    document["missingLayers"] = json!(part.missing);
-    let mut seen = HashSet::new();
-    let layers = part.listed.layers.iter().filter(|layer| seen.insert(&layer.digest));
-    document["layers"] = layers.map(|layer| json!(layer)).collect();
+fn contents_json(version: &CacheVersion, contents: &Contents) -> Value {
+    let mut document = json_of(version);
+    document["config"] = json!(contents.config);
+    document["records"] = json!(contents.records);
+    document["results"] = json!(contents.results);
+    document["missingLayers"] = json!(contents.missing);
+    document["layers"] = json!(contents.layers);
     document
 }

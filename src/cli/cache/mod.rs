@@ -1,5 +1,6 @@
 //! `linkspan cache`.
 
+mod access;
 mod archive;
 mod copy;
 mod error;
@@ -9,18 +10,14 @@ mod list;
 mod remove;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 
+use self::access::{CacheAccess, connect};
 pub(super) use self::error::PlaceError;
-use super::settings::EngineSettings;
-use super::{CommandError, engine, output, show};
-use crate::caches::Caches;
-use crate::config::Config;
-use crate::engine::EngineKind;
-use crate::engine::select::select;
+use super::settings::TargetSettings;
+use super::{CommandError, engine, show};
 
 /// Lists, removes and copies the build caches that are stored in the engine.
 #[derive(Debug, Args)]
@@ -49,7 +46,7 @@ A build through `linkspan serve` writes a cache, and another one reads it:
   docker buildx build --cache-to type=linkspan,ref=app,mode=max \\
     --cache-from type=linkspan,ref=app --load -t app .
 A cache has a part for each platform, target and Dockerfile that was built.
-These commands work on the engine itself, not through a daemon (LINKSPAN_TO).
+These commands work on the engine of this machine, or through a daemon (--to).
 An ID is one version of a part: its short id, as `ls` prints it, or its whole id,
 as `ls -q` prints it; of either the beginning does, of at least four characters.
 
@@ -58,14 +55,12 @@ Examples:
   linkspan cache du
   linkspan cache rm app
   linkspan cache prune --filter until=168h --keep-storage 20GB
+  linkspan cache ls --to unix:///run/linkspan/export.sock
   linkspan cache export app ./cache
   linkspan cache import ./cache app";
 
 impl Cache {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        if engine::is_daemon_named() {
-            output::note("linkspan: note: LINKSPAN_TO is not used: `linkspan cache` works on the engine itself");
-        }
         match self.command {
             CacheCommand::List(command) => command.run(),
             CacheCommand::Usage(command) => command.run(),
@@ -79,7 +74,7 @@ impl Cache {
 
     /// The flags that choose the engine.
     pub(super) fn repeated(&self) -> String {
-        let target: &EngineSettings = match &self.command {
+        let target: &TargetSettings = match &self.command {
             CacheCommand::List(command) => &command.target,
             CacheCommand::Usage(command) => &command.target,
             CacheCommand::Inspect(command) => &command.target,
@@ -92,16 +87,16 @@ impl Cache {
     }
 }
 
-/// The caches of the engine.
-async fn caches(config: &Config) -> Result<Arc<Caches>, CommandError> {
-    Ok(placed(config).await?.0)
-}
-
-/// The caches of the engine, and whether they are in a folder.
-async fn placed(config: &Config) -> Result<(Arc<Caches>, bool), CommandError> {
-    let engine = select(&config.engine).await?.engine;
-    let is_folder = matches!(engine.identity().kind, EngineKind::Layout | EngineKind::DockerClassic);
-    Ok((Caches::new(&*engine, config.caches.clone())?, is_folder))
+/// Runs `work` on the caches that the flags choose.
+fn on_caches<T>(
+    settings: TargetSettings,
+    work: impl AsyncFnOnce(&dyn CacheAccess) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    let (config, target) = engine::target(settings)?;
+    super::block_on(async {
+        let caches = connect(&config, &target).await?;
+        work(&*caches).await
+    })?
 }
 
 /// How long ago a time was, in few characters: the last use is noted to the hour.

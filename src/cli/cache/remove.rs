@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Args};
 use serde_json::json;
 
-use super::super::settings::EngineSettings;
-use super::super::{CommandError, block_on, engine, output, show};
+use super::super::settings::TargetSettings;
+use super::super::{CommandError, output, show};
+use super::access::{Measured, Pruned};
 use super::filter::{self, Filter};
-use super::{find, named, placed};
-use crate::caches::{CacheRef, Pruned, Selection};
+use super::{find, named, on_caches};
+use crate::byte_size;
+use crate::caches::{CacheRef, Selection};
 use crate::config::bytes_of;
 
 /// A folder keeps what just became garbage for a while.
@@ -46,7 +48,7 @@ pub(super) struct Remove {
     json: bool,
 
     #[command(flatten)]
-    pub(super) target: EngineSettings,
+    pub(super) target: TargetSettings,
 }
 
 /// Removes build caches that match
@@ -81,7 +83,7 @@ pub(super) struct Prune {
     json: bool,
 
     #[command(flatten)]
-    pub(super) target: EngineSettings,
+    pub(super) target: TargetSettings,
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -91,50 +93,52 @@ fn bytes(text: &str) -> Result<u64, String> {
 impl Remove {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let flags = self.target.repeated();
-        let config = engine::configure(self.target)?;
-        block_on(async {
-            let (caches, is_folder) = placed(&config).await?;
-            let all = caches.versions(None).await?;
-            let (mut gone, mut seen, mut code) = (Vec::new(), HashSet::new(), ExitCode::SUCCESS);
-            for given in &self.references {
+        let Self { references, dry_run: is_dry, json: is_json, target } = self;
+        on_caches(target, async |caches| {
+            let all = caches.versions().await?;
+            let (mut meant, mut seen, mut code) = (Vec::new(), HashSet::new(), ExitCode::SUCCESS);
+            // The others go nevertheless.
+            let mut complain = |error| {
+                let error = CommandError::Cache(error);
+                output::complain(&error, error.hint(&flags));
+                code = ExitCode::FAILURE;
+            };
+            for given in &references {
                 match find::required(&all, given) {
-                    Ok(found) => gone.extend(found.into_iter().filter(|version| seen.insert(version.id.clone()))),
-                    // The others go nevertheless.
-                    Err(error) => {
-                        let error = CommandError::from(error);
-                        output::complain(&error, error.hint(&flags));
-                        code = ExitCode::FAILURE;
-                    }
+                    Ok(found) => meant.extend(found.into_iter().filter(|version| seen.insert(version.id.clone()))),
+                    Err(error) => complain(error),
                 }
             }
-            let ids: Vec<_> = gone.iter().map(|version| version.id.clone()).collect();
-            if !self.dry_run {
-                caches.delete(ids.clone()).await?;
-            }
-            if self.json {
-                output::print(&json!({"versions": ids, "dryRun": self.dry_run}).to_string())?;
+            let (gone, refused) = caches.delete(meant, is_dry).await?;
+            refused.into_iter().for_each(complain);
+            if is_json {
+                let ids: Vec<_> = gone.iter().map(|version| &version.id).collect();
+                output::print(&json!({"versions": ids, "dryRun": is_dry}).to_string())?;
                 return Ok(code);
             }
             for version in &gone {
-                output::print(&format!("{}: {}", verb(self.dry_run), named(&version.reference, &version.title)))?;
+                output::print(&format!("{}: {}", verb(is_dry), named(&version.reference, &version.title)))?;
             }
-            if !gone.is_empty() && is_folder && !self.dry_run {
+            if !gone.is_empty() && caches.is_folder() && !is_dry {
                 output::print(FREED_LATER)?;
             }
             Ok(code)
-        })?
+        })
     }
 }
 
 impl Prune {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let selection = Selection { keep_bytes: self.keep_storage, ..filter::selection(self.filter) };
-        let config = engine::configure(self.target)?;
         let (is_dry, is_json) = (self.dry_run, self.json);
-        let (pruned, is_folder) = block_on(async {
-            let (caches, is_folder) = placed(&config).await?;
-            Ok::<_, CommandError>((caches.prune(&selection, is_dry).await?, is_folder))
-        })??;
+        let (pruned, is_folder) =
+            on_caches(self.target, async |caches| Ok((caches.prune(&selection, is_dry).await?, caches.is_folder())))?;
+        if pruned.denied > 0 {
+            let count = show::count(usize::try_from(pruned.denied).unwrap_or(usize::MAX), "version");
+            output::note(&format!(
+                "linkspan: note: the daemon lets {count} stay, whose refs it does not let be written"
+            ));
+        }
         if is_json {
             let ids: Vec<_> = pruned.versions.iter().map(|usage| &usage.version.id).collect();
             let document = json!({"versions": ids, "bytes": pruned.bytes, "dryRun": is_dry});
@@ -151,8 +155,8 @@ fn verb(is_dry: bool) -> &'static str {
 }
 
 fn report(pruned: &Pruned, is_dry: bool, is_folder: bool) -> Result<(), CommandError> {
-    for usage in &pruned.versions {
-        let (version, size) = (&usage.version, show::size(usage.unique));
+    for Measured { version, unique, .. } in &pruned.versions {
+        let size = byte_size::human(*unique);
         let name = named(&version.reference, &version.title);
         output::print(&format!("{}: {name}, {size} of its own", verb(is_dry)))?;
     }
@@ -163,6 +167,6 @@ fn report(pruned: &Pruned, is_dry: bool, is_folder: bool) -> Result<(), CommandE
     };
     // Which of them images have as well is not known here.
     let (most, rest) = if pruned.bytes == 0 { ("", "") } else { ("up to ", "; what images have of it stays") };
-    output::print(&format!("{total}: {most}{}{rest}", show::size(pruned.bytes)))?;
+    output::print(&format!("{total}: {most}{}{rest}", byte_size::human(pruned.bytes)))?;
     if pruned.bytes > 0 && is_folder && !is_dry { output::print(FREED_LATER) } else { Ok(()) }
 }

@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status};
 
 use super::failure;
+use crate::cache_v1::proto::caches_client::CachesClient;
 use crate::engine::EngineError;
 use crate::engine::stream::{Store, UNARY};
 use crate::export_v1::limits::MESSAGE_BYTES;
@@ -25,11 +26,13 @@ const METADATA_BYTES: u32 = 1 << 20;
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// The metadata that names the export of a blob.
-const EXPORT: &str = "linkspan-export";
+pub(super) const EXPORT: &str = "linkspan-export";
+/// The metadata that names the hold or the export of a cache's blob.
+pub(super) const CACHE: &str = "linkspan-cache";
 /// How long making a connection may take in all; the upstream has a shorter limit of its own.
 const CONNECT: Duration = Duration::from_secs(15);
 
-/// A daemon's door of the exporter API. The connection is made again at the next call after it broke.
+/// A daemon's door of the exporter and the caching API. The connection is made again at the next call after it broke.
 #[derive(Clone)]
 pub struct DaemonConnection {
     channel: Channel,
@@ -85,6 +88,11 @@ impl DaemonConnection {
         ReferencesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
+    /// The service of build caches.
+    pub fn caches(&self) -> CachesClient<Channel> {
+        CachesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
     /// Awaits a call that does no bulk work. `operation` is for messages: `opening an export`.
     ///
     /// # Errors
@@ -105,25 +113,26 @@ impl DaemonConnection {
     }
 
     /// What a status means.
-    pub(super) fn failure(&self, operation: &str, status: &Status) -> EngineError {
+    pub(crate) fn failure(&self, operation: &str, status: &Status) -> EngineError {
         failure::of(&self.address, operation, status)
     }
 
-    /// The content within the export `id`.
-    pub(super) fn scoped(&self, id: &str) -> Result<Scoped, EngineError> {
-        let export = id.parse().map_err(|_| EngineError::Protocol {
+    /// The content within what `id` names by the metadata `key`.
+    pub(super) fn scoped(&self, key: &'static str, id: &str) -> Result<Scoped, EngineError> {
+        let id = id.parse().map_err(|_| EngineError::Protocol {
             operation: "opening an export".to_owned(),
             reason: "the id that the daemon gave does not fit into a header".to_owned(),
         })?;
-        Ok(Scoped { connection: self.clone(), export })
+        Ok(Scoped { connection: self.clone(), key, id })
     }
 }
 
-/// The Content service within one export.
+/// The Content service within one export or hold.
 #[derive(Debug, Clone)]
 pub(super) struct Scoped {
     connection: DaemonConnection,
-    export: AsciiMetadataValue,
+    key: &'static str,
+    id: AsciiMetadataValue,
 }
 
 impl Store for Scoped {
@@ -133,7 +142,7 @@ impl Store for Scoped {
 
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request.metadata_mut().insert(EXPORT, self.export.clone());
+        request.metadata_mut().insert(self.key, self.id.clone());
         request
     }
 

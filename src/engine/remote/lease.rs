@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::DaemonConnection;
-use super::connection::Scoped;
+use super::connection::{EXPORT, Scoped};
 use super::images::RemoteImages;
 use crate::engine::error::REMOTE;
 use crate::engine::images::Images as _;
@@ -105,7 +105,7 @@ impl RemoteLease {
     }
 
     pub(super) fn opened(&self, id: String) -> Result<Arc<RemoteExport>, EngineError> {
-        let content = self.connection.scoped(&id)?;
+        let content = self.connection.scoped(EXPORT, &id)?;
         let renewal = tokio::spawn(renew(self.connection.clone(), id.clone()));
         let export = Arc::new(RemoteExport { id, content, _renewal: AbortOnDropHandle::new(renewal) });
         *self.export() = Some(export.clone());

@@ -5,9 +5,13 @@
 //! References. An export is opened when its image is known, because one that an earlier process left behind is resumed
 //! (`lease.rs`).
 //!
+//! Build caches have an API of their own, for which the commands have their own client: here are only its connection and
+//! the blobs of it ([`CacheBlobs`]).
+//!
 //! What differs from an engine at hand: names that the daemon does not allow are refused before anything is sent, because
 //! its policy is requested first ([`Connected::allowed_names`]), and once more by the daemon when they are set.
 
+mod cache_blobs;
 mod connection;
 mod failure;
 mod images;
@@ -30,6 +34,7 @@ use crate::export_v1::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::image::{Descriptor, Reference};
 use crate::net::Address;
 
+pub(crate) use cache_blobs::CacheBlobs;
 pub use connection::DaemonConnection;
 use images::RemoteImages;
 use lease::RemoteLease;

@@ -1,0 +1,107 @@
+//! The caches of an engine of this machine.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{CacheAccess, Contents, Measured, Pruned, Usage, is_folder, readable};
+use crate::caches::{CacheError, CacheRef, CacheSettings, Caches, Copied, CopySource, Selection, VersionUsage};
+use crate::cli::{CommandError, Leftover};
+use crate::engine::Origin;
+use crate::engine::caches::CacheVersion;
+use crate::engine::select::{self, select};
+
+/// Caches that this process opens itself.
+#[derive(Debug)]
+pub(in super::super) struct LocalCaches {
+    caches: Arc<Caches>,
+    is_folder: bool,
+}
+
+impl LocalCaches {
+    /// Those of the engine that `selection` chooses.
+    pub(super) async fn of(selection: &select::Selection, settings: CacheSettings) -> Result<Self, CommandError> {
+        let engine = select(selection).await?.engine;
+        let is_folder = is_folder(engine.identity().kind);
+        Ok(Self { caches: Caches::new(&*engine, settings)?, is_folder })
+    }
+
+    /// Those in the folder `path`.
+    pub(super) async fn folder(path: &Path) -> Result<Self, CommandError> {
+        Self::of(&select::Selection::layout(path), CacheSettings::default()).await
+    }
+}
+
+fn measured(usage: VersionUsage) -> Measured {
+    let VersionUsage { version, unique, shared, .. } = usage;
+    Measured { version, unique, shared }
+}
+
+#[async_trait]
+impl CacheAccess for LocalCaches {
+    fn is_folder(&self) -> bool {
+        self.is_folder
+    }
+
+    async fn versions(&self) -> Result<Vec<CacheVersion>, CacheError> {
+        self.caches.versions(None).await
+    }
+
+    async fn usage(&self) -> Result<Usage, CacheError> {
+        let usage = self.caches.usage().await?;
+        let exceeding = self.caches.exceeding_in(&usage);
+        Ok(Usage {
+            total: usage.total,
+            versions: usage.versions.into_iter().map(measured).collect(),
+            exceeding: exceeding.versions.into_iter().map(|usage| usage.version.id).collect(),
+            exceeding_bytes: exceeding.bytes,
+        })
+    }
+
+    async fn inspect(&self, version: &CacheVersion) -> Result<Contents, CacheError> {
+        let (details, layers) = self.caches.inspect_version(version).await?;
+        let [records, results, missing] = [details.records, details.results, details.missing].map(|it| it as u64);
+        Ok(Contents { config: details.config, layers, records, results, missing })
+    }
+
+    async fn delete(
+        &self,
+        versions: Vec<CacheVersion>,
+        is_dry: bool,
+    ) -> Result<(Vec<CacheVersion>, Vec<CacheError>), CacheError> {
+        if !is_dry {
+            self.caches.delete(versions.iter().map(|version| version.id.clone()).collect()).await?;
+        }
+        Ok((versions, Vec::new()))
+    }
+
+    async fn prune(&self, selection: &Selection, is_dry: bool) -> Result<Pruned, CacheError> {
+        let pruned = self.caches.prune(selection, is_dry).await?;
+        Ok(Pruned { versions: pruned.versions.into_iter().map(measured).collect(), bytes: pruned.bytes, denied: 0 })
+    }
+
+    async fn open(&self, versions: Vec<CacheVersion>) -> Result<Vec<CopySource>, CacheError> {
+        let (mut sources, mut unusable) = (Vec::new(), Vec::new());
+        for version in versions {
+            match self.caches.copy_source(version).await {
+                Ok(source) => sources.push(source),
+                Err(error @ CacheError::Unusable { .. }) => unusable.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        readable(sources, unusable)
+    }
+
+    async fn copy(&self, from: &CopySource, reference: &CacheRef, origin: &Origin) -> Result<Copied, CacheError> {
+        self.caches.copy(from, reference, origin).await
+    }
+
+    fn remains(&self) -> Leftover {
+        Leftover::Nothing
+    }
+
+    async fn finish(&self) {
+        self.caches.finish().await;
+    }
+}
