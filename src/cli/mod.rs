@@ -161,7 +161,7 @@ enum CommandError {
     #[error(transparent)]
     Cache(#[from] CacheError),
     #[error(transparent)]
-    CachePlace(#[from] cache::PlaceError),
+    CacheFolder(#[from] cache::CacheFolderError),
     #[error("cannot write the report: {0}")]
     Report(#[from] serde_json::Error),
 }
@@ -203,7 +203,7 @@ impl CommandError {
             Self::Daemon(DaemonError::Config(_) | DaemonError::Engine(EngineError::Address { .. })) => true,
             Self::Engine(EngineError::Address { .. }) => true,
             Self::Save(error) => matches!(error, save::SaveError::Mixed),
-            Self::CachePlace(error) => error.is_wrong_value(),
+            Self::CacheFolder(error) => error.is_wrong_value(),
             _ => false,
         };
         if is_wrong_value { 2 } else { 1 }
@@ -237,7 +237,7 @@ impl CommandError {
                 Some("see that it can be read, and run the command again".to_owned())
             }
             Self::Cache(error) => error.hint(),
-            Self::CachePlace(error) => error.hint(),
+            Self::CacheFolder(error) => error.hint(),
             Self::NoInput => Some(format!("name it with -i, or pipe it in: `docker save demo | linkspan load{flags}`")),
             Self::TagOfMany { .. } => Some("leave -t out: the images then keep their names in the archive".to_owned()),
             Self::NotNamed { .. } => {

@@ -12,7 +12,7 @@ use crate::engine::{EngineError, Lease};
 
 /// The blobs of one export.
 #[derive(Debug)]
-pub(crate) struct Contents {
+pub(crate) struct ExportContent {
     /// The export's id.
     pub(crate) id: String,
     /// What keeps its blobs.
@@ -28,7 +28,7 @@ pub(crate) struct Contents {
     scope: Mutex<Scope>,
 }
 
-impl Contents {
+impl ExportContent {
     pub(crate) fn new(id: String, lease: Arc<dyn Lease>, images: Arc<dyn Images>) -> Self {
         let (cancel, writers) = (CancellationToken::new(), TaskTracker::new());
         let (deleting, scope) = Default::default();

@@ -38,7 +38,7 @@ impl Filters {
     }
 
     /// Whether one of them holds, or there is none. `field` gives the value of a field, if there is one.
-    pub(crate) fn hold(&self, field: impl Fn(&str) -> Option<String>) -> bool {
+    pub(crate) fn matches(&self, field: impl Fn(&str) -> Option<String>) -> bool {
         let holds = |test: &Test| match (&test.condition, field(&test.field)) {
             (Condition::Present, value) => value.is_some(),
             (Condition::Equal(expected), value) => value.as_ref() == Some(expected),
@@ -125,10 +125,10 @@ impl Parser<'_> {
 mod tests {
     use super::*;
 
-    fn hold(filters: &[&str]) -> Result<bool, String> {
+    fn matches(filters: &[&str]) -> Result<bool, String> {
         let filters: Vec<_> = filters.iter().map(|&text| text.to_owned()).collect();
         let filters = Filters::parse(&filters).map_err(|status| status.message().to_owned())?;
-        Ok(filters.hold(|field| match field {
+        Ok(filters.matches(|field| match field {
             "digest" => Some("sha256:ab".to_owned()),
             "labels.a.b/c" => Some("x,y".to_owned()),
             "labels.plain" => Some("1".to_owned()),
@@ -150,7 +150,7 @@ mod tests {
             (&["labels.plain==2", "digest==sha256:ab"], true),
             (&["labels.\"a.b/c\"==\"x,y\""], true),
         ] {
-            assert_eq!(hold(filters), Ok(expected), "{filters:?}");
+            assert_eq!(matches(filters), Ok(expected), "{filters:?}");
         }
     }
 
@@ -159,8 +159,8 @@ mod tests {
         for (filter, why) in
             [("", "a field"), ("a~=b", "not offered"), ("\"a", "not closed"), ("a==\"b\"c", "expected `,`")]
         {
-            assert!(hold(&[filter]).unwrap_err().contains(why), "{filter}");
+            assert!(matches(&[filter]).unwrap_err().contains(why), "{filter}");
         }
-        assert!(hold(&[&"x".repeat(BYTES + 1)]).unwrap_err().contains("longer"));
+        assert!(matches(&[&"x".repeat(BYTES + 1)]).unwrap_err().contains("longer"));
     }
 }

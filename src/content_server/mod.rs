@@ -6,7 +6,7 @@
 mod contents;
 mod filter;
 mod scope;
-mod scoped;
+mod scoped_writer;
 mod service;
 mod write;
 
@@ -23,14 +23,14 @@ use crate::engine::ingest::Expected;
 use crate::export_v1::ApiError;
 use crate::image::Digest;
 
-pub(crate) use contents::Contents;
+pub(crate) use contents::ExportContent;
 pub(crate) use scope::{Labels, Scope, Times};
 pub(crate) use service::ContentService;
 pub(crate) use write::exists;
 
 /// The target of a call.
 #[derive(Debug, Clone)]
-pub(crate) enum Named {
+pub(crate) enum CallTarget {
     /// An export, which takes blobs.
     Export(Arc<dyn Export>),
     /// Blobs that are only read.
@@ -45,13 +45,13 @@ pub(crate) trait Scopes: Debug + Send + Sync {
     fn key(&self) -> &'static str;
 
     /// What `id` names. The refusal of what is not there is never NOT_FOUND, which means a missing blob.
-    fn find(&self, id: &str) -> Result<Named, ApiError>;
+    fn find(&self, id: &str) -> Result<CallTarget, ApiError>;
 }
 
 /// An export that clients send blobs.
 pub(crate) trait Export: Debug + Send + Sync {
     /// Its blobs.
-    fn contents(&self) -> &Contents;
+    fn contents(&self) -> &ExportContent;
 
     /// Fails if the export has ended.
     fn check_alive(&self) -> Result<(), ApiError>;

@@ -14,8 +14,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::filter::Filters;
 use super::scope::{Blob, not_found};
-use super::scoped::Scoped;
-use super::{Contents, Export, Ingester, Named, Scopes, write};
+use super::scoped_writer::Scoped;
+use super::{CallTarget, Export, ExportContent, Ingester, Scopes, write};
 use crate::engine::ingest::IngestStatus;
 use crate::export_v1::convert::{digest, timestamp};
 use crate::export_v1::proto::content_server::Content;
@@ -32,12 +32,12 @@ pub(crate) enum ContentService {
     /// Serves what these find.
     Scopes(Vec<Arc<dyn Scopes>>),
     /// Serves this, whatever calls name.
-    Only(Named),
+    Only(CallTarget),
 }
 
 impl ContentService {
     /// The target of a call. Never NOT_FOUND, which means a missing blob here.
-    fn named<T>(&self, request: &Request<T>) -> Result<Named, Status> {
+    fn named<T>(&self, request: &Request<T>) -> Result<CallTarget, Status> {
         let scopes = match self {
             Self::Scopes(scopes) => scopes,
             Self::Only(named) => return Ok(named.clone()),
@@ -61,12 +61,12 @@ impl ContentService {
     /// The export that a call is about, which has not ended.
     fn export<T>(&self, request: &Request<T>) -> Result<Arc<dyn Export>, Status> {
         match self.named(request)? {
-            Named::Export(export) => {
+            CallTarget::Export(export) => {
                 export.check_alive()?;
                 Ok(export)
             }
-            Named::Blobs(_) => Err(denied("is only read", "Info, Read").into()),
-            Named::Ingester(_) => Err(denied("is only written", "Write").into()),
+            CallTarget::Blobs(_) => Err(denied("is only read", "Info, Read").into()),
+            CallTarget::Ingester(_) => Err(denied("is only written", "Write").into()),
         }
     }
 }
@@ -88,7 +88,7 @@ fn info(digest: &Digest, blob: &Blob) -> Info {
 }
 
 /// The status of an ingest, with the times that this process knows better.
-fn ingest(contents: &Contents, status: &IngestStatus) -> Ingest {
+fn ingest(contents: &ExportContent, status: &IngestStatus) -> Ingest {
     let times = contents.scope().times(&status.reference);
     let (started, updated) = times.map_or((status.started, status.updated), |times| (times.started, times.updated));
     let stamp = |time: SystemTime| Some(timestamp(time));
@@ -108,17 +108,17 @@ impl Content for ContentService {
         let named = self.named(&request)?;
         let digest = digest("digest", &request.get_ref().digest)?;
         let info = match named {
-            Named::Export(export) => {
+            CallTarget::Export(export) => {
                 export.check_alive()?;
                 let scope = export.contents().scope();
                 info(&digest, scope.get(&digest).ok_or_else(|| not_found(&digest))?)
             }
-            Named::Blobs(blobs) => {
+            CallTarget::Blobs(blobs) => {
                 let size = blobs.size(&digest).ok_or_else(|| not_found(&digest))?;
                 let size = i64::try_from(size).unwrap_or(i64::MAX);
                 Info { digest: digest.to_string(), size, ..Info::default() }
             }
-            Named::Ingester(_) => return Err(not_found(&digest)),
+            CallTarget::Ingester(_) => return Err(not_found(&digest)),
         };
         Ok(Response::new(InfoResponse { info: Some(info) }))
     }
@@ -141,7 +141,7 @@ impl Content for ContentService {
         let contents = export.contents();
         let filters = Filters::parse(&request.get_ref().filters)?;
         let holds = |digest: &Digest, blob: &Blob| {
-            filters.hold(|field| match field {
+            filters.matches(|field| match field {
                 "digest" => Some(digest.to_string()),
                 "size" => Some(blob.size.to_string()),
                 _ => blob.labels.get(field.strip_prefix("labels.")?).cloned(),
@@ -179,12 +179,12 @@ impl Content for ContentService {
         let ReadContentRequest { digest: text, offset, size } = request.into_inner();
         let digest = digest("digest", &text)?;
         let total = match &named {
-            Named::Export(export) => {
+            CallTarget::Export(export) => {
                 export.check_alive()?;
                 export.contents().scope().get(&digest).map(|blob| blob.size)
             }
-            Named::Blobs(blobs) => blobs.size(&digest),
-            Named::Ingester(_) => None,
+            CallTarget::Blobs(blobs) => blobs.size(&digest),
+            CallTarget::Ingester(_) => None,
         };
         let total = total.ok_or_else(|| not_found(&digest))?;
         // As containerd's server does: what is before the start counts as the start, what is past the end as all.
@@ -197,13 +197,13 @@ impl Content for ContentService {
             return Ok(Response::new(Box::pin(stream::empty())));
         }
         let chunks = match named {
-            Named::Export(export) => {
+            CallTarget::Export(export) => {
                 let blob = Descriptor::new("", digest, total);
                 let chunks = export.contents().images.open(&blob, offset).await.map_err(ApiError::from)?;
                 chunks.map(|chunk| chunk.map_err(ApiError::from)).boxed()
             }
-            Named::Blobs(blobs) => blobs.read(&digest, offset, size).await?,
-            Named::Ingester(_) => return Err(not_found(&digest)),
+            CallTarget::Blobs(blobs) => blobs.read(&digest, offset, size).await?,
+            CallTarget::Ingester(_) => return Err(not_found(&digest)),
         };
         let parts = chunks.scan((offset, size), |(at, left), chunk| {
             let next = match chunk {
@@ -240,7 +240,8 @@ impl Content for ContentService {
         let contents = export.contents();
         let filters = Filters::parse(&request.get_ref().filters)?;
         let all = contents.ingests().map_err(ApiError::from)?.statuses().await.map_err(ApiError::from)?;
-        let named = |status: &&IngestStatus| filters.hold(|field| (field == "ref").then(|| status.reference.clone()));
+        let named =
+            |status: &&IngestStatus| filters.matches(|field| (field == "ref").then(|| status.reference.clone()));
         let statuses = all.iter().filter(named).map(|status| ingest(contents, status)).collect();
         Ok(Response::new(ListStatusesResponse { statuses }))
     }
@@ -252,7 +253,7 @@ impl Content for ContentService {
         request: Request<Streaming<WriteContentRequest>>,
     ) -> Result<Response<Self::WriteStream>, Status> {
         let ingester: Arc<dyn Ingester> = match self.named(&request)? {
-            Named::Ingester(ingester) => ingester,
+            CallTarget::Ingester(ingester) => ingester,
             _ => Arc::new(Scoped(self.export(&request)?)),
         };
         Ok(Response::new(write::start(ingester, request.into_inner())))

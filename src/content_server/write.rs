@@ -187,25 +187,25 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::content_server::scoped::Scoped;
-    use crate::content_server::{Contents, Export, Times};
+    use crate::content_server::scoped_writer::Scoped;
+    use crate::content_server::{Export, ExportContent, Times};
     use crate::engine::fixture::{Stuck, layout};
     use crate::export_v1::limits::REFS;
     use crate::export_v1::proto::Reason;
 
     /// An export on a lease that does nothing, which has expired once its writes are cancelled.
     #[derive(Debug)]
-    struct Stopping(Contents);
+    struct Stopping(ExportContent);
 
     impl Stopping {
         async fn new(folder: &std::path::Path, lease: Stuck) -> Arc<Self> {
             let images = layout(folder).await.images().unwrap();
-            Arc::new(Self(Contents::new("e".to_owned(), Arc::new(lease), images)))
+            Arc::new(Self(ExportContent::new("e".to_owned(), Arc::new(lease), images)))
         }
     }
 
     impl Export for Stopping {
-        fn contents(&self) -> &Contents {
+        fn contents(&self) -> &ExportContent {
             &self.0
         }
 

@@ -8,7 +8,7 @@ use tempfile::{NamedTempFile, TempDir};
 use tokio::task::spawn_blocking;
 
 use super::super::{CommandError, output};
-use super::PlaceError;
+use super::CacheFolderError;
 use crate::image::layout::{INDEX_FILE, MARKER_FILE};
 use crate::source::archive::unpack;
 use crate::tar::{END, member, padding};
@@ -18,12 +18,12 @@ const COMPRESSED: [&str; 7] = [".tgz", ".tar.gz", ".tar.zst", ".tzst", ".tar.xz"
 
 /// A folder, or an archive with a folder that stands in for it meanwhile.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct CacheFolder {
     folder: PathBuf,
     archive: Option<(PathBuf, TempDir)>,
 }
 
-impl Place {
+impl CacheFolder {
     /// A place to export into: an archive if its name ends in `.tar`.
     pub(super) fn to_write(path: &Path) -> Result<Self, CommandError> {
         refuse_stream(path)?;
@@ -45,7 +45,7 @@ impl Place {
     pub(super) async fn to_read(path: &Path) -> Result<Self, CommandError> {
         refuse_stream(path)?;
         let found = fs::metadata(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => PlaceError::Absent { path: path.display().to_string() }.into(),
+            io::ErrorKind::NotFound => CacheFolderError::Absent { path: path.display().to_string() }.into(),
             _ => failed(path, error),
         })?;
         if found.is_dir() {
@@ -53,14 +53,14 @@ impl Place {
         }
         // Where the archive lies there may be no right to write.
         let beside = beside(path).or_else(|_| TempDir::new()).map_err(|error| failed(path, error))?;
-        if let Some(remark) = unpack(path, beside.path()).await.map_err(PlaceError::from)? {
+        if let Some(remark) = unpack(path, beside.path()).await.map_err(CacheFolderError::from)? {
             output::note(&remark);
         }
         Ok(Self { folder: beside.path().to_owned(), archive: Some((path.to_owned(), beside)) })
     }
 
     /// The folder.
-    pub(super) fn folder(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.folder
     }
 
@@ -80,11 +80,11 @@ fn beside(path: &Path) -> io::Result<TempDir> {
 }
 
 fn failed(path: &Path, error: io::Error) -> CommandError {
-    PlaceError::File { path: path.display().to_string(), error }.into()
+    CacheFolderError::File { path: path.display().to_string(), error }.into()
 }
 
 fn named(path: &Path, reason: &'static str) -> CommandError {
-    PlaceError::Name { path: path.display().to_string(), reason }.into()
+    CacheFolderError::Name { path: path.display().to_string(), reason }.into()
 }
 
 /// Refuses `-`, which other programs take for a stream.

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::super::settings::TargetSettings;
 use super::super::{CommandError, block_on, engine, interruptible_leaving, output, show};
 use super::access::{self, CacheAccess};
-use super::archive::Place;
-use super::{PlaceError, find, named};
+use super::archive::CacheFolder;
+use super::{CacheFolderError, find, named};
 use crate::byte_size;
 use crate::caches::{CacheError, CacheRef};
 use crate::engine::cache_tags;
@@ -87,16 +87,16 @@ impl Export {
         block_on(async {
             let from = access::connect(&config, &target).await?;
             let exported = async {
-                let place = Place::to_write(&self.folder)?;
+                let folder = CacheFolder::to_write(&self.folder)?;
                 let versions = find::required(&from.versions().await?, &self.reference)?;
                 let reference: CacheRef = match versions.first() {
                     Some(version) => version.reference.parse()?,
                     None => self.reference.clone(),
                 };
-                let to = access::folder(place.folder()).await?;
+                let to = access::folder(folder.path()).await?;
                 let copied = copy(&*from, versions, &reference, &*to, &reference, self.json).await?;
-                let tags = tags(place.folder(), &reference)?;
-                place.finish().await?;
+                let tags = tags(folder.path(), &reference)?;
+                folder.finish().await?;
                 match self.json {
                     true => print_json(&copied, Some(&tags))?,
                     false => print_usage(&self.folder, &tags)?,
@@ -116,11 +116,11 @@ impl Import {
         block_on(async {
             let to = access::connect(&config, &target).await?;
             let copied = async {
-                let place = Place::to_read(&self.folder).await?;
-                if !place.folder().join(MARKER_FILE).is_file() {
-                    return Err(PlaceError::NotLayout { folder: self.folder.display().to_string() }.into());
+                let folder = CacheFolder::to_read(&self.folder).await?;
+                if !folder.path().join(MARKER_FILE).is_file() {
+                    return Err(CacheFolderError::NotLayout { folder: self.folder.display().to_string() }.into());
                 }
-                let from = access::folder(place.folder()).await?;
+                let from = access::folder(folder.path()).await?;
                 let mut versions = from.versions().await?;
                 let tag = chosen(&versions, &self.folder, self.tag)?;
                 versions.retain(|version| version.reference == tag.as_str());
@@ -145,10 +145,10 @@ fn chosen(versions: &[CacheVersion], path: &Path, tag: Option<CacheRef>) -> Resu
     match (tag, refs.first()) {
         (Some(tag), _) if refs.contains(tag.as_str()) => Ok(tag),
         (Some(tag), _) => {
-            Err(PlaceError::Tag { folder, tag: tag.to_string(), tags: refs.into_iter().collect() }.into())
+            Err(CacheFolderError::Tag { folder, tag: tag.to_string(), tags: refs.into_iter().collect() }.into())
         }
         (None, Some(only)) if refs.len() == 1 => Ok(only.parse()?),
-        _ => Err(PlaceError::Unnamed { folder, tags: refs.into_iter().collect() }.into()),
+        _ => Err(CacheFolderError::Unnamed { folder, tags: refs.into_iter().collect() }.into()),
     }
 }
 
@@ -190,7 +190,7 @@ async fn copy(
 /// What the versions of a cache in a folder are of, and the tags by which BuildKit finds them.
 fn tags(folder: &Path, reference: &CacheRef) -> Result<Vec<(String, String)>, CommandError> {
     let path = folder.join(INDEX_FILE);
-    let failed = |error| PlaceError::File { path: path.display().to_string(), error };
+    let failed = |error| CacheFolderError::File { path: path.display().to_string(), error };
     let index = fs::read(&path).map_err(failed)?;
     Ok(cache_tags(&index, reference.as_str()).map_err(|error| failed(std::io::Error::other(error)))?)
 }
@@ -211,10 +211,10 @@ fn print_usage(path: &Path, tags: &[(String, String)]) -> Result<(), CommandErro
         true => "BuildKit reads it once it is unpacked into a folder DIR:",
         false => "BuildKit reads it:",
     })?;
-    let place = if is_archive { "DIR".to_owned() } else { path.display().to_string() };
+    let folder = if is_archive { "DIR".to_owned() } else { path.display().to_string() };
     for (title, tag) in tags {
         let of = if title.is_empty() { String::new() } else { format!("   # {title}") };
-        output::print(&format!("  --cache-from type=local,src={place},tag={tag}{of}"))?;
+        output::print(&format!("  --cache-from type=local,src={folder},tag={tag}{of}"))?;
     }
     Ok(())
 }

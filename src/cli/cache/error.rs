@@ -6,7 +6,7 @@ use crate::source::archive::ArchiveError;
 
 /// Why a folder or an archive of caches cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::cli) enum PlaceError {
+pub(in crate::cli) enum CacheFolderError {
     #[error("the build caches in {path} cannot be read or written: {error}")]
     File { path: String, error: io::Error },
     #[error("{path}: no such folder or file")]
@@ -23,7 +23,7 @@ pub(in crate::cli) enum PlaceError {
     Tag { folder: String, tag: String, tags: Vec<String> },
 }
 
-impl PlaceError {
+impl CacheFolderError {
     /// Whether the command line is wrong.
     pub(in crate::cli) fn is_wrong_value(&self) -> bool {
         matches!(self, Self::Name { .. })

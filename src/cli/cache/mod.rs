@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand};
 
 use self::access::{CacheAccess, connect};
-pub(super) use self::error::PlaceError;
+pub(super) use self::error::CacheFolderError;
 use super::settings::TargetSettings;
 use super::{CommandError, engine, show};
 

@@ -9,7 +9,7 @@ use super::messages::number;
 use crate::cache_v1::limits::{PUT_LAYERS, PUT_POSITIONS, PUT_RECORDS};
 use crate::cache_v1::proto::{NewRecord, NewResult, PutLayer, PutResponse, Standing};
 use crate::caches::Caches;
-use crate::content_server::{Contents, Labels};
+use crate::content_server::{ExportContent, Labels};
 use crate::engine::Pin;
 use crate::engine::caches::CacheDocument;
 use crate::export_v1::ApiError;
@@ -185,7 +185,11 @@ fn read_result(result: &NewResult, field: &str) -> Result<(Vec<Descriptor>, Opti
 }
 
 /// Pins those of an export's `layers` that the engine has, and returns which must be sent.
-pub(super) async fn put(caches: &Caches, export: &Contents, layers: &[Descriptor]) -> Result<PutResponse, ApiError> {
+pub(super) async fn put(
+    caches: &Caches,
+    export: &ExportContent,
+    layers: &[Descriptor],
+) -> Result<PutResponse, ApiError> {
     let pins: Vec<_> = layers.iter().map(Pin::from).collect();
     let sizes = export.lease.pin(&pins).await?;
     let missing: Vec<_> =

@@ -8,7 +8,7 @@ use super::lifetime::Lifetime;
 use super::record::Record;
 use super::session::Session;
 use super::sessions::Sessions;
-use crate::content_server::Contents;
+use crate::content_server::ExportContent;
 use crate::engine::{self, DurableLease, EngineError};
 use crate::image::Digest;
 
@@ -36,7 +36,7 @@ impl Sessions {
 }
 
 /// Restores the scope of an export of an earlier process: what its lease pins, one by one, and the ingests of it.
-async fn restore_scope(contents: &Contents) -> Result<(), EngineError> {
+async fn restore_scope(contents: &ExportContent) -> Result<(), EngineError> {
     let look = async |digest: Digest| Ok::<_, EngineError>((contents.images.size(&digest).await?, digest));
     let looked: Vec<_> = contents.lease.pinned().await?.into_iter().map(look).collect();
     let blobs: Vec<_> = stream::iter(looked).buffered(LOOKUPS).try_collect().await?;

@@ -12,7 +12,7 @@ use super::messages::number;
 use super::put::PutRecords;
 use super::record::Record;
 use crate::cache_v1::proto::{self, CommitTarget, Target, TargetResult};
-use crate::content_server::{Contents, Export};
+use crate::content_server::{Export, ExportContent};
 use crate::engine::images::Images;
 use crate::engine::{Lease, Origin};
 use crate::export::{Listed, LiveExports, Progress};
@@ -30,7 +30,7 @@ pub(super) struct Session {
     /// Its targets, as they were given.
     pub(super) targets: Vec<Target>,
     /// Its blobs.
-    pub(super) contents: Contents,
+    pub(super) contents: ExportContent,
     /// Whether an earlier process opened it. What was put into it then is lost.
     is_restored: bool,
     /// What was put.
@@ -70,7 +70,7 @@ impl Session {
         Self {
             targets: record.targets(),
             record,
-            contents: Contents::new(id, lease, images),
+            contents: ExportContent::new(id, lease, images),
             is_restored: false,
             records: Mutex::default(),
             stage: Mutex::new(stage),
@@ -207,7 +207,7 @@ impl Session {
 }
 
 impl Export for Session {
-    fn contents(&self) -> &Contents {
+    fn contents(&self) -> &ExportContent {
         &self.contents
     }
 

@@ -17,7 +17,7 @@ use super::session::Session;
 use crate::cache_v1::limits::{ENDED_EXPORTS, OPEN_EXPORTS, WATCHES};
 use crate::cache_v1::proto::OpenRequest;
 use crate::caches::Caches;
-use crate::content_server::{Named, Scopes};
+use crate::content_server::{CallTarget, Scopes};
 use crate::engine;
 use crate::export::{Exports, unique_id};
 use crate::export_v1::ApiError;
@@ -178,10 +178,10 @@ impl Scopes for Sessions {
         "linkspan-cache"
     }
 
-    fn find(&self, id: &str) -> Result<Named, ApiError> {
+    fn find(&self, id: &str) -> Result<CallTarget, ApiError> {
         if id.starts_with(holds::PREFIX) {
-            return Ok(Named::Blobs(self.holds.find(id)?));
+            return Ok(CallTarget::Blobs(self.holds.find(id)?));
         }
-        Ok(Named::Export(self.export(id)?))
+        Ok(CallTarget::Export(self.export(id)?))
     }
 }

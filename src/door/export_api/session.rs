@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::commit_task::CommitTask;
 use super::record::Record;
-use crate::content_server::{Contents, Export, Scope};
+use crate::content_server::{Export, ExportContent, Scope};
 use crate::engine::images::Images;
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, Lease, Origin};
@@ -26,7 +26,7 @@ pub(super) struct Session {
     pub(super) id: String,
     pub(super) record: Record,
     /// Its blobs.
-    pub(super) contents: Contents,
+    pub(super) contents: ExportContent,
     opened: SystemTime,
     stage: Mutex<Stage>,
 }
@@ -66,7 +66,7 @@ impl Session {
             ended: None,
             listed: None,
         };
-        let contents = Contents::new(id.clone(), lease, images);
+        let contents = ExportContent::new(id.clone(), lease, images);
         Self { id, record, contents, opened, stage: Mutex::new(stage) }
     }
 
@@ -172,7 +172,7 @@ impl Session {
 }
 
 impl Export for Session {
-    fn contents(&self) -> &Contents {
+    fn contents(&self) -> &ExportContent {
         &self.contents
     }
 

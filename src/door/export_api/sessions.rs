@@ -11,7 +11,7 @@ use super::exporters;
 use super::outputs::Outputs;
 use super::record::Record;
 use super::session::Session;
-use crate::content_server::{Named, Scopes};
+use crate::content_server::{CallTarget, Scopes};
 use crate::engine::Lifetime;
 use crate::export::{Exports, unique_id};
 use crate::export_v1::ApiError;
@@ -189,8 +189,8 @@ impl Scopes for Sessions {
         "linkspan-export"
     }
 
-    fn find(&self, id: &str) -> Result<Named, ApiError> {
-        Ok(Named::Export(Sessions::find(self, id)?))
+    fn find(&self, id: &str) -> Result<CallTarget, ApiError> {
+        Ok(CallTarget::Export(Sessions::find(self, id)?))
     }
 }
 

@@ -44,7 +44,7 @@ struct Facts {
 #[serde(rename_all = "camelCase")]
 struct Fields {
     #[serde(default)]
-    subject: Option<Named>,
+    subject: Option<CallTarget>,
     #[serde(default)]
     artifact_type: Option<String>,
     #[serde(default)]
@@ -56,7 +56,7 @@ struct Fields {
 }
 
 #[derive(Debug, Deserialize)]
-struct Named {
+struct CallTarget {
     digest: Digest,
 }
 

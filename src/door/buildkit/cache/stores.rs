@@ -22,7 +22,7 @@ use super::loopback::{CREDENTIALS, Loopback};
 use super::options::CacheOptions;
 use super::stored::Stored;
 use crate::caches::{CacheBlobs, CacheError, CacheReader, Caches};
-use crate::content_server::{ContentService, Named};
+use crate::content_server::{CallTarget, ContentService};
 use crate::export::Exports;
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::content_server::ContentServer;
@@ -129,13 +129,13 @@ impl SessionCalls for Caching {
 }
 
 /// The store `name` of a build: the empty one has what is imported, `e0` takes the first export.
-fn store_of(build: &Arc<CacheBuild>, name: &str) -> Option<Named> {
+fn store_of(build: &Arc<CacheBuild>, name: &str) -> Option<CallTarget> {
     let Stored { caches, reader, .. } = &**build.stored.as_ref()?;
     if name.is_empty() {
-        return Some(Named::Blobs(Arc::new(Imports(reader.clone()))));
+        return Some(CallTarget::Blobs(Arc::new(Imports(reader.clone()))));
     }
     let index: usize = name.strip_prefix('e')?.parse().ok()?;
-    Some(Named::Ingester(build.begun.get(index)?.get_or_init(|| build.begin(caches, index)).clone()))
+    Some(CallTarget::Ingester(build.begun.get(index)?.get_or_init(|| build.begin(caches, index)).clone()))
 }
 
 /// The store of ours that a call is for.

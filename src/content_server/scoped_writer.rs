@@ -98,7 +98,7 @@ impl<'a> ScopedWriter<'a> {
             OpenedIngest::Present => {
                 return Err(match &expected.digest {
                     Some(digest) => {
-                        take_in(export, digest, Labels::new()).await?;
+                        add_to_scope(export, digest, Labels::new()).await?;
                         exists(digest)
                     }
                     None => broken("the engine reports a blob as present although no digest was given"),
@@ -194,7 +194,7 @@ impl Writer for ScopedWriter<'_> {
             }
             Err(EngineError::Present { digest }) => {
                 export.contents().scope().forget_times(name);
-                take_in(*export, &digest, labels).await?;
+                add_to_scope(*export, &digest, labels).await?;
                 Err(exists(&digest))
             }
             Err(error) => Err(ApiError::from(error).into()),
@@ -212,7 +212,7 @@ impl Writer for ScopedWriter<'_> {
 }
 
 /// Takes a blob into the scope that the engine holds, and that is pinned.
-async fn take_in(export: &dyn Export, digest: &Digest, labels: Labels) -> Result<(), Status> {
+async fn add_to_scope(export: &dyn Export, digest: &Digest, labels: Labels) -> Result<(), Status> {
     let size = export.contents().images.size(digest).await.map_err(ApiError::from)?;
     let size = size.ok_or_else(|| ApiError::from(EngineError::Missing { digests: vec![digest.clone()] }))?;
     Ok(export.contents().scope().add(digest.clone(), size, labels)?)
