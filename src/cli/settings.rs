@@ -128,7 +128,8 @@ pub(super) struct Settings {
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     export_listen: Option<String>,
 
-    /// Where the registry door listens, from which registry clients pull the engine's images; a loopback address, such as
+    /// Where the registry door listens, from which registry clients pull the engine's images, and with
+    /// --registry-writable to which they push; a loopback address, such as
     /// `tcp://127.0.0.1:5000`, or a unix socket [env: LINKSPAN_REGISTRY_LISTEN]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     registry_listen: Option<String>,
@@ -148,6 +149,14 @@ pub(super) struct Settings {
         help_heading = "Doors"
     )]
     registry_catalog: Option<String>,
+
+    /// Let clients push images to the engine through the registry door, and remove tags there; whoever reaches the door can
+    /// set any name that --allow-name and --deny-tag-move leave [env: LINKSPAN_REGISTRY_WRITABLE] [default: false]
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Doors"
+    )]
+    registry_writable: Option<String>,
 
     /// Allow only names that match this pattern, for exports and for `docker load` through any door (docker's own pull, tag
     /// and build are not restricted); `*` matches any characters of the full name, as in `docker.io/library/ci-*`; can be
@@ -266,6 +275,7 @@ impl From<Settings> for Layer {
             (Setting::RegistryListen, flags.registry_listen),
             (Setting::RegistryMirrorTags, flags.registry_mirror_tags),
             (Setting::RegistryCatalog, flags.registry_catalog),
+            (Setting::RegistryWritable, flags.registry_writable),
             (Setting::DenyTagMove, flags.deny_tag_move),
             (Setting::CacheFromEngine, flags.cache_from_engine),
             (Setting::CacheLazyImport, flags.cache_lazy_import),

@@ -70,6 +70,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::RegistryListen, document.registry_listen),
         (Setting::RegistryMirrorTags, document.registry_mirror_tags),
         (Setting::RegistryCatalog, document.registry_catalog),
+        (Setting::RegistryWritable, document.registry_writable),
         (Setting::DenyTagMove, document.deny_tag_move),
         (Setting::Group, document.group),
         (Setting::EngineTimeout, document.engine_timeout),
@@ -132,6 +133,7 @@ struct Document {
     registry_listen: Option<Scalar>,
     registry_mirror_tags: Option<Scalar>,
     registry_catalog: Option<Scalar>,
+    registry_writable: Option<Scalar>,
     #[serde(default)]
     allow_name: Vec<Scalar>,
     #[serde(default)]

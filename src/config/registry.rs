@@ -14,14 +14,21 @@ pub struct RegistryDoor {
     pub mirror_tags: bool,
     /// Whether all repositories are listed.
     pub catalog: bool,
+    /// Whether clients may push.
+    pub writable: bool,
 }
 
 /// Checks the registry door in `settings`, if there is one.
 pub(super) fn check(settings: &Layer) -> Result<Option<RegistryDoor>, ConfigError> {
     let is_set = |setting| settings.last(setting).map(boolean).transpose().map(Option::unwrap_or_default);
     let (mirror_tags, catalog) = (is_set(Setting::RegistryMirrorTags)?, is_set(Setting::RegistryCatalog)?);
+    let writable = is_set(Setting::RegistryWritable)?;
     let Some(given) = settings.last(Setting::RegistryListen) else {
-        let options = [(Setting::RegistryMirrorTags, mirror_tags), (Setting::RegistryCatalog, catalog)];
+        let options = [
+            (Setting::RegistryMirrorTags, mirror_tags),
+            (Setting::RegistryCatalog, catalog),
+            (Setting::RegistryWritable, writable),
+        ];
         return match options.into_iter().find(|(_, is_set)| *is_set) {
             Some((option, _)) => Err(ConfigError::Contradiction(format!(
                 "--{} is for the registry door, and there is none; open it with --{} tcp://127.0.0.1:5000",
@@ -31,5 +38,5 @@ pub(super) fn check(settings: &Layer) -> Result<Option<RegistryDoor>, ConfigErro
             None => Ok(None),
         };
     };
-    Ok(Some(RegistryDoor { listen: listen(given)?, mirror_tags, catalog }))
+    Ok(Some(RegistryDoor { listen: listen(given)?, mirror_tags, catalog, writable }))
 }

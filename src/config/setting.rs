@@ -39,6 +39,8 @@ pub enum Setting {
     RegistryMirrorTags,
     /// Whether the registry door lists all repositories.
     RegistryCatalog,
+    /// Whether clients may push to the registry door.
+    RegistryWritable,
     /// A pattern of names that clients may set; repeatable.
     AllowName,
     /// Whether a name must not move to another image.
@@ -79,7 +81,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -98,6 +100,7 @@ impl Setting {
         Self::RegistryListen,
         Self::RegistryMirrorTags,
         Self::RegistryCatalog,
+        Self::RegistryWritable,
         Self::AllowName,
         Self::DenyTagMove,
         Self::AllowCache,
@@ -139,6 +142,7 @@ impl Setting {
             Self::RegistryListen => "registry-listen",
             Self::RegistryMirrorTags => "registry-mirror-tags",
             Self::RegistryCatalog => "registry-catalog",
+            Self::RegistryWritable => "registry-writable",
             Self::AllowName => "allow-name",
             Self::DenyTagMove => "deny-tag-move",
             Self::AllowCache => "allow-cache",

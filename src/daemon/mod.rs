@@ -129,7 +129,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
     notify::state("READY=1");
     let signal = signals.next().await;
     // Extends the service manager's own limit (TimeoutStopSec=), so that any drain timeout works.
-    let rest = ABORT_TIMEOUT * 3 + CLOSE_TIMEOUT;
+    let rest = ABORT_TIMEOUT * 4 + CLOSE_TIMEOUT;
     notify::state(&format!(
         "STOPPING=1\nEXTEND_TIMEOUT_USEC={}",
         config.drain_timeout.saturating_add(rest).as_micros()
@@ -142,8 +142,10 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
     {
         warn!("connections to builders in containers were still being closed; they end with this process");
     }
-    if let Some(door) = registry_door {
-        door.close();
+    if let Some(door) = registry_door
+        && tokio::time::timeout(ABORT_TIMEOUT, door.close()).await.is_err()
+    {
+        warn!("uploads were still being suspended; their last bytes may be sent again");
     }
     if tokio::time::timeout(ABORT_TIMEOUT, exports.finish()).await.is_err() {
         warn!("exports were still being aborted; their leases are released at the next start");
@@ -272,8 +274,9 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
             exports: Arc::clone(&exports),
             mirror_tags: settings.mirror_tags,
             catalog: settings.catalog,
+            writable: settings.writable.then(|| settings.listen.to_string()),
         };
-        let door = registry::Door::new(settings, listeners.drain())?.with_status(status.of(listener.address()));
+        let door = registry::Door::open(settings, listeners.drain()).await?.with_status(status.of(listener.address()));
         let door = Arc::new(door);
         registry_door = Some(Arc::clone(&door));
         announce(&format!("registry door listening on {}", listener.address()));

@@ -32,7 +32,7 @@ fn an_open_door_is_announced_and_goes_with_sigterm() {
     let output = running.wait();
     ended(&output, 0);
     let length = manager.recv(&mut state).unwrap();
-    assert_eq!(&state[..length], b"STOPPING=1\nEXTEND_TIMEOUT_USEC=50000000");
+    assert_eq!(&state[..length], b"STOPPING=1\nEXTEND_TIMEOUT_USEC=55000000");
     assert_eq!(fs::read_dir(door.parent().unwrap()).unwrap().count(), 0, "no socket and no lock are left");
     let lines: Vec<_> = output.stderr.lines().filter(|line| line.starts_with("linkspan: ")).collect();
     let [engine, opened] = lines.as_slice() else { panic!("{output}") };

@@ -110,3 +110,32 @@ fn parse(received: &[u8], is_head: bool) -> Response {
     }
     response
 }
+/// Sends a request with content.
+#[track_caller]
+pub(crate) fn send(address: &str, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    let mut text = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\n");
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+        text.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str("\r\n");
+    exchange(address, &[text.as_bytes(), body].concat(), method == "HEAD")
+}
+
+/// The same with content of which the length is not said.
+#[track_caller]
+pub(crate) fn stream(address: &str, method: &str, target: &str, body: &[u8]) -> Response {
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let mut bytes = head.into_bytes();
+    for chunk in body.chunks(10_000) {
+        bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        bytes.extend_from_slice(chunk);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"0\r\n\r\n");
+    exchange(address, &bytes, false)
+}

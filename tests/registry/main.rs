@@ -13,5 +13,8 @@ mod http;
 mod leases;
 mod lists;
 mod mirror;
+mod push_clients;
+mod pushes;
 mod reads;
 mod served;
+mod uploads;

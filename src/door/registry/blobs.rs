@@ -9,6 +9,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use super::Door;
 use super::reading::Reading;
 use super::refusal::{Code, Refusal};
+use super::repository::Repository;
 use super::response::{empty, is_known_to_client, name_content, not_modified, put};
 use crate::byte_range::{ByteRange, requested};
 use crate::http2::{Body, BodyError};
@@ -27,12 +28,12 @@ pub(super) fn digest_of(text: &str) -> Result<Digest, Refusal> {
 }
 
 impl Door {
-    /// The response to a GET or a HEAD of a blob.
+    /// The response to a GET or a HEAD of a blob. A client that may push asks by HEAD what it need not send, and relies on it.
     pub(super) async fn blob(
         &self,
         method: &Method,
         headers: &HeaderMap,
-        digest: &str,
+        (repository, digest): (&Repository, &str),
         client: &Principal,
     ) -> Result<Response<Body>, Refusal> {
         let digest = digest_of(digest)?;
@@ -40,7 +41,13 @@ impl Door {
             let message = "the engine does not hold this blob";
             Refusal::absent(Code::BlobUnknown, message).about("digest", digest.as_str())
         };
-        let size = self.images.size(&digest).await?.ok_or_else(unknown)?;
+        let size = match &self.pushes {
+            Some(pushes) if method == Method::HEAD && repository.mirrored.is_none() => {
+                pushes.of(repository, client).await?.find(&self.images, &digest).await?
+            }
+            _ => self.images.size(&digest).await?,
+        };
+        let size = size.ok_or_else(unknown)?;
         if is_known_to_client(headers, &digest) {
             return Ok(not_modified(&digest));
         }

@@ -10,9 +10,9 @@ use super::refusal::{Code, Refusal};
 use super::repository::Repository;
 use super::response::{empty, is_known_to_client, name_content, not_modified, put};
 use crate::http2::{Body, full};
-use crate::image::{Descriptor, Kind, Limits};
+use crate::image::{Descriptor, Kind, Limits, Platform};
 use crate::net::Principal;
-use crate::source::{SourceError, read_document};
+use crate::source::{OnMissing, SourceError, read_document, read_graph};
 
 impl Door {
     /// The response to a GET or a HEAD of a manifest. What the client accepts is not asked: a manifest has one form.
@@ -29,6 +29,9 @@ impl Door {
             Refusal::absent(Code::ManifestUnknown, message).about("reference", reference)
         };
         let manifest = self.find(repository, reference).await?.filter(is_manifest).ok_or_else(unknown)?;
+        if method == Method::HEAD && self.is_to_be_repaired(repository, reference, &manifest, client).await? {
+            return Err(unknown());
+        }
         let digest = &manifest.digest;
         if is_known_to_client(headers, digest) {
             return Ok(not_modified(digest));
@@ -54,6 +57,32 @@ impl Door {
         headers.insert(CONTENT_LENGTH, manifest.size.into());
         name_content(headers, digest);
         Ok(response)
+    }
+
+    /// Whether a client that is pushing a tag's image must send the manifest once more: blobs are missing, or an image of this
+    /// machine's platform is not unpacked. One that finds its manifest sends nothing, and nothing would be repaired.
+    async fn is_to_be_repaired(
+        &self,
+        repository: &Repository,
+        reference: &str,
+        manifest: &Descriptor,
+        client: &Principal,
+    ) -> Result<bool, Refusal> {
+        let push = self.pushes.as_ref().and_then(|pushes| pushes.find(repository, client));
+        if push.is_none() || reference.contains(':') {
+            return Ok(false);
+        }
+        if !is_usable(&self.images, manifest).await {
+            return Ok(true);
+        }
+        // An image of which only a part was pushed is as complete as it was.
+        let graph = read_graph(&self.images, manifest.clone(), Limits::default(), OnMissing::Stop).await;
+        let is_unpacked_here = graph.is_ok_and(|graph| {
+            let image = graph.image_for(&Platform::host());
+            image.is_some_and(|(_, image, ..)| image.layers.iter().all(|layer| layer.kind() == Kind::Layer))
+        });
+        let names = [repository.tagged(reference)?];
+        Ok(is_unpacked_here && self.exports.engine().already_complete(manifest, &names).await?.is_none())
     }
 
     /// The manifest that a tag or a digest names. A name may stand for an image of which the engine has lost the manifest.

@@ -2,7 +2,8 @@
 //!
 //! `route` says what a path asks for. Manifests are read in `manifests`, blobs in `blobs`,
 //! names in `list`, referrers in `referrers`, and `refusal` is every other response. What is read is leased while it is
-//! read (`reading`). A repository is a part of the engine's names: `repository` says which.
+//! read (`reading`). What clients push goes into the engine under a durable lease for each client and repository (`push`):
+//! blobs by `uploads`, manifests by `put_manifest`, which makes them images as exports do. A repository is a part of the engine's names: `repository` says which.
 //!
 //! The engine keeps blobs and not repositories: a manifest or a blob can be read by its digest through any repository.
 
@@ -11,6 +12,8 @@ mod graph;
 mod guard;
 mod list;
 mod manifests;
+mod push;
+mod put_manifest;
 mod query;
 mod reading;
 mod referrers;
@@ -21,6 +24,8 @@ mod response;
 mod route;
 mod stall;
 mod subjects;
+mod untag;
+mod uploads;
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -38,6 +43,7 @@ use crate::export::Exports;
 use crate::net::{self, Drain, Stream};
 use crate::status::StatusReport;
 
+use push::Pushes;
 use reading::Readers;
 use stall::StallLimit;
 use subjects::Subjects;
@@ -58,31 +64,41 @@ pub struct Settings {
     pub mirror_tags: bool,
     /// Whether clients may list all repositories.
     pub catalog: bool,
+    /// Whether clients may push, and remove tags: then the door's address, by which a later process finds what they sent.
+    pub writable: Option<String>,
 }
 
 /// The door.
 #[derive(Debug)]
 pub struct Door {
+    exports: Arc<Exports>,
     images: Arc<dyn Images>,
     mirror_tags: bool,
     catalog: bool,
     readers: Arc<Readers>,
+    pushes: Option<Arc<Pushes>>,
     subjects: Subjects,
     status: Option<StatusReport>,
 }
 
 impl Door {
-    /// A door to the store of an engine. Leases on what is no longer read are released until `drain`.
+    /// A door to the store of an engine. Leases that are no longer needed are released until `drain`.
     ///
     /// # Errors
     /// [`EngineError::NotOffered`] if the engine's images cannot be read.
-    pub fn new(settings: Settings, drain: CancellationToken) -> Result<Self, EngineError> {
-        let Settings { exports, mirror_tags, catalog } = settings;
+    pub async fn open(settings: Settings, drain: CancellationToken) -> Result<Self, EngineError> {
+        let Settings { exports, mirror_tags, catalog, writable } = settings;
         let images = exports.engine().images()?;
-        let readers = Arc::new(Readers::new(exports));
-        tokio::spawn(readers.clone().sweep(drain));
+        let readers = Arc::new(Readers::new(exports.clone()));
+        tokio::spawn(readers.clone().sweep(drain.clone()));
+        let mut pushes = None;
+        if let Some(server) = writable {
+            let open = Arc::new(Pushes::open(exports.clone(), server).await);
+            tokio::spawn(open.clone().sweep(drain));
+            pushes = Some(open);
+        }
         let subjects = Subjects::new(images.clone());
-        Ok(Self { images, mirror_tags, catalog, readers, subjects, status: None })
+        Ok(Self { exports, images, mirror_tags, catalog, readers, pushes, subjects, status: None })
     }
 
     /// Adds the report that status requests get.
@@ -121,8 +137,11 @@ impl Door {
         }
     }
 
-    /// Releases what was leased for readers. To be called after the last client has disconnected.
-    pub fn close(&self) {
+    /// Releases what is leased and no longer needed. To be called after the last client has disconnected.
+    pub async fn close(&self) {
         self.readers.close();
+        if let Some(pushes) = &self.pushes {
+            pushes.close().await;
+        }
     }
 }

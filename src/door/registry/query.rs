@@ -11,6 +11,12 @@ pub(super) fn value(query: Option<&str>, key: &str) -> Option<String> {
     pairs.find(|(name, _)| name == key).map(|(_, value)| value.into_owned())
 }
 
+/// All values of `key`, decoded.
+pub(super) fn values(query: Option<&str>, key: &str) -> Vec<String> {
+    let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.filter(|(name, _)| name == key).map(|(_, value)| value.into_owned()).collect()
+}
+
 /// `text` as the value of a key of a query.
 pub(super) fn encode(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
@@ -62,6 +68,7 @@ mod tests {
         assert_eq!(value(query, "ns").as_deref(), Some("registry:5000"));
         assert_eq!(value(query, "c").as_deref(), Some(""));
         assert_eq!((value(query, "d"), value(None, "a")), (None, None));
+        assert_eq!((values(query, "a"), values(query, "d")), (vec!["1".to_owned(), "2".to_owned()], Vec::new()));
         let text = "a b&c=ü%";
         assert_eq!(value(Some(&format!("k={}", encode(text))), "k").as_deref(), Some(text));
     }

@@ -1,17 +1,22 @@
 //! Leads each request to what responds to it.
 
-use http::header::{ALLOW, HeaderName, HeaderValue};
+use std::sync::Arc;
+
+use http::header::{ALLOW, EXPECT, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 
 use super::Door;
 use super::guard;
+use super::push::{Pushes, UploadBody};
 use super::query;
 use super::refusal::{Code, Refusal};
 use super::repository::Repository;
 use super::response::{json, put};
 use super::route::Route;
+use super::uploads::UploadRequest;
 use crate::http2::{Body, full};
 use crate::net::Principal;
 use crate::status::StatusReport;
@@ -24,7 +29,7 @@ const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
 impl Door {
     /// The response to a request of `client`.
-    pub(super) async fn respond(&self, request: Request<Incoming>, client: &Principal) -> Response<Body> {
+    pub(super) async fn respond(self: &Arc<Self>, request: Request<Incoming>, client: &Principal) -> Response<Body> {
         let namespace = query::value(request.uri().query(), "ns");
         let is_head = request.method() == Method::HEAD;
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -53,17 +58,39 @@ impl Door {
         response
     }
 
-    async fn route(&self, request: Request<Incoming>, client: &Principal) -> Result<Response<Body>, Refusal> {
+    async fn route(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        client: &Principal,
+    ) -> Result<Response<Body>, Refusal> {
         guard::check(&request, client)?;
         if let Some(status) = self.status.as_ref().filter(|_| StatusReport::is_requested_by(&request)) {
             return Ok(status.response(full));
         }
-        let (head, _) = request.into_parts();
-        let (method, query) = (&head.method, head.uri.query());
+        let (head, body) = request.into_parts();
         let route = Route::of(head.uri.path())?;
-        if !is_read(method) {
-            return Err(only_read());
+        if is_read(&head.method) && !matches!(route, Route::Uploads { .. } | Route::Upload { .. }) {
+            return self.read(route, &head, client).await;
         }
+        let pushes = self.pushes.clone().ok_or_else(only_read)?;
+        let (door, client) = (self.clone(), client.clone());
+        let mut body = UploadBody::new(body, head.headers.contains_key(EXPECT));
+        // In a task of its own, which does not stop in the middle if the client goes away.
+        let writing = tokio::spawn(async move {
+            let outcome = door.write(&pushes, route, &head, &mut body, &client).await;
+            if outcome.is_err() {
+                body.skip_little().await;
+            }
+            outcome
+        });
+        writing.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a request broke off");
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown, "the request broke off"))
+        })
+    }
+
+    async fn read(&self, route: Route, head: &Parts, client: &Principal) -> Result<Response<Body>, Refusal> {
+        let (method, query) = (&head.method, head.uri.query());
         let repository = |name: &str| Repository::of(name, query);
         match route {
             Route::Ping => Ok(json(StatusCode::OK, &json!({}))),
@@ -73,13 +100,48 @@ impl Door {
                 self.manifest(method, &head.headers, &repository(&name)?, &reference, client).await
             }
             Route::Blob { name, digest } => {
-                repository(&name)?;
-                self.blob(method, &head.headers, &digest, client).await
+                self.blob(method, &head.headers, (&repository(&name)?, &digest), client).await
             }
             Route::Referrers { name, digest } => self.referrers(&repository(&name)?, &digest, query).await,
-            Route::Uploads => Err(only_read()),
+            Route::Uploads { .. } | Route::Upload { .. } => Err(unsupported()),
         }
     }
+
+    async fn write(
+        &self,
+        pushes: &Pushes,
+        route: Route,
+        head: &Parts,
+        body: &mut UploadBody,
+        client: &Principal,
+    ) -> Result<Response<Body>, Refusal> {
+        let (method, headers, query) = (&head.method, &head.headers, head.uri.query());
+        let repository = |name: &str| Repository::of(name, query);
+        match (method.as_str(), route) {
+            ("POST", Route::Uploads { name }) => {
+                let repository = &repository(&name)?;
+                let request = UploadRequest { method, headers, query, repository, client };
+                self.begin_upload(pushes, &request, body).await
+            }
+            ("GET" | "HEAD" | "PATCH" | "PUT" | "DELETE", Route::Upload { name, id }) => {
+                let repository = &repository(&name)?;
+                let request = UploadRequest { method, headers, query, repository, client };
+                self.upload(pushes, &request, &id, body).await
+            }
+            ("PUT", Route::Manifest { name, reference }) => {
+                let repository = repository(&name)?;
+                self.put_manifest(pushes, (&repository, &reference, query), (headers, body), client).await
+            }
+            ("DELETE", Route::Manifest { name, reference }) => {
+                self.untag(&repository(&name)?, &reference, client).await
+            }
+            _ => Err(unsupported()),
+        }
+    }
+}
+
+fn unsupported() -> Refusal {
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, "this method is not offered for this path")
 }
 
 fn only_read() -> Refusal {

@@ -19,8 +19,10 @@ pub(super) enum Route {
     Manifest { name: String, reference: String },
     /// `/v2/<name>/blobs/<digest>`.
     Blob { name: String, digest: String },
-    /// `/v2/<name>/blobs/uploads/` and what is below it.
-    Uploads,
+    /// `/v2/<name>/blobs/uploads/`.
+    Uploads { name: String },
+    /// `/v2/<name>/blobs/uploads/<id>`.
+    Upload { name: String, id: String },
     /// `/v2/<name>/referrers/<digest>`.
     Referrers { name: String, digest: String },
 }
@@ -39,8 +41,11 @@ impl Route {
         Ok(match parts[..] {
             ["_catalog"] => Self::Catalog,
             [ref name @ .., "tags", "list"] if !name.is_empty() => Self::Tags { name: name.join("/") },
-            [ref name @ .., "blobs", "uploads"] | [ref name @ .., "blobs", "uploads", _] if !name.is_empty() => {
-                Self::Uploads
+            [ref name @ .., "blobs", "uploads"] | [ref name @ .., "blobs", "uploads", ""] if !name.is_empty() => {
+                Self::Uploads { name: name.join("/") }
+            }
+            [ref name @ .., "blobs", "uploads", id] if !name.is_empty() => {
+                Self::Upload { name: name.join("/"), id: id.to_owned() }
             }
             [ref name @ .., "manifests", reference] if !name.is_empty() => {
                 Self::Manifest { name: name.join("/"), reference: reference.to_owned() }
@@ -80,9 +85,9 @@ mod tests {
             ("/v2/a/tags/list/manifests/list", manifest("a/tags/list", "list")),
             ("/v2/a/b/tags/list", Route::Tags { name: "a/b".to_owned() }),
             ("/v2/a/blobs/sha256%3A00", Route::Blob { name: "a".to_owned(), digest: "sha256:00".to_owned() }),
-            ("/v2/a/blobs/uploads/", Route::Uploads),
-            ("/v2/a/blobs/uploads", Route::Uploads),
-            ("/v2/a/blobs/uploads/7", Route::Uploads),
+            ("/v2/a/blobs/uploads/", Route::Uploads { name: "a".to_owned() }),
+            ("/v2/a/blobs/uploads", Route::Uploads { name: "a".to_owned() }),
+            ("/v2/a/blobs/uploads/7", Route::Upload { name: "a".to_owned(), id: "7".to_owned() }),
             ("/v2/a/referrers/x", Route::Referrers { name: "a".to_owned(), digest: "x".to_owned() }),
         ] {
             assert_eq!(Route::of(path).unwrap(), expected, "{path}");

@@ -134,6 +134,15 @@ impl Subjects {
     }
 }
 
+/// The digest of the subject that a document names.
+pub(super) fn subject_of(bytes: &[u8]) -> Option<Digest> {
+    #[derive(Deserialize)]
+    struct Document {
+        subject: Option<CallTarget>,
+    }
+    serde_json::from_slice::<Document>(bytes).ok()?.subject.map(|subject| subject.digest)
+}
+
 impl Facts {
     fn of(document: &Descriptor, bytes: &[u8]) -> Option<Self> {
         let fields: Fields = serde_json::from_slice(bytes).ok()?;

@@ -1,0 +1,181 @@
+//! Pushes: what one client sends to one repository, under a durable lease.
+
+mod body;
+mod limits;
+mod pinning;
+mod pushes;
+mod record;
+mod upload;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::time::Instant;
+
+use super::graph::held;
+use super::refusal::Refusal;
+use super::repository::Repository;
+use crate::engine::images::{Images, Query};
+use crate::engine::{Lease, Origin};
+use crate::export::{Listed, unique_id};
+use crate::image::{Descriptor, Digest, Graph};
+use crate::net::Principal;
+
+pub(super) use body::UploadBody;
+pub(super) use pushes::Pushes;
+pub(super) use upload::{Upload, unknown};
+
+use pinning::Pinning;
+
+/// How many images of the repository are pinned at first.
+const COVERED: usize = 4;
+
+/// How many blobs are remembered whose images are still to come.
+const MAX_AWAITED: usize = 100_000;
+
+/// What a push keeps its lease for.
+#[derive(Debug, Default)]
+struct Awaited {
+    blobs: HashSet<Digest>,
+    /// Whether there is more than is remembered.
+    is_open: bool,
+}
+
+/// A push.
+#[derive(Debug)]
+pub(super) struct Push {
+    /// The export's id.
+    pub(super) id: String,
+    /// The repository's name in the engine.
+    pub(super) repository: String,
+    pub(super) principal: Principal,
+    pub(super) lease: Arc<dyn Lease>,
+    created: SystemTime,
+    used: Mutex<Instant>,
+    /// What came or was found and belongs to no image that was committed: its image is still to come.
+    awaited: Mutex<Awaited>,
+    uploads: Mutex<HashMap<String, Arc<Upload>>>,
+    pinning: Pinning,
+    /// Filled when the images of the repository are pinned.
+    covered: OnceCell<()>,
+    /// Held while an image is committed: a lease has one transaction at a time.
+    pub(super) committing: AsyncMutex<()>,
+    /// Lists it among the exports that are under way.
+    _listed: Listed,
+}
+
+impl Push {
+    fn uploads(&self) -> MutexGuard<'_, HashMap<String, Arc<Upload>>> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, Awaited> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A blob came or was found, whose image is still to come; `None` is one that is not known.
+    pub(super) fn awaits(&self, blob: Option<&Digest>) {
+        let mut awaited = self.awaited();
+        match blob.filter(|_| awaited.blobs.len() < MAX_AWAITED) {
+            Some(blob) => drop(awaited.blobs.insert(blob.clone())),
+            None => awaited.is_open = true,
+        }
+    }
+
+    /// The image of `graph` was committed: nothing of it needs the lease any more.
+    pub(super) fn has_committed(&self, graph: &Graph) {
+        let mut awaited = self.awaited();
+        for blob in graph.descriptors() {
+            awaited.blobs.remove(&blob.digest);
+        }
+    }
+
+    fn waits_for_nothing(&self) -> bool {
+        let awaited = self.awaited();
+        !awaited.is_open && awaited.blobs.is_empty()
+    }
+
+    /// Whether it belongs to `client` and to a repository.
+    fn is_of(&self, repository: &Repository, client: &Principal) -> bool {
+        self.repository == repository.full && self.principal == client.beyond_its_connection()
+    }
+
+    /// The origin of what is done under its lease.
+    pub(super) fn origin(&self) -> Origin {
+        let (export, principal) = (self.id.clone(), self.principal.clone());
+        Origin { export, door: "registry", builder: self.repository.clone(), principal }
+    }
+
+    /// Begins an upload.
+    pub(super) fn begin(&self) -> Arc<Upload> {
+        let upload = Arc::new(Upload::new(unique_id(), None));
+        self.uploads().insert(upload.id.clone(), upload.clone());
+        upload
+    }
+
+    /// The upload `id`, be it one that an earlier process began.
+    pub(super) async fn upload(&self, id: &str) -> Result<Arc<Upload>, Refusal> {
+        let found = self.uploads().get(id).cloned();
+        if let Some(upload) = found {
+            return Ok(upload);
+        }
+        let is_one = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let status = if is_one { self.lease.ingests()?.status(id).await? } else { None };
+        let offset = status.ok_or_else(unknown)?.offset;
+        let mut uploads = self.uploads();
+        let upload = uploads.entry(id.to_owned()).or_insert_with(|| Arc::new(Upload::new(id.to_owned(), Some(offset))));
+        Ok(upload.clone())
+    }
+
+    /// Forgets an upload that has ended.
+    pub(super) fn end(&self, upload: &Upload) {
+        if upload.has_ended() {
+            self.uploads().remove(&upload.id);
+        }
+    }
+
+    /// The size of a blob, which is pinned before it is looked up; `None` if the engine lacks it. The first look pins the images
+    /// that the repository's tags name: most blobs of a push are theirs.
+    pub(super) async fn find(&self, images: &Arc<dyn Images>, digest: &Digest) -> Result<Option<u64>, Refusal> {
+        self.covered.get_or_init(|| self.cover(images)).await;
+        let covered = if self.pinning.is_covered(digest) { images.size(digest).await? } else { None };
+        let found = match covered {
+            Some(size) => Some(size),
+            None => self.pinning.pin(&*self.lease, digest).await?,
+        };
+        if found.is_some() {
+            self.awaits(Some(digest));
+        }
+        Ok(found)
+    }
+
+    /// Pins the images that tags of the repository name, as far as they can be read: what is not is pinned blob by blob.
+    async fn cover(&self, images: &Arc<dyn Images>) {
+        let query = Query { prefix: format!("{}:", self.repository), ..Query::default() };
+        let Ok(page) = images.list(&query).await else { return };
+        let mut records = page.records;
+        // The usual tag first, then those that are called by the highest numbers.
+        let is_usual = |name: &Option<String>| name.as_ref().is_some_and(|name| name.ends_with(":latest"));
+        records.sort_by(|one, other| (is_usual(&other.name), &other.name).cmp(&(is_usual(&one.name), &one.name)));
+        let mut roots: Vec<_> = Vec::new();
+        for record in records {
+            if roots.len() < COVERED && !roots.iter().any(|root: &Descriptor| root.digest == record.target.digest) {
+                roots.push(record.target);
+            }
+        }
+        for root in roots {
+            let Some(graph) = held(images, &root).await else { continue };
+            let graph = Arc::new(graph);
+            match self.lease.pin_graph(&graph).await {
+                Ok(_) => self.pinning.covers(&graph),
+                Err(error) => tracing::debug!(%error, root = %root.digest, "its blobs are pinned one by one"),
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Removing tags. Blobs and manifests go when the engine collects them.
+
+use http::{Response, StatusCode};
+
+use super::Door;
+use super::refusal::{Code, Refusal};
+use super::repository::Repository;
+use super::response::empty;
+use crate::engine::EngineError;
+use crate::engine::images::Record;
+use crate::http2::Body;
+use crate::net::Principal;
+
+impl Door {
+    /// The response to a DELETE of a manifest.
+    pub(super) async fn untag(
+        &self,
+        repository: &Repository,
+        reference: &str,
+        client: &Principal,
+    ) -> Result<Response<Body>, Refusal> {
+        if reference.contains(':') {
+            let message = "manifests are removed by the engine, when no tag names them; a tag can be removed";
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, message));
+        }
+        let name = repository.tagged(reference)?;
+        let policy = self.exports.policy(client);
+        policy.check(std::slice::from_ref(&name))?;
+        if !policy.allow_tag_move {
+            let message = "names must not move here, and so they are not removed";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message));
+        }
+        let unknown = || Refusal::absent(Code::ManifestUnknown, "there is no such tag").about("tag", reference);
+        let target = self.images.resolve(&name).await?.ok_or_else(unknown)?;
+        let record = Record { name: Some(name.to_string()), target };
+        match self.exports.engine().remove(&record, false).await {
+            Ok(()) => Ok(empty(StatusCode::ACCEPTED)),
+            Err(error @ (EngineError::NameMoved { .. } | EngineError::Commit { .. })) => {
+                Err(Refusal::new(StatusCode::CONFLICT, Code::Denied, error.to_string()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Uploads of blobs: begun, sent to, finished, looked at and given up.
+
+use http::header::{CONTENT_RANGE, HeaderMap, HeaderName, LOCATION, RANGE};
+use http::{Method, Response, StatusCode};
+
+use super::Door;
+use super::blobs::digest_of;
+use super::push::{Push, Pushes, Upload, UploadBody, unknown};
+use super::query;
+use super::refusal::{Code, Refusal};
+use super::repository::Repository;
+use super::response::{CONTENT_DIGEST, empty, put};
+use crate::http2::Body;
+use crate::image::{Algorithm, Digest};
+use crate::net::Principal;
+
+/// The id of an upload, for clients that do not read it from `Location`.
+const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+
+/// A request about an upload.
+#[derive(Debug)]
+pub(super) struct UploadRequest<'a> {
+    pub(super) method: &'a Method,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) query: Option<&'a str>,
+    pub(super) repository: &'a Repository,
+    pub(super) client: &'a Principal,
+}
+
+impl UploadRequest<'_> {
+    /// The digest in its query.
+    fn digest(&self) -> Option<Result<Digest, Refusal>> {
+        query::value(self.query, "digest").map(|digest| digest_of(&digest))
+    }
+
+    /// Where its content belongs, if it says so.
+    fn start(&self, body: &UploadBody) -> Result<Option<u64>, Refusal> {
+        let Some(range) = self.headers.get(CONTENT_RANGE) else { return Ok(None) };
+        let invalid = |message: &str| Refusal::bad(Code::SizeInvalid, message);
+        let bounds = range.to_str().ok().and_then(|range| range.split_once('-'));
+        let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some((Some(start), Some(end))) = bounds.map(|(start, end)| (number(start), number(end))) else {
+            return Err(invalid("`Content-Range` must be the first and the last byte, as in `0-1023`"));
+        };
+        let length = end.checked_sub(start).and_then(|length| length.checked_add(1));
+        match length {
+            Some(length) if body.length().is_none_or(|sent| sent == length) => Ok(Some(start)),
+            _ => Err(invalid("`Content-Range` and the content have different lengths")),
+        }
+    }
+
+    /// The path of a part of the repository.
+    fn path(&self, rest: &str) -> String {
+        let namespace = self.repository.mirrored.as_ref();
+        let query = namespace.map(|registry| format!("?ns={}", query::encode(registry))).unwrap_or_default();
+        format!("/v2/{}/{rest}{query}", self.repository.name)
+    }
+
+    fn uploading(&self, status: StatusCode, push: &Push, upload: &Upload) -> Response<Body> {
+        let mut response = empty(status);
+        let headers = response.headers_mut();
+        for (name, value) in self.progress(push, upload) {
+            put(headers, name, &value);
+        }
+        response
+    }
+
+    /// Where an upload is.
+    fn progress(&self, push: &Push, upload: &Upload) -> [(HeaderName, String); 3] {
+        let id = format!("{}.{}", push.id, upload.id);
+        let range = format!("0-{}", upload.offset().saturating_sub(1));
+        [(LOCATION, self.path(&format!("blobs/uploads/{id}"))), (RANGE, range), (UPLOAD_ID, id)]
+    }
+
+    fn created(&self, digest: &Digest) -> Response<Body> {
+        let mut response = empty(StatusCode::CREATED);
+        put(response.headers_mut(), LOCATION, &self.path(&format!("blobs/{digest}")));
+        put(response.headers_mut(), CONTENT_DIGEST, digest.as_str());
+        response
+    }
+
+    /// A refusal that says where the upload is, if that is why.
+    fn refused(&self, refusal: Refusal, push: &Push, upload: &Upload) -> Refusal {
+        if refusal.status != StatusCode::RANGE_NOT_SATISFIABLE {
+            return refusal;
+        }
+        self.progress(push, upload).into_iter().fold(refusal, |refusal, (name, value)| refusal.with(name, value))
+    }
+}
+
+impl Door {
+    /// The response to a POST that begins an upload, or needs none.
+    pub(super) async fn begin_upload(
+        &self,
+        pushes: &Pushes,
+        request: &UploadRequest<'_>,
+        body: &mut UploadBody,
+    ) -> Result<Response<Body>, Refusal> {
+        let digest = request.digest().transpose()?;
+        if let Some(algorithm) = query::value(request.query, "digest-algorithm")
+            && ![Algorithm::Sha256, Algorithm::Sha512].iter().any(|known| known.name() == algorithm)
+        {
+            let message = "this algorithm is not offered; expected `sha256` or `sha512`";
+            return Err(Refusal::bad(Code::DigestInvalid, message));
+        }
+        if digest.is_some() && body.length().is_none() {
+            let message = "a blob that is sent at once needs its length";
+            return Err(Refusal::new(StatusCode::LENGTH_REQUIRED, Code::SizeInvalid, message));
+        }
+        pushes.check_room(request.client)?;
+        let push = pushes.of(request.repository, request.client).await?;
+        // Whatever it names: what is not there is sent.
+        let mounted = query::value(request.query, "mount").and_then(|digest| digest.parse::<Digest>().ok());
+        if let Some(digest) = mounted
+            && push.find(&self.images, &digest).await?.is_some()
+        {
+            return Ok(request.created(&digest));
+        }
+        let upload = push.begin();
+        match digest {
+            None => Ok(request.uploading(StatusCode::ACCEPTED, &push, &upload)),
+            Some(digest) => {
+                let outcome = upload.finish(&*push.lease, None, &digest, body).await;
+                if outcome.is_err() {
+                    // Nobody knows its id.
+                    let _ = upload.cancel(&*push.lease).await;
+                }
+                push.end(&upload);
+                outcome?;
+                push.awaits(Some(&digest));
+                Ok(request.created(&digest))
+            }
+        }
+    }
+
+    /// The response to a request about the upload `id`.
+    pub(super) async fn upload(
+        &self,
+        pushes: &Pushes,
+        request: &UploadRequest<'_>,
+        id: &str,
+        body: &mut UploadBody,
+    ) -> Result<Response<Body>, Refusal> {
+        let (push, upload) = pushes.upload(request.repository, request.client, id).await?;
+        let outcome = self.of_upload(request, &push, &upload, body).await;
+        push.end(&upload);
+        outcome.map_err(|refusal| request.refused(refusal, &push, &upload))
+    }
+
+    async fn of_upload(
+        &self,
+        request: &UploadRequest<'_>,
+        push: &Push,
+        upload: &Upload,
+        body: &mut UploadBody,
+    ) -> Result<Response<Body>, Refusal> {
+        let lease = &*push.lease;
+        match *request.method {
+            Method::GET | Method::HEAD => Ok(request.uploading(StatusCode::NO_CONTENT, push, upload)),
+            Method::PATCH => {
+                let start = request.start(body)?;
+                upload.append(lease, start, body).await?;
+                Ok(request.uploading(StatusCode::ACCEPTED, push, upload))
+            }
+            Method::PUT => {
+                let start = request.start(body)?;
+                let missing = || Refusal::bad(Code::DigestInvalid, "the request names no `digest`");
+                let digest = request.digest().unwrap_or_else(|| Err(missing()))?;
+                upload.finish(lease, start, &digest, body).await?;
+                push.awaits(Some(&digest));
+                Ok(request.created(&digest))
+            }
+            Method::DELETE => {
+                upload.cancel(lease).await?;
+                Ok(empty(StatusCode::NO_CONTENT))
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
