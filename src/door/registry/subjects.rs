@@ -44,7 +44,7 @@ struct Facts {
 #[serde(rename_all = "camelCase")]
 struct Fields {
     #[serde(default)]
-    subject: Option<CallTarget>,
+    subject: Option<SubjectDescriptor>,
     #[serde(default)]
     artifact_type: Option<String>,
     #[serde(default)]
@@ -56,7 +56,7 @@ struct Fields {
 }
 
 #[derive(Debug, Deserialize)]
-struct CallTarget {
+struct SubjectDescriptor {
     digest: Digest,
 }
 
@@ -138,7 +138,7 @@ impl Subjects {
 pub(super) fn subject_of(bytes: &[u8]) -> Option<Digest> {
     #[derive(Deserialize)]
     struct Document {
-        subject: Option<CallTarget>,
+        subject: Option<SubjectDescriptor>,
     }
     serde_json::from_slice::<Document>(bytes).ok()?.subject.map(|subject| subject.digest)
 }
