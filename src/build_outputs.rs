@@ -40,6 +40,53 @@ pub enum PushCompression {
     Gzip,
 }
 
+impl LoadCompression {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Unchanged, Self::Fast, Self::Zstd, Self::Uncompressed];
+
+    /// As it is written in a setting.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unchanged => "as-asked",
+            Self::Fast => "fast",
+            Self::Zstd => "zstd",
+            Self::Uncompressed => "uncompressed",
+        }
+    }
+}
+
+impl PushCompression {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Unchanged, Self::Gzip];
+
+    /// As it is written in a setting.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unchanged => "as-asked",
+            Self::Gzip => "gzip",
+        }
+    }
+}
+
+impl OutputOptions {
+    /// What its compressions change, in one line; `None` if nothing.
+    pub fn compression(&self) -> Option<String> {
+        compression(Some(self.load_compression.name()), Some(self.push_compression.name()))
+    }
+}
+
+/// What the compressions with these names change, in one line; `None` if nothing.
+pub fn compression(loads: Option<&str>, pushes: Option<&str>) -> Option<String> {
+    let changed = |name: &&str| *name != LoadCompression::Unchanged.name();
+    let loads = loads.filter(changed).map(|name| {
+        let fast = if name == LoadCompression::Fast.name() { "gzip level 1" } else { name };
+        format!("new layers of loads: {fast} (--load-compression {name})")
+    });
+    let pushes = pushes.filter(changed).map(|name| format!("pushes: {name}"));
+    let parts: Vec<_> = loads.into_iter().chain(pushes).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
 /// A load that spent most of its time in the builder's compression.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlowLoad {
@@ -85,13 +132,24 @@ impl SlowLoad {
 
     /// What would save some of it.
     pub fn remedy(&self) -> String {
-        let saved = |percent: u64| (self.compressing_ms * percent / 100 + 500) / 1000;
-        let [(fast, some), (uncompressed, most)] = Self::SAVED_PERCENT;
+        let [(fast, some), (uncompressed, most)] = self.saved();
         format!(
-            "`linkspan serve --load-compression {fast}` saves about {} s of it, `{uncompressed}` about {} s",
-            saved(some),
-            saved(most)
+            "`linkspan serve --load-compression {fast}` saves about {some} s of it, `{uncompressed}` about {most} s"
         )
+    }
+
+    /// Both in lines that are short enough for a client's progress display, which cuts them at the width of the terminal.
+    pub fn lines(&self) -> [String; 2] {
+        let [(fast, some), (uncompressed, most)] = self.saved();
+        [
+            format!("{}: the builder's gzip of new layers", self.cost()),
+            format!("serve --load-compression {fast}: -{some} s; {uncompressed}: -{most} s"),
+        ]
+    }
+
+    /// The settings and the seconds that each saves.
+    fn saved(&self) -> [(&'static str, u64); 2] {
+        Self::SAVED_PERCENT.map(|(name, percent)| (name, (self.compressing_ms * percent / 100 + 500) / 1000))
     }
 }
 
@@ -120,6 +178,47 @@ mod tests {
         assert_eq!(
             slow.remedy(),
             "`linkspan serve --load-compression fast` saves about 10 s of it, `uncompressed` about 16 s"
+        );
+        assert_eq!(
+            slow.lines(),
+            [
+                "20.2 s of 26.0 s: the builder's gzip of new layers",
+                "serve --load-compression fast: -10 s; uncompressed: -16 s"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_lines_of_a_long_load_fit_the_progress_of_a_terminal_of_80_columns() {
+        // buildx puts ` => => ` before a line, and the seconds that it took behind it.
+        const ROOM: usize = 80 - " => => ".len() - " 9999.0s".len();
+        let longest = SlowLoad { load_ms: 9_999_000, ..slow("b", 9_998_000) };
+        for line in longest.lines() {
+            assert!(line.len() < ROOM, "{line}");
+        }
+    }
+
+    #[test]
+    fn compressions_are_named_as_they_are_given() {
+        let names = LoadCompression::ALL.map(LoadCompression::name);
+        assert_eq!(names, ["as-asked", "fast", "zstd", "uncompressed"]);
+        assert_eq!(PushCompression::ALL.map(PushCompression::name), ["as-asked", "gzip"]);
+    }
+
+    #[test]
+    fn only_settings_that_change_something_are_described() {
+        let outputs = |load_compression, push_compression| {
+            OutputOptions { load_compression, push_compression, ..OutputOptions::default() }.compression()
+        };
+        assert_eq!(outputs(LoadCompression::Unchanged, PushCompression::Unchanged), None);
+        assert_eq!(
+            outputs(LoadCompression::Fast, PushCompression::Gzip).unwrap(),
+            "new layers of loads: gzip level 1 (--load-compression fast); pushes: gzip"
+        );
+        assert_eq!(outputs(LoadCompression::Unchanged, PushCompression::Gzip).unwrap(), "pushes: gzip");
+        assert_eq!(
+            outputs(LoadCompression::Uncompressed, PushCompression::Unchanged).unwrap(),
+            "new layers of loads: uncompressed (--load-compression uncompressed)"
         );
     }
 }

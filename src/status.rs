@@ -61,7 +61,7 @@ pub struct Door {
 }
 
 /// A builder that has a door.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Builder {
     /// How it is reached.
     pub address: String,
@@ -70,6 +70,12 @@ pub struct Builder {
     /// Whether a plain exporter (one without the mark of a load) counts as a load there.
     #[serde(default)]
     pub plain_is_load: bool,
+    /// How it compresses new layers of loads, as `serve --load-compression` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_compression: Option<String>,
+    /// How it compresses what it pushes, as `serve --push-compression` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push_compression: Option<String>,
 }
 
 /// The engine that everything goes to.
@@ -97,11 +103,17 @@ pub struct Engine {
 }
 
 /// What is let through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Policy {
     /// Whether a plain exporter counts as a load for the builders that are met at the docker door.
     pub plain_is_load: bool,
+    /// How those builders compress new layers of loads; `None` without a docker door.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_compression: Option<String>,
+    /// How those builders compress what they push; `None` without a docker door.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub push_compression: Option<String>,
     /// Whether only names that a pattern covers may be set.
     pub names_restricted: bool,
     /// Whether a name must not move to another image.
@@ -243,8 +255,10 @@ mod tests {
                 address: "tcp://far:1".to_owned(),
                 door: "unix:///b".to_owned(),
                 plain_is_load: true,
+                load_compression: Some("fast".to_owned()),
+                push_compression: None,
             }],
-            policy: Policy::default(),
+            policy: Policy { push_compression: Some("gzip".to_owned()), ..Policy::default() },
             exports: Vec::new(),
             slow_load: None,
         }
@@ -274,9 +288,12 @@ mod tests {
                     { "kind": "buildkit", "address": "unix:///b" },
                 ],
                 "engine": { "kind": "docker", "version": "29", "address": "unix:///e" },
-                "builders": [{ "address": "tcp://far:1", "door": "unix:///b", "plain_is_load": true }],
+                "builders": [{
+                    "address": "tcp://far:1", "door": "unix:///b", "plain_is_load": true, "load_compression": "fast",
+                }],
                 "policy": {
                     "plain_is_load": false,
+                    "push_compression": "gzip",
                     "names_restricted": false,
                     "deny_tag_move": false,
                     "caches_restricted": false,

@@ -21,22 +21,25 @@ pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
 
 /// How builders compress new layers of loads.
 pub(super) fn load_compression(given: &Given) -> Result<LoadCompression, ConfigError> {
-    match given.text.as_str() {
-        "as-asked" => Ok(LoadCompression::Unchanged),
-        "fast" => Ok(LoadCompression::Fast),
-        "zstd" => Ok(LoadCompression::Zstd),
-        "uncompressed" => Ok(LoadCompression::Uncompressed),
-        _ => Err(invalid(given, "is no compression of loads; expected `as-asked`, `fast`, `zstd` or `uncompressed`")),
-    }
+    let found = LoadCompression::ALL.into_iter().find(|setting| setting.name() == given.text);
+    found.ok_or_else(|| {
+        invalid(
+            given,
+            "is no compression of loads; expected `as-asked` (gzip as buildx asks, the default), `fast` (gzip level 1), \
+             `zstd` or `uncompressed`",
+        )
+    })
 }
 
 /// How builders compress layers that they push.
 fn push_compression(given: &Given) -> Result<PushCompression, ConfigError> {
-    match given.text.as_str() {
-        "as-asked" => Ok(PushCompression::Unchanged),
-        "gzip" => Ok(PushCompression::Gzip),
-        _ => Err(invalid(given, "is no compression of pushes; expected `as-asked` or `gzip`")),
-    }
+    let found = PushCompression::ALL.into_iter().find(|setting| setting.name() == given.text);
+    found.ok_or_else(|| {
+        invalid(
+            given,
+            "is no compression of pushes; expected `as-asked` (each layer as it was made first, the default) or `gzip`",
+        )
+    })
 }
 
 /// How doors treat the outputs of builds, where a builder has no settings of its own.

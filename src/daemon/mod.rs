@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::api_server::ApiServer;
-use crate::build_outputs::SlowLoads;
+use crate::build_outputs::{OutputOptions, SlowLoads};
 use crate::caches::Caches;
 use crate::config::{Builder, Config, ConfigError, DEFAULT_DOCKER_LISTEN};
 use crate::door::{buildkit, cache_api, export_api, registry};
@@ -287,6 +287,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
     }
     for ((builder, connections), listener) in config.builders.iter().zip(pools).zip(builder_listeners) {
         announce(&format!("buildkit door for {} listening on {}", builder.endpoint, listener.address()));
+        announce_compression(builder.outputs);
         let settings =
             buildkit::Settings { builder: builder.endpoint.to_string(), connections, outputs: builder.outputs };
         let door = buildkit::Door::new(settings, Arc::clone(&exports)).with_caches(caches.clone());
@@ -302,6 +303,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
     let mut docker_door = None;
     if let Some((upstream, listener, outputs)) = docker {
         announce(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
+        announce_compression(outputs);
         let door = docker::door(upstream, &exports, caches.clone(), outputs, &slow_loads);
         let door = Arc::new(door.with_status(status.of(listener.address())));
         docker_door = Some(Arc::clone(&door));
@@ -311,6 +313,13 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         });
     }
     Ok(RunningDaemon { listeners, docker_door, registry_door, exports, caches, clean_up })
+}
+
+/// Says what the door that was just announced changes in the compression of builds.
+fn announce_compression(outputs: OutputOptions) {
+    if let Some(changed) = outputs.compression() {
+        announce(&format!("  {changed}"));
+    }
 }
 
 /// Starts [`clean_up`], which usually ends at once. A slow engine, or a lock that another process holds, does not keep the

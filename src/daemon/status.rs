@@ -1,6 +1,6 @@
 //! The status document of this process, which every door serves.
 
-use crate::build_outputs::SlowLoads;
+use crate::build_outputs::{OutputOptions, SlowLoads};
 use crate::config::Config;
 use crate::engine::{Identity, Storage};
 use crate::export::{Exports, LiveExports, unique_id};
@@ -51,9 +51,14 @@ pub(super) fn compose(
         address: builder.endpoint.to_string(),
         door: address.to_string(),
         plain_is_load: builder.outputs.plain_is_load,
+        load_compression: Some(load_compression(builder.outputs)),
+        push_compression: Some(push_compression(builder.outputs)),
     });
+    let met = config.docker_door.as_ref().filter(|_| listening.docker.is_some()).map(|door| door.outputs);
     let policy = Policy {
-        plain_is_load: config.docker_door.as_ref().is_some_and(|door| door.outputs.plain_is_load),
+        plain_is_load: met.is_some_and(|outputs| outputs.plain_is_load),
+        load_compression: met.map(load_compression),
+        push_compression: met.map(push_compression),
         names_restricted: !config.names.allowed.is_empty(),
         deny_tag_move: !config.names.allow_tag_move,
         caches_restricted: !config.caches.policy.allowed.is_empty(),
@@ -75,6 +80,14 @@ pub(super) fn compose(
         slow_load: None,
     });
     Composed { status, exports: exports.live().clone(), slow_loads: slow_loads.clone() }
+}
+
+fn load_compression(outputs: OutputOptions) -> String {
+    outputs.load_compression.name().to_owned()
+}
+
+fn push_compression(outputs: OutputOptions) -> String {
+    outputs.push_compression.name().to_owned()
 }
 
 fn engine(identity: &Identity) -> Engine {

@@ -13,6 +13,7 @@ use super::door::Door;
 use super::doors;
 use super::facts::{Chained, Facts};
 use super::names::{self, CONTEXT};
+use super::policy::policy_checks;
 use super::report::{Check, Commands, DockerDoor, Engine, ExportDoor, Mark, Report, check};
 use crate::buildx::is_same_address;
 use crate::config::DEFAULT_DOCKER_LISTEN;
@@ -52,6 +53,7 @@ pub(super) fn judge(found: &Facts) -> Report {
         docker_listen: docker.map_or_else(|| DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string()),
         users,
     };
+    checks.extend(running.iter().flat_map(|status| policy_checks(status)));
     checks.extend(running.iter().filter_map(|status| slow_load_check(status)));
     checks.extend(caches_check(found.caches.as_ref(), subject.as_ref().map(|subject| &subject.status.policy)));
     let (users_checks, users_builders) = buildx::judge(&context);

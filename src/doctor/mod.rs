@@ -16,6 +16,7 @@ mod facts;
 mod inflate;
 mod judge;
 mod names;
+mod policy;
 mod report;
 mod text;
 mod users;

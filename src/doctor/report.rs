@@ -24,7 +24,7 @@ pub enum Mark {
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// Its subject: `linkspan`, `engine`, `containerd`, `unpack`, `inflate`, `sharing`, `builder`, `door`, `load`, `caches` or `buildx`.
+    /// Its subject: `linkspan`, `engine`, `containerd`, `unpack`, `inflate`, `sharing`, `builder`, `door`, `policy`, `load`, `caches` or `buildx`.
     pub about: &'static str,
     /// The result.
     pub mark: Mark,

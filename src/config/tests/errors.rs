@@ -49,11 +49,13 @@ fn wrong_values_are_named_with_their_place() {
         (sources().flag(Setting::PlainIsLoad, "yes"), "--plain-is-load: `yes` is neither `true` nor `false`"),
         (
             sources().flag(Setting::LoadCompression, "gzip"),
-            "--load-compression: `gzip` is no compression of loads; expected `as-asked`, `fast`, `zstd` or `uncompressed`",
+            "--load-compression: `gzip` is no compression of loads; expected `as-asked` (gzip as buildx asks, the \
+             default), `fast` (gzip level 1), `zstd` or `uncompressed`",
         ),
         (
             sources().file("push-compression = 'fast'"),
-            "`push-compression` in config.toml: `fast` is no compression of pushes; expected `as-asked` or `gzip`",
+            "`push-compression` in config.toml: `fast` is no compression of pushes; expected `as-asked` (each layer as it \
+             was made first, the default) or `gzip`",
         ),
         (
             sources().flag(Setting::Group, "nobody-has-this"),

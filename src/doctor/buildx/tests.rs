@@ -21,7 +21,12 @@ fn status(kind: Kind, engine: EngineKind, plain_is_load: bool) -> Status {
         doors: vec![door.clone()],
         door,
         engine,
-        builders: vec![Builder { address: BUILDER.to_owned(), door: BUILDKIT_DOOR.to_owned(), plain_is_load }],
+        builders: vec![Builder {
+            address: BUILDER.to_owned(),
+            door: BUILDKIT_DOOR.to_owned(),
+            plain_is_load,
+            ..Builder::default()
+        }],
         policy: Policy { plain_is_load, ..Policy::default() },
         exports: Vec::new(),
         slow_load: None,

@@ -65,12 +65,15 @@ impl Solve {
         }
     }
 
-    /// The request with the compression of `setting` for its pushes; `None` if that changes nothing.
-    pub(super) fn with_pushes(&self, setting: PushCompression) -> Result<Option<Bytes>, WireError> {
-        let is_edited = |exporter: &Exporter| exporter.is_push() && !exporter.names_compression();
-        if setting == PushCompression::Unchanged || !self.exporters.iter().any(is_edited) {
+    /// The request with the compression that `options` have for its pushes; `None` if that changes nothing. Its loads get the
+    /// same, so that they have the digests of the pushes.
+    pub(super) fn with_pushes(&self, options: OutputOptions) -> Result<Option<Bytes>, WireError> {
+        let is_pushed = |exporter: &Exporter| exporter.is_push() && !exporter.names_compression();
+        if options.push_compression == PushCompression::Unchanged || !self.exporters.iter().any(is_pushed) {
             return Ok(None);
         }
+        let is_loaded = |exporter: &Exporter| exporter.is_load(options.plain_is_load) && !exporter.names_compression();
+        let is_edited = |exporter: &Exporter| is_pushed(exporter) || is_loaded(exporter);
         let mut exporters = self.exporters.clone();
         for exporter in exporters.iter_mut().filter(|exporter| is_edited(exporter)) {
             let attrs = [(COMPRESSION, "gzip"), (FORCE, "true")];
@@ -160,14 +163,37 @@ mod tests {
             push(&[]),
             push(&[(COMPRESSION, "zstd")]),
             exporter("image", &[("name", "a")]),
-            exporter("oci", &[MARK]),
+            exporter("oci", &[("dest", "x")]),
+            exporter("oci", &[MARK, (COMPRESSION, "zstd")]),
         ];
+        let gzip = OutputOptions { push_compression: PushCompression::Gzip, ..OutputOptions::default() };
         let solve = solve(exporters.clone(), &[], 0);
-        assert_eq!(solve.with_pushes(PushCompression::Unchanged).unwrap(), None);
-        let edited = proto::SolveRequest::decode(solve.with_pushes(PushCompression::Gzip).unwrap().unwrap()).unwrap();
+        assert_eq!(solve.with_pushes(OutputOptions::default()).unwrap(), None);
+        let edited = proto::SolveRequest::decode(solve.with_pushes(gzip).unwrap().unwrap()).unwrap();
         assert_eq!(edited.exporters[0], push(&[(COMPRESSION, "gzip"), (FORCE, "true")]));
         assert_eq!(edited.exporters[1..], exporters[1..]);
         let others = self::solve(exporters[1..].to_vec(), &[], 0);
-        assert_eq!(others.with_pushes(PushCompression::Gzip).unwrap(), None);
+        assert_eq!(others.with_pushes(gzip).unwrap(), None);
+    }
+
+    #[test]
+    fn the_load_of_a_build_that_also_pushes_has_the_layers_of_the_push() {
+        let exporters = vec![exporter("image", &[("push", "true"), ("name", "a")]), exporter("oci", &[MARK])];
+        let compression = LoadCompression::Zstd;
+        let options = OutputOptions {
+            push_compression: PushCompression::Gzip,
+            load_compression: compression,
+            ..OutputOptions::default()
+        };
+        let message = solve(exporters, &[], 0).with_pushes(options).unwrap().unwrap();
+        let sent = Solve::read(message).unwrap().builder_exporters(options).unwrap();
+        for exporter in sent {
+            let found = [COMPRESSION, FORCE].map(|key| exporter.attrs.get(key).map(String::as_str));
+            assert_eq!(found, [Some("gzip"), Some("true")], "{exporter:?}");
+        }
+        // Without a push it has its own.
+        let alone = solve(vec![exporter("oci", &[MARK])], &[], 0);
+        assert_eq!(alone.with_pushes(options).unwrap(), None);
+        assert_eq!(alone.load_compression(options), compression);
     }
 }

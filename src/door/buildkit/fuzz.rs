@@ -40,7 +40,8 @@ fn valid(bytes: &[u8]) {
     // Encoded anew, because prost accepts a map field of the varint wire type, which BuildKit refuses.
     let Ok(request) = SolveRequest::decode(bytes) else { return };
     let Ok(solve) = Solve::read(request.encode_to_vec().into()) else { return };
-    if let Ok(Some(message)) = solve.with_pushes(PushCompression::Gzip) {
+    let gzip = OutputOptions { push_compression: PushCompression::Gzip, ..OutputOptions::default() };
+    if let Ok(Some(message)) = solve.with_pushes(gzip) {
         assert!(SolveRequest::decode(message).is_ok_and(|edited| edited.frontend_attrs == request.frontend_attrs));
     }
     let options = OutputOptions { plain_is_load: true, ..OutputOptions::default() };

@@ -245,22 +245,27 @@ impl Load {
         let events = layers.listening(display.events());
         let outcome = self.exports.run(request, self.builder.content(), events).await?;
         let remark = self.remark_on_time(exporter, &layers, begun.elapsed()).await;
-        display.succeed(&outcome, remark.as_deref());
+        display.succeed(&outcome, remark.as_ref().map_or(&[], |lines| lines.as_slice()));
         // The root already has its time.
         Ok(archive_keys(&root, made.config.clone(), &names, None))
     }
 
     /// The remark on a load that took `elapsed` from the end of the build on, and which sent `layers`.
-    async fn remark_on_time(&self, exporter: &Exporter, layers: &MissingLayers, elapsed: Duration) -> Option<String> {
+    async fn remark_on_time(
+        &self,
+        exporter: &Exporter,
+        layers: &MissingLayers,
+        elapsed: Duration,
+    ) -> Option<[String; 2]> {
         // Of several exporters, and where a setting would not have helped, nothing is known.
         let is_set = self.outputs.load_compression != LoadCompression::Unchanged || exporter.names_compression();
         if is_set || self.builder_exporters.len() > 1 || self.solve.cache.has_others {
             return None;
         }
         let slow = slow_load(&self.builder, self.build.layers_export(), layers, elapsed).await?;
-        let remark = format!("{} were the builder's gzip of new layers: {}", slow.cost(), slow.remedy());
+        let lines = slow.lines();
         self.slow_loads.note(slow);
-        Some(remark)
+        Some(lines)
     }
 
     /// The response of an exporter that is not ours, as far as the merged map hides it.

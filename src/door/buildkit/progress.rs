@@ -93,14 +93,14 @@ impl Display {
         }
     }
 
-    /// Ends the vertex with the outcome, and perhaps a remark on it. A vertex that has ended is not changed.
-    pub(super) fn succeed(&self, outcome: &Outcome, remark: Option<&str>) {
+    /// Ends the vertex with the outcome, and the lines of a remark on it. A vertex that has ended is not changed.
+    pub(super) fn succeed(&self, outcome: &Outcome, remark: &[String]) {
         if self.0.ended.swap(true, Ordering::Relaxed) {
             return;
         }
         self.0.line(&summary(outcome, self.0.engine));
-        if let Some(remark) = remark {
-            self.0.line(remark);
+        for line in remark {
+            self.0.line(line);
         }
         self.0.show(vec![Vertex { completed: Some(now()), ..self.0.vertex.clone() }], Vec::new());
     }

@@ -101,7 +101,7 @@ fn status(kind: Kind, address: &str) -> Status {
         builders: vec![status::Builder {
             address: "unix:///b.sock".to_owned(),
             door: DOOR.to_owned(),
-            plain_is_load: false,
+            ..status::Builder::default()
         }],
         policy: status::Policy::default(),
         exports: Vec::new(),

@@ -71,10 +71,10 @@ impl Route {
         Ok(if build.load.is_none() { explained(response, self.why_not()) } else { response })
     }
 
-    /// The request for a build, with the compression for its pushes that is configured.
+    /// The request for a build, with the compression that is configured for pushes.
     fn with_pushes(&self, request: Unary) -> Unary {
         let solve = request.message().and_then(|message| Solve::read(message).ok());
-        match solve.map(|solve| solve.with_pushes(self.door.outputs.push_compression)) {
+        match solve.map(|solve| solve.with_pushes(self.door.outputs)) {
             Some(Ok(Some(message))) => Unary { body: frame(&message), ..request },
             _ => request,
         }
