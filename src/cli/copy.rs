@@ -57,15 +57,19 @@ pub(super) struct Copy {
 
 const EXAMPLES: &str = "\
 Locations, spelled as skopeo does:
-  docker-daemon:[NAME]             the docker of --docker-host
-  containerd:NAMESPACE[/NAME]      a namespace of the containerd of --containerd-address
+  docker-daemon:[NAME]         the docker of --docker-host
+  containerd:NAMESPACE[/NAME]  a namespace of the containerd of
+                               --containerd-address
   unix:///PATH[:NAME], PATH[:NAME], tcp://HOST:PORT[/NAME]
-                                   the engine behind a daemon (`serve --export-listen`)
-  oci:DIR[:NAME]                   an OCI image layout
+                               the engine behind a daemon
+                               (`serve --export-listen`)
+  oci:DIR[:NAME]               an OCI image layout
   oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
-                                   an archive; NAME picks one of its images, or names the new one
-  docker://HOST/NAME[:TAG]         a registry, with the credentials of `docker login`
-  NAME                             the engine of --engine
+                               an archive; NAME picks one of its images, or
+                               names the new one
+  docker://HOST/NAME[:TAG]     a registry, with the credentials of
+                               `docker login`
+  NAME                         the engine of --engine
 
 Examples:
   linkspan copy docker-daemon:demo:1 containerd:k8s.io
@@ -76,8 +80,9 @@ Examples:
   linkspan copy demo:1 docker://localhost:5000/demo:1
   linkspan copy demo:1 docker-archive:demo.tar
 
-Exit code: 0 when it was copied, 1 when it was not, 2 for a wrong command line, 130 or 143 when it was interrupted: the
-blobs sent by then are kept for an hour, and the next copy resumes from them.";
+Exit code: 0 when it was copied, 1 when it was not, 2 for a wrong command
+line, 130 or 143 when it was interrupted: the blobs sent by then are kept for
+an hour, and the next copy resumes from them.";
 
 /// An image to be copied.
 struct CopyInput {

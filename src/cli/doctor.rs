@@ -29,12 +29,17 @@ pub(super) struct Doctor {
 
 const EXAMPLES: &str = "\
 Examples:
-  linkspan doctor                                            the Linkspan that runs here, and your builders
-  linkspan doctor --builder unix:///run/buildkit/buildkitd.sock
-  linkspan doctor --docker-listen unix:///run/linkspan/docker.sock   which of your builders go through it
-  linkspan doctor --json | jq .works
+  The Linkspan that runs here, and your builders:
+    linkspan doctor
+  One builder:
+    linkspan doctor --builder unix:///run/buildkit/buildkitd.sock
+  Which of your builders go through a docker door:
+    linkspan doctor --docker-listen unix:///run/linkspan/docker.sock
+  For programs:
+    linkspan doctor --json | jq .works
 
-Exit code: 0 when a direct export can work, 1 when it cannot, 2 for a wrong command line.";
+Exit code: 0 when a direct export can work, 1 when it cannot, 2 for a wrong
+command line.";
 
 impl Doctor {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {

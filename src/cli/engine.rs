@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::CommandError;
+
 use super::abandoned::AbandonedLeases;
 use super::settings::{EngineSettings, TargetSettings};
+use super::{CommandError, block_on};
 use crate::config::{Config, ConfigError, Log, Origin as SettingOrigin, ProcessEnvironment};
 use crate::engine::images::{Images, Query, Record};
 use crate::engine::remote::{self, Connected};
@@ -15,19 +16,46 @@ use crate::engine::{Engine, EngineKind, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::net::Address;
+use crate::running::{First, Probe, probe};
 use crate::source::archive::ManifestFormat;
 use crate::source::tree::Tree;
 use crate::source::{OnMissing, read_graph};
+use crate::status::Kind;
 use crate::telemetry;
 
 /// The variable for `--to`.
 const TO: &str = "LINKSPAN_TO";
 
-/// Loads the configuration. Commands log warnings only; everything else is their output.
+/// Loads the configuration of a command that works on an engine of this machine.
 pub(super) fn configure(settings: EngineSettings) -> Result<Config, CommandError> {
+    let mut config = load(settings)?;
+    block_on(pass_docker_door(&mut config.engine, std::env::var("DOCKER_HOST").ok()))?;
+    Ok(config)
+}
+
+/// Loads the configuration. Commands log warnings only; everything else is their output.
+fn load(settings: EngineSettings) -> Result<Config, CommandError> {
     let config = Config::load(settings.into(), &ProcessEnvironment)?;
     telemetry::start(Log { level: config.log.level.min(tracing::Level::WARN), ..config.log })?;
     Ok(config)
+}
+
+/// Chooses the engine behind the docker door, if a Linkspan's docker door is where docker is expected. `environment` is
+/// `DOCKER_HOST`: where that names our own door it was set for docker's clients, and the configuration ignores it.
+async fn pass_docker_door(selection: &mut Selection, environment: Option<String>) {
+    if !selection.kind.is_none_or(EngineKind::is_docker) {
+        return;
+    }
+    let Some(host) = selection.docker_host.clone().or(environment) else { return };
+    let Some(address) = host.parse::<Address>().ok().filter(|address| matches!(address, Address::Unix(_))) else {
+        return;
+    };
+    match probe(&address, First::Http1).await {
+        Probe::Linkspan(status) if status.door.kind == Kind::Docker => {
+            selection.docker_host = Some(status.engine.address);
+        }
+        _ => {}
+    }
 }
 
 /// The engine that a command works on.
@@ -49,9 +77,14 @@ pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), Comma
     if let Some(address) = to.as_ref().filter(|address| !address.is_local()) {
         return Err(CommandError::Elsewhere(remote::elsewhere(address)));
     }
-    let config = configure(engine)?;
-    let target = to.map_or_else(|| Target::Engine(config.engine.clone()), Target::Daemon);
-    Ok((config, target))
+    Ok(match to {
+        Some(to) => (load(engine)?, Target::Daemon(to)),
+        None => {
+            let config = configure(engine)?;
+            let target = Target::Engine(config.engine.clone());
+            (config, target)
+        }
+    })
 }
 
 /// The daemon in the environment.

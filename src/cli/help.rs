@@ -3,8 +3,8 @@
 use clap::builder::StyledStr;
 use clap::{Arg, Command};
 
-/// The ends of the first clause, which is an option's short help.
-const ENDS: [&str; 5] = ["; ", ". ", ": ", " [env", " [default"];
+/// The ends of the first clause, which is an option's short help. A colon is none, because values follow it.
+const ENDS: [&str; 4] = ["; ", ". ", " [env", " [default"];
 
 /// Turns the help of every option into its long help, and the first clause of it into the short one.
 pub(super) fn shortened(command: Command) -> Command {
@@ -15,10 +15,81 @@ pub(super) fn shortened(command: Command) -> Command {
 
 fn short(option: Arg) -> Arg {
     let Some(long) = option.get_help().map(StyledStr::to_string) else { return option };
-    let end = ENDS.iter().filter_map(|end| long.find(end)).min().unwrap_or(long.len());
-    let short = long[..end].to_owned();
     if option.get_long_help().is_some() {
         return option;
     }
-    option.help(short).long_help(long)
+    option.help(first_clause(&long).to_owned()).long_help(long)
+}
+
+/// The text until its first end that is in no parentheses and in nothing quoted.
+fn first_clause(text: &str) -> &str {
+    let ends = ENDS.iter().flat_map(|end| text.match_indices(end)).map(|(at, _)| at);
+    let end = ends.filter(|at| is_balanced(&text[..*at])).min().unwrap_or(text.len());
+    &text[..end]
+}
+
+/// Whether every parenthesis and every backtick has its second one.
+fn is_balanced(text: &str) -> bool {
+    let count = |letter| text.matches(letter).count();
+    count('`') % 2 == 0 && count('(') == count(')')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The columns of a usual terminal.
+    const WIDTH: usize = 80;
+
+    fn each(command: &mut Command, path: &str, check: &mut impl FnMut(&mut Command, &str)) {
+        check(command, path);
+        for command in command.get_subcommands_mut() {
+            let path = format!("{path} {}", command.get_name());
+            each(command, &path, check);
+        }
+    }
+
+    fn program() -> Command {
+        let mut program = crate::cli::program().term_width(WIDTH);
+        program.build();
+        program
+    }
+
+    #[test]
+    fn the_first_clause_keeps_values_together() {
+        for (text, expected) in [
+            ("Which: `a`, `b` or `c` [env: X]", "Which: `a`, `b` or `c`"),
+            ("Where it is (as in `b; c`); can be repeated [env: X]", "Where it is (as in `b; c`)"),
+            ("Say nothing", "Say nothing"),
+            ("One. Two", "One"),
+        ] {
+            assert_eq!(first_clause(text), expected);
+        }
+    }
+
+    #[test]
+    fn the_short_help_of_every_option_is_whole() {
+        each(&mut program(), "linkspan", &mut |command, path| {
+            for option in command.get_arguments() {
+                let help = option.get_help().map(StyledStr::to_string).unwrap_or_default();
+                let is_whole = is_balanced(&help) && !help.ends_with("that match") && help != "The format";
+                assert!(is_whole, "{path} {}: {help}", option.get_id());
+            }
+        });
+    }
+
+    #[test]
+    fn examples_and_usage_lines_fit_a_terminal_as_they_are() {
+        each(&mut program(), "linkspan", &mut |command, path| {
+            if let Some(text) = command.get_after_long_help().map(StyledStr::to_string) {
+                let shown = command.render_long_help().to_string();
+                for line in text.lines() {
+                    assert!(line.chars().count() <= WIDTH, "{path}: {line}");
+                    assert!(shown.lines().any(|other| other == line), "{path}: {line}\n{shown}");
+                }
+            }
+            let usage = command.render_usage().to_string();
+            assert!(usage.lines().all(|line| line.chars().count() <= WIDTH), "{path}: {usage}");
+        });
+    }
 }

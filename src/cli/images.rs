@@ -64,12 +64,14 @@ pub(super) struct List {
 }
 
 const EXAMPLES: &str = "\
-The id of an image is the digest of its root. SIZE is what its blobs take as they are, over all platforms that are there.
+The id of an image is the digest of its root. SIZE is what its blobs take as
+they are, over all platforms that are there.
 
 Examples:
   linkspan images
   linkspan images --digests demo
-  linkspan images 'team/*:1' --format '{{.Repository}}:{{.Tag}} {{.Size}}'
+  linkspan images 'team/*:1' \\
+    --format '{{.Repository}}:{{.Tag}} {{.Size}}'
   linkspan images --filter dangling=true -q
   linkspan images -q --engine layout --layout ./layout
   linkspan images --to unix:///run/linkspan/export.sock";

@@ -30,7 +30,8 @@ pub(super) struct Inspect {
 const EXAMPLES: &str = "\
 Examples:
   linkspan inspect demo | jq '.images[].layers[].size'
-  linkspan inspect --engine containerd --namespace k8s.io registry.example/app:1
+  linkspan inspect --engine containerd --namespace k8s.io \\
+    registry.example/app:1
   linkspan inspect --to unix:///run/linkspan/export.sock demo";
 
 impl Inspect {

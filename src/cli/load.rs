@@ -54,8 +54,9 @@ pub(super) struct Load {
 }
 
 const EXAMPLES: &str = "\
-An archive from a pipe, or a compressed one, is first copied into an unnamed file in $TMPDIR, without the blobs that the \
-    engine has. An uncompressed file is read in place.
+An archive from a pipe, or a compressed one, is first copied into an unnamed
+file in $TMPDIR, without the blobs that the engine has. An uncompressed file
+is read in place.
 
 Examples:
   linkspan load image.tar
@@ -63,8 +64,9 @@ Examples:
   linkspan load -i ./layout -t registry.example/demo:1 --json
   linkspan load -i image.tar --to unix:///run/linkspan/export.sock
 
-Exit code: 0 when every image was loaded, 1 when one was not, 2 for a wrong command line, 130 or 143 when it was
-interrupted: the blobs sent by then are kept for an hour, and the next load resumes from them.";
+Exit code: 0 when every image was loaded, 1 when one was not, 2 for a wrong
+command line, 130 or 143 when it was interrupted: the blobs sent by then are
+kept for an hour, and the next load resumes from them.";
 
 impl Load {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {

@@ -76,18 +76,21 @@ enum Command {
     Digest(read::DocumentOfImage),
     Version(about::Version),
     Completion(about::Completion),
-    #[command(hide = true)]
     Man(about::Man),
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  linkspan doctor                                            what is there, and whether it will work
-  linkspan serve --docker-listen unix:///run/linkspan/docker.sock
-  linkspan setup buildx mybuilder                            a docker-container builder goes through it
-  linkspan serve --builder unix:///run/buildkit/buildkitd.sock
-  docker buildx create --name direct --driver remote unix:///run/linkspan/buildkit.sock
-  docker buildx build --builder direct --load -t demo .";
+  What is there, and whether it will work:
+    linkspan doctor
+  A docker-container builder goes through Linkspan:
+    linkspan serve --docker-listen unix:///run/linkspan/docker.sock
+    linkspan setup buildx mybuilder
+  A builder on a socket:
+    linkspan serve --builder unix:///run/buildkit/buildkitd.sock
+    docker buildx create --name direct --driver remote \\
+      unix:///run/linkspan/buildkit.sock
+    docker buildx build --builder direct --load -t demo .";
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

@@ -29,10 +29,12 @@ const EXAMPLES: &str = "\
 Examples:
   linkspan manifest demo | jq .layers
   linkspan config --platform linux/arm64 registry.example/app:1
-  linkspan digest --engine containerd --namespace k8s.io registry.example/app:1
+  linkspan digest --engine containerd --namespace k8s.io \\
+    registry.example/app:1
   linkspan digest --to unix:///run/linkspan/export.sock demo
 
-Exit code: 0 when it was printed, 1 when it is not there, 2 for a wrong command line.";
+Exit code: 0 when it was printed, 1 when it is not there, 2 for a wrong
+command line.";
 
 /// What to print.
 #[derive(Debug, Clone, Copy)]

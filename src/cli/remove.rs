@@ -38,7 +38,8 @@ Examples:
   linkspan rm --layout ./images 0123456789ab
   linkspan rm --engine containerd --namespace k8s.io registry.example/app:1
 
-Exit code: 0 when all of them were removed, 1 when one was not, 2 for a wrong command line.";
+Exit code: 0 when all of them were removed, 1 when one was not, 2 for a wrong
+command line.";
 
 /// Gives an image another name; the image that had the name loses it.
 #[derive(Debug, Args)]
@@ -61,7 +62,8 @@ Examples:
   linkspan tag demo:1 registry.example/demo:1
   linkspan tag --engine containerd --namespace k8s.io 0123456789ab app:1
 
-Exit code: 0 when it has the name, 1 when it has not, 2 for a wrong command line.";
+Exit code: 0 when it has the name, 1 when it has not, 2 for a wrong command
+line.";
 
 impl Remove {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {

@@ -39,7 +39,7 @@ pub(super) struct Save {
 
     /// The format: `docker` is an OCI image layout with a `manifest.json` for the platform of this machine, which is what
     /// docker saves and every tool reads; `oci` is the layout alone
-    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    #[arg(long, value_enum, value_name = "docker|oci", default_value_t, hide_possible_values = true)]
     format: FormatFlag,
 
     #[command(flatten)]
@@ -58,16 +58,20 @@ pub(super) struct Save {
 }
 
 const EXAMPLES: &str = "\
-`docker load`, `ctr image import`, `linkspan load`, skopeo and crane read the archive. Of an image that is there for some
-of its platforms only, these are saved, under the index as it is: so it keeps its digest, as with `docker save`.
+`docker load`, `ctr image import`, `linkspan load`, skopeo and crane read the
+archive. Of an image that is there for some of its platforms only, these are
+saved, under the index as it is: so it keeps its digest, as with
+`docker save`.
 
 Examples:
   linkspan save -o demo.tar demo
   linkspan save demo registry.example/app:1 | ssh host docker load
-  linkspan save --format oci --platform linux/arm64 -o app.tar registry.example/app:1
+  linkspan save --format oci --platform linux/arm64 -o app.tar \\
+    registry.example/app:1
   linkspan save --to unix:///run/linkspan/export.sock -o demo.tar demo
 
-Exit code: 0 when all of them were saved, 1 when one was not (nothing is left then), 2 for a wrong command line.";
+Exit code: 0 when all of them were saved, 1 when one was not (nothing is left
+then), 2 for a wrong command line.";
 
 /// The values of `--format`.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]

@@ -22,10 +22,12 @@ pub(super) struct Serve {
 const EXAMPLES: &str = "\
 Flags win over LINKSPAN_* variables, those over the configuration file.
 
-Without a flag that names a door or a builder, the docker door and that of the exporter API are opened in /run/linkspan
-(without root: in linkspan/ of XDG_RUNTIME_DIR); with another engine than Docker, only the latter. Sockets that a service
-manager hands over (systemd's linkspan.socket) are used for the doors of their addresses, or of their names: `docker`,
-`export`, `registry`, `buildkit`.
+Without a flag that names a door or a builder, the docker door and that of the
+exporter API are opened in /run/linkspan (without root: in linkspan/ of
+XDG_RUNTIME_DIR); with another engine than Docker, only the latter. Sockets
+that a service manager hands over (systemd's linkspan.socket) are used for the
+doors of their addresses, or of their names: `docker`, `export`, `registry`,
+`buildkit`.
 
 Examples:
   The default doors, for the engine that is there:
@@ -38,19 +40,23 @@ Examples:
       --buildkit-listen unix:///run/linkspan/local.sock \\
       --builder tcp://10.0.0.7:1234 \\
       --buildkit-listen unix:///run/linkspan/remote.sock
-  In front of Docker itself; clients then use DOCKER_HOST=unix:///run/linkspan/docker.sock:
+  In front of Docker itself; clients then use
+  DOCKER_HOST=unix:///run/linkspan/docker.sock:
     linkspan serve --docker-listen unix:///run/linkspan/docker.sock
   A builder of buildx's docker-container driver, by its container:
     linkspan serve --builder docker-container://buildx_buildkit_NAME0
-  The exporter API, for any builder, and for the other commands without root (`linkspan load --to ADDR`):
+  The exporter API, for any builder, and for the other commands without root
+  (`linkspan load --to ADDR`):
     linkspan serve --export-listen unix:///run/linkspan/export.sock
-  The engine's images as a registry, for `docker pull localhost:5000/NAME` and others:
+  The engine's images as a registry, for `docker pull localhost:5000/NAME` and
+  others:
     linkspan serve --registry-listen tcp://127.0.0.1:5000
   A builder behind TLS:
     linkspan serve --builder tcp://builder.example:1234 \\
       --tls-ca ca.pem --tls-cert cert.pem --tls-key key.pem
 
-Exit code: 0 after a clean end, 1 after an error or an unclean end, 2 for a wrong command line.";
+Exit code: 0 after a clean end, 1 after an error or an unclean end, 2 for a
+wrong command line.";
 
 impl Serve {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {

@@ -17,7 +17,7 @@ pub(super) struct EngineSettings {
 
     /// Which engine to work on: `docker` (with the containerd image store), `docker-classic` (without it), `containerd`,
     /// `layout` or `auto` [env: LINKSPAN_ENGINE] [default: auto]
-    #[arg(long, value_name = "KIND", help_heading = "Engine")]
+    #[arg(long, value_name = "auto|docker|docker-classic|containerd|layout", help_heading = "Engine")]
     pub(super) engine: Option<String>,
 
     /// Where dockerd listens [env: LINKSPAN_DOCKER_HOST, DOCKER_HOST] [default: unix:///var/run/docker.sock]
@@ -47,7 +47,7 @@ pub(super) struct EngineSettings {
 
     /// Who unpacks layers into containerd's snapshots: `containerd`, or with `auto` Linkspan itself where it is root beside
     /// containerd and the snapshotter is overlayfs, and containerd everywhere else [env: LINKSPAN_LAYER_APPLIER] [default: auto]
-    #[arg(long, value_name = "WHO", help_heading = "Engine")]
+    #[arg(long, value_name = "auto|containerd", help_heading = "Engine")]
     pub(super) layer_applier: Option<String>,
 }
 
@@ -114,13 +114,13 @@ pub(super) struct Settings {
     /// type=docker,compression=zstd`): `as-asked` (as without Linkspan: gzip), `fast` (gzip at its quickest level), `zstd`, or
     /// `uncompressed`. What a builder made once stays so, also in its later pushes. Builds with other outputs that have the
     /// image's layers are left as they are [env: LINKSPAN_LOAD_COMPRESSION] [default: as-asked]
-    #[arg(long, value_name = "HOW", help_heading = "Doors")]
+    #[arg(long, value_name = "as-asked|fast|zstd|uncompressed", help_heading = "Doors")]
     load_compression: Option<String>,
 
     /// How builders compress the layers that they push, where the client names no compression itself: `as-asked` (as without
     /// Linkspan: each as it was made first), or `gzip`, whatever it was before [env: LINKSPAN_PUSH_COMPRESSION]
     /// [default: as-asked]
-    #[arg(long, value_name = "HOW", help_heading = "Doors")]
+    #[arg(long, value_name = "as-asked|gzip", help_heading = "Doors")]
     push_compression: Option<String>,
 
     /// Where the door of the standard exporter API listens; a unix socket or a loopback address [env:
@@ -236,11 +236,11 @@ pub(super) struct Settings {
 
     /// The least severe level to log: `error`, `warn`, `info`, `debug` or `trace` [env: LINKSPAN_LOG_LEVEL] [default:
     /// info]
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "error|warn|info|debug|trace")]
     log_level: Option<String>,
 
     /// The format of log lines: `text` or `json` [env: LINKSPAN_LOG_FORMAT] [default: text]
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "text|json")]
     log_format: Option<String>,
 }
 

@@ -60,9 +60,11 @@ const EXAMPLES: &str = "\
 Examples:
   linkspan setup buildx mybuilder
   linkspan setup buildx mybuilder --undo
-  linkspan setup buildx mybuilder --docker-listen unix:///run/user/1000/linkspan.sock
+  linkspan setup buildx mybuilder \\
+    --docker-listen unix:///run/user/1000/linkspan.sock
 
-Exit code: 0 when all builders go where they should, 1 when one does not, 2 for a wrong command line.";
+Exit code: 0 when all builders go where they should, 1 when one does not, 2
+for a wrong command line.";
 
 impl Setup {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {

@@ -38,6 +38,9 @@ const ATTEMPTS: usize = 5;
 const ENDINGS: [&str; 4] =
     ["broken pipe", "was closed", "Broken pipe (os error 32)", "Connection reset by peer (os error 104)"];
 
+/// What the message of a door begins with, where the builder itself did not respond.
+const OURS: &str = "linkspan: ";
+
 /// Probes the builder behind `dial`.
 pub(super) async fn probe(dial: &dyn Dial) -> BuilderProbe {
     let mut outcome = probe_once(dial).await;
@@ -96,7 +99,11 @@ where
             drop(client);
             Err(connection.await.map_or_else(|error| broken(&error), |()| broken(&status)))
         }
-        Err(status) => Err(format!("it does not respond as a builder does: {}", status.message())),
+        Err(status) => Err(match status.message().strip_prefix(OURS) {
+            // The door's own words, of the builder behind it.
+            Some(reason) => reason.to_owned(),
+            None => format!("it does not respond as a builder does: {}", status.message()),
+        }),
     }
 }
 

@@ -86,10 +86,13 @@ impl ProxyError {
         is_reset(self)
     }
 
-    /// The error with all its causes: hyper's own texts are short, and what happened is in the sources.
+    /// The error with all its causes: hyper's own texts are short, and what happened is in the sources. A cause that is in
+    /// the text already is not repeated.
     pub fn reason(&self) -> String {
         let causes = std::iter::successors(std::error::Error::source(self), |error| error.source());
-        causes.fold(self.to_string(), |reason, cause| format!("{reason}: {cause}"))
+        causes.map(ToString::to_string).fold(self.to_string(), |reason, cause| {
+            if reason.ends_with(&cause) { reason } else { format!("{reason}: {cause}") }
+        })
     }
 
     /// The status of a gRPC call of ours that ended like this.
@@ -271,4 +274,19 @@ where
         () = drain.cancelled() => served.as_mut().graceful_shutdown(),
     }
     served.await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Upstream;
+
+    #[tokio::test]
+    async fn the_reason_that_an_upstream_cannot_be_reached_is_given_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = format!("unix://{}", folder.path().join("x.sock").display());
+        let upstream = Upstream::new(address.parse().unwrap(), None).unwrap();
+        let error = ProxyError::Connect(upstream.connect().await.unwrap_err().into());
+        assert_eq!(error.reason(), format!("cannot connect to {address}: No such file or directory (os error 2)"));
+    }
 }

@@ -1,6 +1,6 @@
 //! The same commands on docker and containerd.
 
-use crate::common::{Stack, text};
+use crate::common::{Linkspan, Stack, text};
 use crate::{archive, image, linkspan, named};
 
 #[test]
@@ -68,4 +68,22 @@ fn images_are_copied_from_place_to_place() {
     assert!(unnamed.stderr.contains("has 3 images, and none was named"), "{unnamed}");
     let other = linkspan(["copy", "ostree:alpine", &oci]).output();
     assert_eq!(other.status.code(), Some(2), "{other}");
+}
+
+#[test]
+fn a_docker_host_that_is_our_own_door_leads_to_its_engine() {
+    let stack = Stack::shared();
+    let daemon = Linkspan::docker_door(stack);
+    let door = daemon.address();
+    let image = image("behind a door\n");
+    let file = archive(&[(&image, named("docker.io/library/behind-a-door:1"))]);
+    // As in the shell of somebody whose docker uses the door; dockerd is not at its usual socket.
+    let run = |args: &[&str]| {
+        linkspan(args.iter().copied()).env("DOCKER_HOST", &door).env("LINKSPAN_DOCKER_LISTEN", &door).ok()
+    };
+    run(&["load", "-i", text(file.path())]);
+    let expected = image.root.digest.to_string();
+    assert_eq!(run(&["digest", "behind-a-door:1"]).stdout.trim(), expected);
+    assert_eq!(stack.image("docker.io/library/behind-a-door:1"), Some(expected));
+    run(&["cache", "ls"]);
 }

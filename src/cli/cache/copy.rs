@@ -29,10 +29,11 @@ Examples:
   docker buildx build --cache-from type=local,src=./cache,tag=app .";
 const IMPORT_EXAMPLES: &str = "\
 A part that REF has already is replaced: import caches of one folder that have
-no parts (those that BuildKit wrote) under refs of their own.
+no parts (those that BuildKit wrote) under refs of their own. What `export`
+wrote is imported with all parts.
 
 Examples:
-  linkspan cache import ./cache app           what `export` wrote, with all parts
+  linkspan cache import ./cache app
   linkspan cache import cache.tar app
   linkspan cache import cache.tar.zst app
   linkspan cache import --tag latest ./cache app";

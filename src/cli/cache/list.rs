@@ -22,21 +22,23 @@ use crate::engine::caches::CacheVersion;
 const NAMES: [usize; 2] = [1, 2];
 
 const LIST_EXAMPLES: &str = "\
-A line is the newest version of a part, or an older one that `keep=N` keeps. OF
-is the platform, target and Dockerfile. SIZE counts layers that other caches and
-images have as well; --json has the times of creation and the layers. ID is the
-short id, of which the beginning does, too (four characters or more); -q prints
-whole ids. On a terminal long refs are cut to its width; --no-trunc shows them.
+A line is the newest version of a part, or an older one that `keep=N` keeps.
+OF is the platform, target and Dockerfile. SIZE counts layers that other
+caches and images have as well; --json has the times of creation and the
+layers. ID is the short id, of which the beginning does, too (four characters
+or more); -q prints whole ids, for inspect, export and rm. On a terminal long
+refs are cut to its width; --no-trunc shows them.
 
 Examples:
   linkspan cache ls
   linkspan cache ls app team/app:main
   linkspan cache ls 'ci/*' --filter until=168h
-  linkspan cache ls -q app                        ids, for inspect, export and rm
+  linkspan cache ls -q app
   linkspan cache ls --json | jq -r .ref";
 const USAGE_EXAMPLES: &str = "\
 UNIQUE are the bytes that no other cache has: the most that becomes free when
-this one is removed; what an image has of them stays. SHARED are those that other caches have, too.
+this one is removed; what an image has of them stays. SHARED are those that
+other caches have, too.
 
 Examples:
   linkspan cache du

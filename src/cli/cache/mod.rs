@@ -47,8 +47,9 @@ A build through `linkspan serve` writes a cache, and another one reads it:
     --cache-from type=linkspan,ref=app --load -t app .
 A cache has a part for each platform, target and Dockerfile that was built.
 These commands work on the engine of this machine, or through a daemon (--to).
-An ID is one version of a part: its short id, as `ls` prints it, or its whole id,
-as `ls -q` prints it; of either the beginning does, of at least four characters.
+An ID is one version of a part: its short id, as `ls` prints it, or its whole
+id, as `ls -q` prints it; of either the beginning does, of at least four
+characters.
 
 Examples:
   linkspan cache ls

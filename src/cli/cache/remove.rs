@@ -20,7 +20,7 @@ const FREED_LATER: &str = "The folder keeps these bytes for an hour; a change of
 const REMOVE_EXAMPLES: &str = "\
 Examples:
   linkspan cache rm app team/app:main
-  linkspan cache rm --dry-run 3f8a52c0d911        an id, as `cache ls` prints it
+  linkspan cache rm --dry-run 3f8a52c0d911
   linkspan cache rm $(linkspan cache ls -q app)";
 const PRUNE_EXAMPLES: &str = "\
 When a cache was used is noted to the hour. The bytes are the most that becomes
@@ -53,7 +53,12 @@ pub(super) struct Remove {
 
 /// Removes build caches that match
 #[derive(Debug, Args)]
-#[command(after_long_help = PRUNE_EXAMPLES)]
+#[command(
+    after_long_help = PRUNE_EXAMPLES,
+    override_usage = "linkspan cache prune --all [OPTIONS]
+       linkspan cache prune --filter <KEY=VALUE> [OPTIONS]
+       linkspan cache prune --keep-storage <BYTES> [OPTIONS]"
+)]
 #[command(group(ArgGroup::new("what").required(true).multiple(true).args(["all", "filter", "keep_storage"])))]
 pub(super) struct Prune {
     /// Every cache that no --filter leaves out
