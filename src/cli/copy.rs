@@ -207,7 +207,12 @@ impl From<'_> {
             // Every other location is an engine.
             place => place.engine(self.config, self.configured).ok_or(CommandError::IntoArchive)?,
         };
-        let (engine, images) = engine::images(&selection).await?;
+        let (engine, images) = engine::images(&selection).await.map_err(|error| match error {
+            CommandError::NoLayout { path } if matches!(self.from, ImageLocation::Layout(..)) => {
+                CommandError::NoFolder { path }
+            }
+            error => error,
+        })?;
         let left = Some(AbandonedLeases::of(&engine).await);
         let given = match given {
             Some(given) => given.to_owned(),

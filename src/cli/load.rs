@@ -15,7 +15,8 @@ use super::report::Transfer;
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output};
 use crate::config::Config;
-use crate::export::{Exports, Request};
+use crate::engine::EngineError;
+use crate::export::{ExportError, Exports, Request};
 use crate::image::{Digest, Platform, Reference};
 use crate::source::archive::{Archive, SavedImage};
 use crate::source::{BlobLookup, Choice, Source, choose};
@@ -140,7 +141,15 @@ impl Loading {
         let source: Arc<dyn Source> = archive.clone();
         let request = Request::new(root.clone(), names.clone(), engine::origin("load"));
         let (outcome, unpacked) = self.mode.show(|events| exports.run(request, source, events)).await;
-        Transfer { verb: "Loaded", root: &root, names, outcome: outcome?, unpacked }.report(self.json, self.mode)?;
+        let outcome = outcome.map_err(|error| match error {
+            ExportError::Engine(error @ EngineError::Corrupt { .. }) => CommandError::Damaged {
+                archive: archive.name().to_owned(),
+                image: names.first().map_or_else(|| root.digest.to_string(), Reference::familiar),
+                error: Box::new(error),
+            },
+            error => error.into(),
+        })?;
+        Transfer { verb: "Loaded", root: &root, names, outcome, unpacked }.report(self.json, self.mode)?;
         Ok(root.digest)
     }
 }

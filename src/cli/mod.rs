@@ -35,7 +35,7 @@ use std::time::Duration;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::caches::CacheError;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, DEFAULT_EXPORT_LISTEN};
 use crate::daemon::{DaemonError, Signals};
 use crate::engine::EngineError;
 use crate::export::{ExportError, Exports};
@@ -159,6 +159,14 @@ enum CommandError {
     Elsewhere(EngineError),
     #[error("there is no layout at {path}")]
     NoLayout { path: String },
+    #[error("there is no layout at {path}")]
+    NoFolder { path: String },
+    #[error("{archive}: the image {image} is damaged: {error}")]
+    Damaged { archive: String, image: String, error: Box<EngineError> },
+    #[error("{address} is Linkspan's {kind} door, and not that of the exporter API")]
+    WrongDoor { address: String, kind: &'static str, export: Option<String> },
+    #[error("no permission to use {address}, which is of the group {group}")]
+    Denied { address: String, group: String },
     #[error("interrupted; {left}")]
     Interrupted { signal: &'static str, left: Leftover },
     #[error(transparent)]
@@ -217,7 +225,20 @@ impl CommandError {
         match self {
             Self::Daemon(error) => error.hint(),
             Self::Setup(error) => error.hint(),
+            Self::Engine(error @ EngineError::Permission { .. }) => error.hint().map(|hint| {
+                format!("{hint}; or go through a daemon that runs as root: `--to {DEFAULT_EXPORT_LISTEN}`")
+            }),
             Self::Engine(error) => error.hint(),
+            Self::NoFolder { .. } => Some("name the folder of a layout: `oci:DIR[:NAME]`".to_owned()),
+            Self::Damaged { .. } => Some("save the image again, or copy it from elsewhere".to_owned()),
+            Self::WrongDoor { export: Some(address), .. } => Some(format!("the export door is {address}")),
+            Self::WrongDoor { export: None, .. } => {
+                Some("start `linkspan serve` with --export-listen and another address".to_owned())
+            }
+            Self::Denied { .. } => Some(
+                "run this as root or as a member of that group; `linkspan serve --group NAME` chooses another"
+                    .to_owned(),
+            ),
             Self::Export(ExportError::Engine(EngineError::Corrupt { .. })) => {
                 Some("the source is damaged: save the image again, or copy it from elsewhere".to_owned())
             }

@@ -66,10 +66,17 @@ pub(super) fn summary(outcome: Outcome, unpacked: usize) -> String {
         unpacked => format!("; {} unpacked", show::count(unpacked, "layer")),
     };
     format!(
-        "sent {} ({}); {present_blobs} were there{unpacked}",
+        "sent {} ({}); {present_blobs} {} there{unpacked}",
         show::count(sent_blobs, "blob"),
-        show::size(sent_bytes)
+        show::size(sent_bytes),
+        if present_blobs == 1 { "was" } else { "were" }
     )
+}
+
+/// What is there and what is to be sent, as one line.
+fn planned(present: usize, count: usize, bytes: u64) -> String {
+    let verb = if present == 1 { "is" } else { "are" };
+    format!("{} {verb} there, {count} to send ({})", show::count(present, "blob"), show::size(bytes))
 }
 
 /// Whether bars can be drawn: on a terminal that can move its cursor. Editors and build services set `TERM=dumb`.
@@ -158,7 +165,7 @@ impl Lines {
             Event::Planned { present, missing, stored } => {
                 let bytes = missing.iter().chain(stored).map(|blob| blob.size).fold(0, u64::saturating_add);
                 let count = missing.len() + stored.len();
-                line(&format!("{} are there, {count} to send ({})", show::count(*present, "blob"), show::size(bytes)));
+                line(&planned(*present, count, bytes));
                 self.missing = missing.iter().map(|Descriptor { digest, size, .. }| (digest.clone(), *size)).collect();
             }
             Event::Stored { digest } => {
@@ -199,6 +206,9 @@ mod tests {
     fn the_last_line_adds_up() {
         let outcome = Outcome { sent_blobs: 1, sent_bytes: 12_345, present_blobs: 3 };
         assert_eq!(summary(outcome, 0), "sent 1 blob (12.35kB); 3 were there");
+        assert_eq!(summary(Outcome { present_blobs: 1, ..outcome }, 0), "sent 1 blob (12.35kB); 1 was there");
+        assert_eq!(planned(1, 4, 12_345), "1 blob is there, 4 to send (12.35kB)");
+        assert_eq!(planned(0, 1, 5), "0 blobs are there, 1 to send (5B)");
         assert_eq!(
             summary(Outcome { sent_blobs: 2, ..outcome }, 1),
             "sent 2 blobs (12.35kB); 3 were there; 1 layer unpacked"

@@ -126,7 +126,7 @@ fn text(done: &ChangedBuilder, door: &str, flags: &str, undone: bool) -> String 
     }
     let mut text = String::new();
     for moved in &done.moved {
-        text += &format!("builder {builder}: node {} goes to {} now, before to {}\n", moved.node, moved.to, moved.from);
+        text += &format!("builder {builder}: node {} now goes to {} (before: {})\n", moved.node, moved.to, moved.from);
     }
     text += "Its container, cache and options are unchanged.";
     if !undone {

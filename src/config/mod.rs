@@ -38,6 +38,7 @@ pub use docker::DockerDoor;
 pub use endpoint::BuilderEndpoint;
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
+pub(crate) use group::name as group_name;
 pub use layer::{Given, Layer, Origin};
 pub(crate) use parse::{bytes_of, duration_of};
 pub use registry::RegistryDoor;

@@ -107,6 +107,11 @@ impl ListenError {
                  is there before dockerd starts",
                 path = path.display()
             )),
+            Self::System { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Some(
+                "run it as root, or choose addresses in a folder of yours with --docker-listen, --buildkit-listen or \
+                 --export-listen"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 use super::door::Door;
 use super::facts::{Chained, RunningLinkspan};
 use super::socket_at;
+use crate::buildx::is_same_address;
 use crate::config::{BuilderEndpoint, Config};
 use crate::engine::EngineKind;
 use crate::engine::select::{ApplierChoice, DEFAULT_DOCKER_HOST, Selection};
@@ -18,7 +19,14 @@ pub(super) fn docker_host(selection: &Selection) -> Address {
 
 /// The running Linkspan that the report is about: the one whose door is where dockerd is expected (after a take-over, or if
 /// `DOCKER_HOST` points to the door), else one with a configured door, else any.
-pub(super) fn subject(config: &Config, doors: &[Door], sockets: &[Socket]) -> Option<RunningLinkspan> {
+///
+/// `environment` is `DOCKER_HOST`: it says where docker's clients go, and does not choose the engine beside a Linkspan that runs.
+pub(super) fn subject(
+    config: &Config,
+    doors: &[Door],
+    sockets: &[Socket],
+    environment: Option<&str>,
+) -> Option<RunningLinkspan> {
     let may_be_docker = config.engine.kind.is_none_or(EngineKind::is_docker);
     let at_docker = socket_at(sockets, &docker_host(&config.engine).to_string()).and_then(Socket::status);
     if let Some(status) = at_docker.filter(|status| may_be_docker && status.door.kind == Kind::Docker) {
@@ -28,8 +36,11 @@ pub(super) fn subject(config: &Config, doors: &[Door], sockets: &[Socket]) -> Op
     let selection = &config.engine;
     // containerd's address alone does not choose an engine: it is a hint.
     let layer_applier = ApplierChoice::default();
-    let is_default = Selection { containerd_address: None, cache_dir: None, layer_applier, ..selection.clone() }
-        == Selection::default();
+    let is_ambient = |host: &String| environment.is_some_and(|other| is_same_address(host, other));
+    let docker_host = selection.docker_host.clone().filter(|host| !is_ambient(host));
+    let chosen =
+        Selection { docker_host, containerd_address: None, cache_dir: None, layer_applier, ..selection.clone() };
+    let is_default = chosen == Selection::default();
     let is_basis = is_default || is_the_same(selection, &status);
     Some(RunningLinkspan { status, is_basis })
 }
@@ -140,7 +151,7 @@ mod tests {
         let taken = status(Kind::Docker, EngineKind::Docker, "unix:///run/docker-engine.sock");
         let sockets = [at("unix:///nowhere/docker.sock", taken)];
         let config = config(&[(crate::config::Setting::DockerHost, "unix:///nowhere/docker.sock")]);
-        let subject = subject(&config, &[], &sockets).unwrap();
+        let subject = subject(&config, &[], &sockets, None).unwrap();
         assert!(subject.is_basis);
         let selection = selection(&config.engine, Some(&subject));
         assert_eq!(selection.docker_host.as_deref(), Some("unix:///run/docker-engine.sock"));
@@ -160,14 +171,19 @@ mod tests {
         };
         let doors = [door];
         let chosen = config(&[(crate::config::Setting::Engine, "layout"), (crate::config::Setting::Layout, "/images")]);
-        let beside_chosen = subject(&chosen, &doors, &[]).unwrap();
+        let beside_chosen = subject(&chosen, &doors, &[], None).unwrap();
         assert!(!beside_chosen.is_basis);
         assert_eq!(selection(&chosen.engine, Some(&beside_chosen)), chosen.engine);
 
         let nothing = config(&[]);
-        let beside_default = subject(&nothing, &doors, &[]).unwrap();
+        let beside_default = subject(&nothing, &doors, &[], None).unwrap();
         let selection = selection(&nothing.engine, Some(&beside_default));
         assert_eq!((selection.kind, selection.namespace.as_deref()), (Some(EngineKind::Containerd), Some("mine")));
         assert_eq!(selection.containerd_address.as_deref(), Some(std::path::Path::new("/c.sock")));
+
+        // DOCKER_HOST is where docker's clients go; the flag chooses.
+        let docker = config(&[(crate::config::Setting::DockerHost, "unix:///nowhere/docker.sock")]);
+        assert!(subject(&docker, &doors, &[], Some("unix:///nowhere/docker.sock")).unwrap().is_basis);
+        assert!(!subject(&docker, &doors, &[], None).unwrap().is_basis);
     }
 }

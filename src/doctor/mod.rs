@@ -50,7 +50,7 @@ pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     let mut users = users::read(users, variable);
 
     let mut doors = doors::gather(config, &sockets);
-    let subject = engine::subject(config, &doors, &sockets);
+    let subject = engine::subject(config, &doors, &sockets, std::env::var("DOCKER_HOST").ok().as_deref());
     let selection = engine::selection(&config.engine, subject.as_ref());
     users.set_door_probes(&sockets);
     let builders = join_all(doors.iter().map(|door| probe(config, door)));

@@ -284,6 +284,7 @@ impl EngineError {
                  target (--engine layout --layout DIR)"
             ),
             Self::NotProven { .. } => "name the containerd that dockerd uses with --containerd-address".to_owned(),
+            Self::Namespace { .. } => "with `--engine containerd` any namespace can be named".to_owned(),
             Self::Snapshotter { .. } => "see `ctr plugins ls` for the snapshotters that loaded".to_owned(),
             Self::NoSpace { .. } => {
                 "free space on the engine's disk, for instance with `docker image prune`".to_owned()

@@ -128,8 +128,18 @@ async fn docker(selection: &Selection, socket: &Path, why: &str) -> Result<(Chos
     let (hint, namespace) = (selection.containerd_address.as_deref(), selection.namespace.as_deref());
     let mut engine = DockerEngine::connect(socket, hint, namespace).await?;
     engine.set_layer_applier(selection.layer_applier);
-    let reason = format!("{why}, proven to use the containerd at {}", engine.containerd().client().address());
+    let used = engine.containerd().client().address();
+    let is_other =
+        |named: &&Path| named.to_str().is_none_or(|named| named != used) && !is_same_file(named, Path::new(used));
+    let not_named =
+        hint.filter(is_other).map_or_else(String::new, |named| format!(", not the {} that was named", named.display()));
+    let reason = format!("{why}, proven to use the containerd at {used}{not_named}");
     Ok((Chosen::Docker(Box::new(engine)), reason))
+}
+
+/// Whether both paths lead to the same file.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
 async fn docker_classic(selection: &Selection, socket: &Path, why: &str) -> Result<(Chosen, String), EngineError> {

@@ -222,7 +222,7 @@ impl FromStr for Platform {
         let (os, architecture, variant) = match parts[..] {
             [os, architecture] => (os, architecture, ""),
             [os, architecture, variant] => (os, architecture, variant),
-            _ => return Err(error("it has not two or three parts")),
+            _ => return Err(error("it needs two or three parts, as in `linux/arm64`")),
         };
         for part in &parts {
             if part.is_empty() {

@@ -61,9 +61,8 @@ impl FromStr for Address {
             return socket(path.into()).ok_or_else(|| error(TOO_LONG));
         }
         let Some(rest) = text.strip_prefix("tcp://") else {
-            // A path alone is a unix socket. Text with a colon could be meant as a host and a port.
-            let is_path = text.starts_with(['/', '.']) || !text.is_empty() && !text.contains(':');
-            if !is_path {
+            // A path alone is a unix socket. A word could be meant as a host, a builder or a context.
+            if !text.starts_with(['/', '.']) {
                 return Err(error("expected `unix:///path`, a path or `tcp://host:port`"));
             }
             let path = std::path::absolute(text).map_err(|_| error("the folder that it begins at is not there"))?;
@@ -104,11 +103,13 @@ mod tests {
             ("/run/a.sock", "/run/a.sock".into()),
             ("/run/a:1/b.sock", "/run/a:1/b.sock".into()),
             ("./a.sock", here.join("a.sock")),
-            ("a.sock", here.join("a.sock")),
+            ("../a.sock", here.join("../a.sock")),
         ] {
             assert_eq!(text.parse(), Ok(Address::Unix(expected)), "{text}");
         }
-        for text in ["", "localhost:1234", "ssh://host", "unix://a.sock", "tcp://host", &"/x".repeat(60)] {
+        for text in
+            ["", "foo", "a.sock", "localhost:1234", "ssh://host", "unix://a.sock", "tcp://host", &"/x".repeat(60)]
+        {
             text.parse::<Address>().unwrap_err();
         }
     }

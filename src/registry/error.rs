@@ -22,6 +22,12 @@ pub enum RegistryError {
         /// Whether it lacks the object.
         is_absent: bool,
     },
+    /// The registry has no such image.
+    #[error("the registry has no image {name}")]
+    Absent {
+        /// The image.
+        name: String,
+    },
     /// The object is no image, or the name is no name for a registry.
     #[error("{name}: {what}")]
     Invalid {
@@ -74,6 +80,7 @@ impl RegistryError {
             Self::Refused { reason, .. } if reason.contains("InvalidContentType") => {
                 "the registry seems to speak plain HTTP: use --plain-http"
             }
+            Self::Absent { .. } => "see that its name and tag are right, and that you may read it (`docker login`)",
             Self::Credentials { .. } => "look at `config.json` of docker ($DOCKER_CONFIG or ~/.docker)",
             Self::NoName => "name it in full, as in `docker://registry.example/app:1`",
             _ => return None,

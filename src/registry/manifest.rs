@@ -48,7 +48,10 @@ impl Reader {
         of: &oci_client::Reference,
         name: &str,
     ) -> Result<(Bytes, Digest), RegistryError> {
-        let refused = |error: OciDistributionError| RegistryError::new(name, "reading the manifest", &error);
+        let refused = |error: OciDistributionError| match RegistryError::new(name, "reading the manifest", &error) {
+            RegistryError::Refused { name, is_absent: true, .. } => RegistryError::Absent { name },
+            error => error,
+        };
         let invalid = |what: String| RegistryError::Invalid { name: name.to_owned(), what };
         let mut response = self.send(of).await.map_err(|error| refused(error.into()))?;
         if response.status() == StatusCode::UNAUTHORIZED {

@@ -34,7 +34,9 @@ impl Source for Registry {
             let of = self.image.clone_with_digest(digest.to_string());
             let (name, digest) = (self.name.clone(), digest.clone());
             let (bytes, _) = self.manifest(&of).await.map_err(|error| match error {
-                RegistryError::Refused { is_absent: true, .. } => SourceError::NotFound { name, digest },
+                RegistryError::Absent { .. } | RegistryError::Refused { is_absent: true, .. } => {
+                    SourceError::NotFound { name, digest }
+                }
                 error => SourceError::Read { name, digest, reason: error.to_string() },
             })?;
             let rest = bytes.slice(bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX))..);

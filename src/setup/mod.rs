@@ -54,6 +54,12 @@ pub enum SetupError {
     /// The address of the door is invalid.
     #[error(transparent)]
     Door(AddressError),
+    /// The builder is the engine's own.
+    #[error("`{builder}` is the engine's own builder, which needs no door: what it builds is in the engine already")]
+    BuiltIn {
+        /// Its name, which is that of a docker context.
+        builder: String,
+    },
     /// The builder has another driver than docker-container.
     #[error("builder `{builder}` has the driver `{driver}`; only `docker-container` builders go through a docker door")]
     Driver {
@@ -120,9 +126,24 @@ impl SetupError {
             Self::Closed { door, .. } => Some(format!(
                 "open it first: linkspan serve --docker-listen {door}; or name the door that is open with --docker-listen"
             )),
+            Self::BuiltIn { .. } => Some(
+                "`docker buildx ls` shows the builders; those with the driver `docker-container` go through it"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
+}
+
+/// The builder `name`. One that buildx has no file of may be the engine's own, which is called like the docker context.
+fn existing(store: &Store, name: &str) -> Result<Instance, SetupError> {
+    store.instance(name).map_err(|error| {
+        let is_context = name == "default" || store.contexts().iter().any(|context| context.name == name);
+        match error {
+            StoreError::Unknown { .. } if is_context => SetupError::BuiltIn { builder: name.to_owned() },
+            error => error.into(),
+        }
+    })
 }
 
 /// Sends the nodes of the builder `name` that go to `engine` through the docker door at `door`.
@@ -131,7 +152,7 @@ impl SetupError {
 /// When the builder cannot be changed; it then stays as it was.
 pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Result<ChangedBuilder, SetupError> {
     // Checked before the lock file is created, so that nothing is left where there are no builders.
-    container_builder(store.instance(name)?)?;
+    container_builder(existing(store, name)?)?;
     let to = door.to_string();
     if let Address::Unix(path) = door {
         UnixStream::connect(path).map_err(|reason| SetupError::Closed { door: to.clone(), reason })?;
@@ -165,7 +186,7 @@ pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Resul
 /// # Errors
 /// When the builder cannot be changed; it then stays as it was.
 pub fn back(store: &Store, name: &str, door: &Address, engine: &str) -> Result<ChangedBuilder, SetupError> {
-    container_builder(store.instance(name)?)?;
+    container_builder(existing(store, name)?)?;
     let from = door.to_string();
     let lock = store.lock()?;
     let builder = container_builder(lock.instance(name)?)?;

@@ -51,7 +51,7 @@ fn what_is_no_archive() {
     refused(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3], "linkspan: error");
     let folder = tempfile::tempdir().unwrap();
     let missing = on(&folder, &["load", "-i", "/no/such/file"]).fails();
-    assert!(missing.stderr.contains("/no/such/file: opening it"), "{missing}");
+    assert!(missing.stderr.contains("/no/such/file: cannot be opened: No such file"), "{missing}");
     let empty = tempfile::tempdir().unwrap();
     let no_layout = on(&folder, &["load", "-i", text(empty.path())]).fails();
     assert!(no_layout.stderr.contains("no file `oci-layout`"), "{no_layout}");

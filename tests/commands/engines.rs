@@ -86,4 +86,23 @@ fn a_docker_host_that_is_our_own_door_leads_to_its_engine() {
     assert_eq!(run(&["digest", "behind-a-door:1"]).stdout.trim(), expected);
     assert_eq!(stack.image("docker.io/library/behind-a-door:1"), Some(expected));
     run(&["cache", "ls"]);
+
+    // A door of another kind is named, where that of the exporter API is expected.
+    let wrong = linkspan(["load", "-i", text(file.path()), "--to", &door]).fails();
+    let expected = format!("linkspan: error: {door} is Linkspan's docker door, and not that of the exporter API");
+    assert!(wrong.stderr.contains(&expected) && wrong.stderr.contains("hint: start `linkspan serve`"), "{wrong}");
+}
+
+#[test]
+fn what_is_absent_is_named_with_what_to_do() {
+    let file = archive(&[(&image("absent\n"), named("docker.io/library/absent:1"))]);
+    let namespace = linkspan(["images", "--namespace", "k8s.io"]).args(Stack::shared().docker_flags()).fails();
+    assert!(namespace.stderr.contains("hint: with `--engine containerd` any namespace"), "{namespace}");
+    let no_folder = linkspan(["copy", "oci:/no/such/folder", &format!("oci-archive:{}", text(file.path()))]).fails();
+    assert!(no_folder.stderr.contains("there is no layout at /no/such/folder"), "{no_folder}");
+    assert!(no_folder.stderr.contains("hint: name the folder of a layout: `oci:DIR[:NAME]`"), "{no_folder}");
+    let registry = Stack::shared().registry();
+    let name = format!("docker://{registry}/none:1");
+    let no_image = linkspan(["copy", &name, &format!("oci-archive:{}", text(file.path()))]).fails();
+    assert!(no_image.stderr.contains(&format!("the registry has no image {registry}/none:1")), "{no_image}");
 }

@@ -82,6 +82,9 @@ impl ArchiveError {
             Self::Io { error, .. } if error.kind() == std::io::ErrorKind::StorageFull => {
                 Some("set TMPDIR to a folder with more room, or name an uncompressed file instead of a stream".to_owned())
             }
+            Self::Io { error, .. } if error.kind() == std::io::ErrorKind::NotFound => {
+                Some("name an archive of `docker save`, an OCI archive, or a layout folder that exists".to_owned())
+            }
             Self::Unrecognised { .. } | Self::NotArchive { .. } => {
                 Some("`docker save`, `docker buildx build -o type=oci`, `skopeo copy` and `crane pull` make archives that can be read".to_owned())
             }

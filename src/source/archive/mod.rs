@@ -76,7 +76,7 @@ impl Archive {
         engine: Option<Arc<dyn BlobLookup>>,
     ) -> Result<Self, ArchiveError> {
         let name = path.display().to_string();
-        let failed = |error| ArchiveError::Io { archive: name.clone(), what: "opening it".to_owned(), error };
+        let failed = |error| ArchiveError::Io { archive: name.clone(), what: "cannot be opened".to_owned(), error };
         let file = File::open(path).map_err(failed)?;
         if file.metadata().map_err(failed)?.is_dir() {
             return Self::of(Files::folder(name, path.to_owned()), format, None).await;

@@ -26,7 +26,7 @@ const CHUNK: usize = 1 << 20;
 /// When the archive cannot be read or is cut off, or the folder cannot be written.
 pub(crate) async fn unpack(path: &Path, folder: &Path) -> Result<Option<String>, ArchiveError> {
     let archive = path.display().to_string();
-    let failed = |error| ArchiveError::Io { archive: archive.clone(), what: "opening it".to_owned(), error };
+    let failed = |error| ArchiveError::Io { archive: archive.clone(), what: "cannot be opened".to_owned(), error };
     let file = File::open(path).map_err(failed)?;
     let mut reader =
         BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(file.try_clone().map_err(failed)?));
