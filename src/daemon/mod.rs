@@ -176,7 +176,9 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         return Err(ConfigError::NoBuilder.into());
     }
     let pools = pools(&config.builders)?;
-    let Selected { engine, reason } = engine::wait(&config.engine, config.engine_timeout).await?;
+    let selected = engine::wait(&config.engine, config.engine_timeout).await?;
+    selected.check_writable()?;
+    let Selected { engine, reason } = selected;
     let mut doors = Vec::new();
     let docker = match &config.docker_door {
         Some(door) => match docker_upstream(engine.identity(), &door.listen) {

@@ -54,12 +54,20 @@ pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     let selection = engine::selection(&config.engine, subject.as_ref());
     users.set_door_probes(&sockets);
     let builders = join_all(doors.iter().map(|door| probe(config, door)));
-    let (engine, builders, (), version) = join4(engines::examine(&selection), builders, users.probe(), version()).await;
+    let (mut engine, builders, (), version) =
+        join4(engines::examine(&selection), builders, users.probe(), version()).await;
     users.version = version;
     for (door, probed) in doors.iter_mut().zip(builders) {
         door.builder = probed;
     }
     users.learn(&doors);
+    // A running Linkspan may write what this user may not.
+    if subject.as_ref().is_none_or(|subject| !subject.is_basis)
+        && let Ok(selected) = &engine.selected
+        && let Err(error) = selected.check_writable()
+    {
+        engine.selected = Err(error);
+    }
     let inflate = match &engine.containerd {
         Some(Ok(containerd)) => inflate::find(&containerd.address).await,
         _ => None,

@@ -285,6 +285,7 @@ impl EngineError {
             ),
             Self::NotProven { .. } => "name the containerd that dockerd uses with --containerd-address".to_owned(),
             Self::Namespace { .. } => "with `--engine containerd` any namespace can be named".to_owned(),
+            Self::Layout { reason, .. } if is_denied(reason) => "name a folder of yours with --layout".to_owned(),
             Self::Snapshotter { .. } => "see `ctr plugins ls` for the snapshotters that loaded".to_owned(),
             Self::NoSpace { .. } => {
                 "free space on the engine's disk, for instance with `docker image prune`".to_owned()
@@ -336,6 +337,11 @@ impl From<ApiError> for EngineError {
             ApiError::Protocol { operation, reason } => Self::Protocol { operation, reason },
         }
     }
+}
+
+/// Whether the system refused for want of permission.
+fn is_denied(reason: &str) -> bool {
+    ["permission denied", "Permission denied", "Read-only file system"].iter().any(|text| reason.contains(text))
 }
 
 /// What a daemon is called that lacks an ability.

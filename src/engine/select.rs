@@ -8,6 +8,7 @@ use super::docker::DockerEngine;
 use super::docker_classic::ClassicEngine;
 use super::installed::{self, DOCKER};
 pub use super::layer_applier::ApplierChoice;
+use super::local;
 use super::repository::RepositoryEngine;
 use super::{Engine, EngineError, EngineKind};
 
@@ -75,6 +76,17 @@ pub struct Selected {
 pub async fn select(selection: &Selection) -> Result<Selected, EngineError> {
     let (chosen, reason) = choose(selection).await?;
     Ok(Selected { engine: chosen.into_engine(), reason })
+}
+
+impl Selected {
+    /// Fails if the engine is a layout that this process may not write.
+    ///
+    /// # Errors
+    /// [`EngineError::Layout`] with the system's reason.
+    pub fn check_writable(&self) -> Result<(), EngineError> {
+        let identity = self.engine.identity();
+        if identity.kind == EngineKind::Layout { local::check_writable(Path::new(&identity.address)) } else { Ok(()) }
+    }
 }
 
 /// An engine that was chosen, before it is hidden behind the trait.

@@ -92,7 +92,8 @@ async fn a_refusal_is_passed_on() {
     assert_eq!(reason, "it does not respond as a builder does: not you");
 
     // What the door says of the builder behind it.
-    let BuilderProbe::Silent(reason) = found(|_| refuses("14", "linkspan: cannot connect to unix:///b")).await else {
+    let BuilderProbe::Unreachable(reason) = found(|_| refuses("14", "linkspan: cannot connect to unix:///b")).await
+    else {
         panic!("it refused")
     };
     assert_eq!(reason, "cannot connect to unix:///b");

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use super::disk::Disk;
 use super::files::read_at_most;
@@ -36,6 +37,13 @@ impl LayoutPaths {
         };
         check_marker(&marker).map_err(|error| self.invalid(format!("its file oci-layout {error}")))?;
         Ok(FolderState::Layout)
+    }
+
+    /// Fails if this process may not write the layout, or make it. `access` says whether it may write in a folder.
+    pub(crate) fn check_writable(&self, access: impl Fn(&Path) -> io::Result<()>) -> Result<(), EngineError> {
+        let own = self.own();
+        let there = own.ancestors().find(|folder| folder.is_dir());
+        there.map_or(Ok(()), access).map_err(|error| self.failed("writing it", &error))
     }
 
     /// A folder without `oci-layout`: not ours, unless it is empty or contains our own folder.
@@ -90,5 +98,32 @@ impl LayoutPaths {
             disk.sync_folder(parent).map_err(making)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_may_not_be_written_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let denied = |_: &Path| Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        let layout = LayoutPaths::new(&folder.path().join("a/b"));
+        let error = layout.check_writable(denied).unwrap_err();
+        let expected = format!("layout {}: writing it: permission denied", layout.root().display());
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(error.hint().unwrap(), "name a folder of yours with --layout");
+
+        // What is asked is where the first new folder would be made.
+        let asked = std::cell::RefCell::new(Vec::new());
+        let allowed = |folder: &Path| {
+            asked.borrow_mut().push(folder.to_owned());
+            Ok(())
+        };
+        layout.check_writable(allowed).unwrap();
+        std::fs::create_dir_all(layout.own()).unwrap();
+        layout.check_writable(allowed).unwrap();
+        assert_eq!(*asked.borrow(), [folder.path().to_owned(), layout.own()]);
     }
 }

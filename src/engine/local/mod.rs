@@ -45,6 +45,8 @@ mod verified;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
 pub(super) use blob_sink::BlobSink;
 pub(super) use blob_store::{BlobStore, KnownParts};
 pub(crate) use caches::cache_tags;
@@ -59,6 +61,7 @@ pub(super) use name_index::NameIndex;
 use self::disk::{Disk, System};
 use self::paths::LayoutPaths;
 use self::process_file::ProcessFile;
+use super::EngineError;
 use super::process::boot;
 
 /// The stores of the layout at `root`. Changes nothing.
@@ -73,6 +76,12 @@ pub(super) fn on(root: &Path, disk: Arc<dyn Disk>, boot: String) -> (Arc<BlobSto
     let leases = LeaseStore::new(paths.clone(), disk.clone(), process.clone());
     let names = NameIndex::new(paths.clone(), disk.clone());
     (BlobStore::new(paths, disk, boot, process), names, leases)
+}
+
+/// Fails if this process may not write the layout at `root`, or make it.
+pub(super) fn check_writable(root: &Path) -> Result<(), EngineError> {
+    LayoutPaths::new(root)
+        .check_writable(|folder| Ok(accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?))
 }
 
 /// Items that tests of the repository use.
