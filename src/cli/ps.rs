@@ -13,8 +13,9 @@ use crate::config::{Config, DEFAULT_EXPORT_LISTEN, Layer, ProcessEnvironment};
 use crate::engine::remote::DaemonConnection;
 use crate::export::LiveExport;
 use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
+use crate::image::Reference;
 use crate::net::Address;
-use crate::running::{First, Probe, probe};
+use crate::running::{self, First, Probe, SearchFolders, probe};
 use crate::status::Kind;
 
 /// Lists the exports of a daemon that are under way, whichever of its doors they came through.
@@ -23,7 +24,7 @@ use crate::status::Kind;
 pub(super) struct Ps {
     /// Where a door of the daemon listens, usually that of the exporter API (`serve --export-listen`) [env:
     /// LINKSPAN_EXPORT_LISTEN]
-    /// [default: LINKSPAN_TO, else what the configuration file says, else unix:///run/linkspan/export.sock]
+    /// [default: LINKSPAN_TO, else what the configuration file says, else a daemon that runs here, as `linkspan doctor` finds it]
     #[arg(long, value_name = "ADDR")]
     to: Option<Address>,
 
@@ -61,7 +62,7 @@ struct Row {
 
 impl Ps {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let to = self.to.clone().map_or_else(configured, Ok)?;
+        let to = self.to.clone().map_or_else(found, Ok)?;
         let mut rows = vec![
             ["EXPORT ID", "DOOR", "CLIENT", "STATE", "CREATED", "BLOBS", "SIZE", "NAMES"].map(str::to_owned).to_vec(),
         ];
@@ -113,15 +114,31 @@ async fn list(address: &Address) -> Result<Vec<Export>, CommandError> {
     }
 }
 
-/// The address of a daemon that uses this machine's configuration.
-fn configured() -> Result<Address, CommandError> {
+/// The address of a daemon that uses this machine's configuration, or of one that runs here, as the doctor finds it.
+fn found() -> Result<Address, CommandError> {
     if let Some(address) = super::engine::daemon()? {
         return Ok(address);
     }
     let config = Config::load(Layer::default(), &ProcessEnvironment)?;
-    // A constant; a test parses it.
-    let usual = || DEFAULT_EXPORT_LISTEN.parse().map_err(CommandError::Address);
-    config.export_listen.map_or_else(usual, Ok)
+    if let Some(listen) = config.export_listen {
+        return Ok(listen);
+    }
+    let variable = |name: &str| std::env::var_os(name);
+    let sockets = block_on(running::find(running::known(&config, None, variable, &SearchFolders::new(variable))))?;
+    let doors: Vec<_> =
+        sockets.iter().filter_map(|socket| Some((&socket.address, socket.status()?.door.kind))).collect();
+    // Only the door of the exporter API says how much was sent.
+    let export = doors.iter().find(|(_, kind)| *kind == Kind::Export);
+    match export.or(doors.first()) {
+        Some((address, _)) => Ok((*address).clone()),
+        // A constant; a test parses it.
+        None => DEFAULT_EXPORT_LISTEN.parse().map_err(CommandError::Address),
+    }
+}
+
+/// A name as docker shows it.
+fn familiar(name: &str) -> String {
+    name.parse::<Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar())
 }
 
 impl Row {
@@ -156,7 +173,7 @@ impl Row {
             created.map_or_else(unknown, |created| show::ago(age(created).unwrap_or_default())),
             blobs.map_or_else(unknown, |blobs| blobs.to_string()),
             bytes.map_or_else(unknown, byte_size::human_in_table),
-            names.join(","),
+            names.iter().map(|name| familiar(name)).collect::<Vec<_>>().join(","),
         ]
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use crate::engine::{Engine, EngineError, EngineKind, Lease, Origin};
 use crate::image::{Digest, Graph, Limits, Reference};
@@ -172,7 +172,9 @@ impl Exports {
         let Origin { export, door, principal, .. } = &transaction.request.origin;
         let span = tracing::info_span!("export", id = export, door, %principal);
         let work = work(transaction, cancel);
-        let task = self.shared.tasks.spawn(async move { report.end(work.await) }.instrument(span));
+        // The report has what the span has: it is logged in the span around it.
+        let work = work.instrument(span);
+        let task = self.shared.tasks.spawn(async move { report.end(work.await) }.instrument(Span::current()));
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 

@@ -351,6 +351,10 @@ fn an_export_is_one_line_and_an_engine_that_is_away_is_one_line() {
     let [exported] = with("exported")[..] else { panic!("{output}") };
     assert_eq!((&exported["door"], &exported["builder"]), (&"buildkit".into(), &stack.buildkit_host().into()));
     assert_eq!(exported["names"], "docker.io/library/one-line:latest");
+    // What the line itself has is not repeated by a span.
+    let line = lines.iter().find(|line| line["fields"]["message"] == "exported").unwrap();
+    let spans: Vec<_> = line["spans"].as_array().unwrap().iter().map(|span| &span["name"]).collect();
+    assert!(spans.contains(&&"solve".into()) && !spans.contains(&&"export".into()), "{line}");
     assert!(exported["sent_bytes"].as_u64().is_some_and(|bytes| bytes > 100_000), "{exported}");
     assert!(exported["spared_bytes"].is_u64() && exported["seconds"].is_f64(), "{exported}");
     assert_eq!(

@@ -42,6 +42,13 @@ async fn exports_under_way_are_listed() {
 
     // Without --to it looks where a daemon listens that is started with the same settings.
     assert_eq!(linkspan(["ps", "--all", "-q"]).env("LINKSPAN_EXPORT_LISTEN", &address).ok().stdout.trim(), id);
+    // Else it looks as the doctor does; a daemon may have doors for builders only.
+    let runtime = tempfile::tempdir().unwrap();
+    let own = runtime.path().join("linkspan/buildkit.sock");
+    std::fs::create_dir(own.parent().unwrap()).unwrap();
+    let other = Linkspan::start_at(stack, &engine, &[stack.buildkit_host()], vec![own]);
+    assert_eq!(linkspan(["ps"]).env("XDG_RUNTIME_DIR", text(runtime.path())).ok().stdout.lines().count(), 1);
+    drop(other);
     let usual = linkspan(["ps"]).fails();
     assert!(usual.stderr.contains("unix:///run/linkspan/export.sock"), "{usual}");
 

@@ -47,7 +47,7 @@ fn a_build_and_a_load_are_listed_at_every_door_until_they_end() {
         assert_eq!(load["principal"], this_process.as_str());
     }
     let table = linkspan(["ps", "--to", &export_door]).ok();
-    assert!(table.stdout.contains("docker.io/library/listed:1") && table.stdout.contains(&user), "{table}");
+    assert!(table.stdout.contains(" listed:1") && table.stdout.contains(&user), "{table}");
 
     drop(load);
     until("the load to end", || ps(&export_door), |exports| exports.len() == 1 && exports[0]["door"] == "buildkit");
