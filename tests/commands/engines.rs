@@ -101,6 +101,8 @@ fn what_is_absent_is_named_with_what_to_do() {
     let no_folder = linkspan(["copy", "oci:/no/such/folder", &format!("oci-archive:{}", text(file.path()))]).fails();
     assert!(no_folder.stderr.contains("there is no layout at /no/such/folder"), "{no_folder}");
     assert!(no_folder.stderr.contains("hint: name the folder of a layout: `oci:DIR[:NAME]`"), "{no_folder}");
+    let no_layout = linkspan(["cache", "ls", "--layout", "/no/such/folder"]).fails();
+    assert!(no_layout.stderr.contains("there is no layout at /no/such/folder"), "{no_layout}");
     let registry = Stack::shared().registry();
     let name = format!("docker://{registry}/none:1");
     let no_image = linkspan(["copy", &name, &format!("oci-archive:{}", text(file.path()))]).fails();

@@ -16,8 +16,11 @@ use clap::{Args, Subcommand};
 
 use self::access::{CacheAccess, connect};
 pub(super) use self::error::CacheFolderError;
+use super::engine::Target;
 use super::settings::TargetSettings;
 use super::{CommandError, engine, show};
+use crate::engine::EngineKind;
+use crate::engine::select::Selection;
 
 /// Lists, removes and copies the build caches that are stored in the engine.
 #[derive(Debug, Args)]
@@ -94,6 +97,11 @@ fn on_caches<T>(
     work: impl AsyncFnOnce(&dyn CacheAccess) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let (config, target) = engine::target(settings)?;
+    if let Target::Engine(Selection { kind: Some(EngineKind::Layout), layout: Some(path), .. }) = &target
+        && !path.exists()
+    {
+        return Err(CommandError::NoLayout { path: path.display().to_string() });
+    }
     super::block_on(async {
         let caches = connect(&config, &target).await?;
         work(&*caches).await
