@@ -179,12 +179,18 @@ impl Snapshots {
         Ok(prepared)
     }
 
+    /// A caller that goes away does not end the call: containerd would then leave the folder of the snapshot without an entry in
+    /// its database (`core/metadata/snapshot.go`, `createSnapshot`, which cleans up in the context of the call).
     async fn try_prepare(&self, layer: &Layer, request: PrepareSnapshotRequest) -> Result<Vec<Mount>, EngineError> {
-        let mut stub = self.client.snapshots();
-        let call = stub.prepare(self.client.request(request));
-        let operation = format!("preparing a snapshot for {}", layer.blob.digest);
-        // Bulk work for snapshotters that copy the parent (blockfile), so the time limit is long.
-        Ok(self.client.within(SILENCE, operation, call).await?.mounts)
+        let (client, operation) = (self.client.clone(), format!("preparing a snapshot for {}", layer.blob.digest));
+        let ended = self.apply_tasks.call(async move {
+            let mut stub = client.snapshots();
+            let call = stub.prepare(client.request(request));
+            // Bulk work for snapshotters that copy the parent (blockfile), so the patience is great.
+            client.within(SILENCE, operation, call).await
+        });
+        let broken = |reason: String| EngineError::Unpack { layer: layer.blob.digest.clone(), reason };
+        Ok(ended.await.map_err(|error| broken(error.to_string()))??.mounts)
     }
 
     /// Makes the snapshot `key` the unpacked `layer`. `parent` is only given when it was prepared without one. Whether
