@@ -92,7 +92,7 @@ impl Source for CacheBlobs {
         let late = {
             let (name, digest) = (name.clone(), digest.clone());
             move |limit: Duration| {
-                let reason = format!("no answer within {} s", limit.as_secs());
+                let reason = format!("no response within {} s", limit.as_secs());
                 SourceError::Read { name: name.clone(), digest: digest.clone(), reason }
             }
         };
