@@ -15,8 +15,9 @@ mod reader;
 mod time;
 mod write;
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -163,13 +164,31 @@ impl InProcessApplier {
 
 fn run(opened: OpenLayer, umask: u32, cancelled: &AtomicBool) -> Result<(Described, Digest), Fault> {
     let OpenLayer { blob, compression, folder, whiteouts, .. } = opened;
-    reader::run(blob, compression, cancelled, |reader| {
+    let outcome = reader::run(blob, compression, cancelled, |reader| {
         let mut writer = Writer::new(&folder, whiteouts, umask);
         while let Some(entry) = entry::next(reader)? {
             writer.write(&entry, reader)?;
         }
         writer.finish()
-    })
+    });
+    if matches!(outcome, Err(Fault::NoSpace(_)))
+        && let Err(error) = clear(&folder)
+    {
+        tracing::debug!(%error, "files of a layer that did not fit stay until their snapshot is removed");
+    }
+    outcome
+}
+
+/// Makes the folder empty: on a full disk containerd could not write that its snapshot is removed.
+fn clear(folder: &OwnedFd) -> io::Result<()> {
+    for entry in fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 /// What containerd makes of whiteouts in `mounts` (`core/diff/apply/apply_linux.go`, `apply`).
