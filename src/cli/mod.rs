@@ -13,6 +13,7 @@ mod extent;
 mod help;
 mod images;
 mod inspect;
+mod interrupt;
 mod load;
 mod output;
 mod progress;
@@ -34,11 +35,12 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use self::interrupt::{exporting, interruptible, interruptible_leaving};
 use crate::caches::CacheError;
 use crate::config::{ConfigError, DEFAULT_EXPORT_LISTEN};
 use crate::daemon::{DaemonError, Signals};
 use crate::engine::EngineError;
-use crate::export::{ExportError, Exports};
+use crate::export::ExportError;
 use crate::image::{Digest, ReferenceError};
 use crate::source::archive::ArchiveError;
 use crate::source::tree::TreeError;
@@ -352,49 +354,6 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, CommandError> {
     // A thread that blocks on a pipe must not delay the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(output)
-}
-
-/// Runs `work` until it ends, or until SIGINT or SIGTERM drops it; its files are removed when it is dropped.
-async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
-    interruptible_leaving(work, || Leftover::Nothing).await
-}
-
-/// The same for work that leaves something behind.
-async fn interruptible_leaving<T>(
-    work: impl Future<Output = Result<T, CommandError>>,
-    left: impl Fn() -> Leftover,
-) -> Result<T, CommandError> {
-    // Installed before the work begins, so that no signal ends the process without removing files.
-    let mut signals = Signals::new().map_err(CommandError::Runtime)?;
-    tokio::select! {
-        result = work => result,
-        signal = signals.next() => Err(CommandError::Interrupted { signal, left: left() }),
-    }
-}
-
-/// Runs `work`, which exports by `exports`, until it ends or a signal comes; the blobs sent by then are kept for the next try.
-/// A second signal ends the process at once.
-async fn exporting<T>(
-    exports: &Exports,
-    work: impl Future<Output = Result<T, CommandError>>,
-) -> Result<T, CommandError> {
-    let mut signals = Signals::new().map_err(CommandError::Runtime)?;
-    let interrupted = async {
-        let signal = signals.next().await;
-        exports.keep_interrupted();
-        signal
-    };
-    let result = tokio::select! {
-        result = work => result,
-        signal = interrupted => Err(CommandError::Interrupted {
-            signal,
-            left: if exports.is_keeping() { Leftover::Kept } else { Leftover::Nothing },
-        }),
-    };
-    tokio::select! {
-        () = exports.finish() => result,
-        signal = signals.next() => result.and(Err(CommandError::Interrupted { signal, left: Leftover::Nothing })),
-    }
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub struct LiveExport {
 /// How far an export is, as it says itself when it is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Where it stands, in one word, unless that is reported by [`Listed::enter`].
+    /// Where it stands, in one word, unless that is reported by `Listed::enter`.
     pub state: Option<&'static str>,
     /// How many blobs of it are in the engine.
     pub blobs: u64,

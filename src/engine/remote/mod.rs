@@ -6,7 +6,7 @@
 //! (`lease.rs`).
 //!
 //! Build caches have an API of their own, for which the commands have their own client: here are only its connection and
-//! the blobs of it ([`CacheBlobs`]).
+//! the blobs of it (`CacheBlobs`).
 //!
 //! What differs from an engine at hand: names that the daemon does not allow are refused before anything is sent, because
 //! its policy is requested first ([`Connected::allowed_names`]), and once more by the daemon when they are set.

@@ -1,0 +1,48 @@
+//! Work that a signal interrupts.
+
+use super::{CommandError, Leftover};
+use crate::daemon::Signals;
+use crate::export::Exports;
+
+/// Runs `work` until it ends, or until SIGINT or SIGTERM drops it; its files are removed when it is dropped.
+pub(super) async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    interruptible_leaving(work, || Leftover::Nothing).await
+}
+
+/// The same for work that leaves something behind.
+pub(super) async fn interruptible_leaving<T>(
+    work: impl Future<Output = Result<T, CommandError>>,
+    left: impl Fn() -> Leftover,
+) -> Result<T, CommandError> {
+    // Installed before the work begins, so that no signal ends the process without removing files.
+    let mut signals = Signals::new().map_err(CommandError::Runtime)?;
+    tokio::select! {
+        result = work => result,
+        signal = signals.next() => Err(CommandError::Interrupted { signal, left: left() }),
+    }
+}
+
+/// Runs `work`, which exports by `exports`, until it ends or a signal comes; the blobs sent by then are kept for the next try.
+/// A second signal ends the process at once.
+pub(super) async fn exporting<T>(
+    exports: &Exports,
+    work: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
+    let mut signals = Signals::new().map_err(CommandError::Runtime)?;
+    let interrupted = async {
+        let signal = signals.next().await;
+        exports.keep_interrupted();
+        signal
+    };
+    let result = tokio::select! {
+        result = work => result,
+        signal = interrupted => Err(CommandError::Interrupted {
+            signal,
+            left: if exports.is_keeping() { Leftover::Kept } else { Leftover::Nothing },
+        }),
+    };
+    tokio::select! {
+        () = exports.finish() => result,
+        signal = signals.next() => result.and(Err(CommandError::Interrupted { signal, left: Leftover::Nothing })),
+    }
+}
