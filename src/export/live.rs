@@ -142,9 +142,11 @@ impl Listed {
         }
     }
 
-    /// Each list asks `ask` how far it is; `None` leaves what was reported.
+    /// Each list asks `ask` how far it is; `None` leaves what was reported. Of a step the whole export is asked.
     pub(crate) fn ask(&self, ask: impl Fn() -> Option<Progress> + Send + Sync + 'static) {
-        if let Some(entry) = self.exports.exports().get_mut(&self.id) {
+        if !self.is_step
+            && let Some(entry) = self.exports.exports().get_mut(&self.id)
+        {
             entry.ask = Some(Arc::new(ask));
         }
     }

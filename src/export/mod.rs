@@ -28,6 +28,7 @@
 //! ```
 
 mod copy_blob;
+mod counted;
 mod error;
 mod fetch;
 mod id;

@@ -14,6 +14,7 @@ use crate::progress::Events;
 use crate::source::Source;
 
 use super::ExportError;
+use super::counted::Counted;
 use super::live::LiveExports;
 use super::policy::NamePolicy;
 use super::report::Report;
@@ -180,14 +181,19 @@ impl Exports {
 
     fn transaction(&self, request: Request, source: Option<Arc<dyn Source>>, events: Events) -> Transaction {
         let names = request.names.iter().map(ToString::to_string).collect();
+        let (listed, counted) = (self.shared.live.add(&request.origin, names), Arc::<Counted>::default());
+        let (asked, counting) = (counted.clone(), counted.clone());
+        listed.ask(move || asked.progress());
+        let events = events.and(move |event| counting.count(event));
         Transaction {
             shared: self.shared.clone(),
-            machine: StateMachine::new(self.shared.live.add(&request.origin, names), events.clone()),
+            machine: StateMachine::new(listed, events.clone()),
             request,
             source,
             part: None,
             events,
             spared: Arc::default(),
+            counted,
         }
     }
 

@@ -15,6 +15,7 @@ use crate::progress::{Event, Events, State};
 use crate::source::{OnMissing, Source, read_graph};
 
 use super::ExportError;
+use super::counted::Counted;
 use super::policy::{NamePolicy, check_digests};
 use super::request::{Outcome, Request};
 use super::shared::Shared;
@@ -40,6 +41,8 @@ pub(super) struct Transaction {
     pub(super) events: Events,
     /// The bytes of what the engine held, once it is known.
     pub(super) spared: Arc<AtomicU64>,
+    /// How far it is.
+    pub(super) counted: Arc<Counted>,
 }
 
 impl Transaction {
@@ -184,6 +187,7 @@ impl Transaction {
         let plan = image.plan();
         self.machine.enter(State::Planned);
         let present = plan.present.len();
+        self.counted.plan(plan);
         self.spared.store(plan.present.iter().map(|blob| blob.size).sum(), Ordering::Relaxed);
         let (missing, stored) = (plan.missing.clone(), plan.stored.clone());
         self.events.emit(Event::Planned { present, missing, stored });

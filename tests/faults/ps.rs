@@ -41,6 +41,7 @@ fn a_build_and_a_load_are_listed_at_every_door_until_they_end() {
         let [build, load] = &ps(door)[..] else { panic!("{door}") };
         assert_eq!((&build["door"], &build["state"]), (&"buildkit".into(), &"transferring".into()), "{build}");
         assert_eq!((&build["builder"], &build["names"][0]), (&proxied.builder.address().into(), &full("listed:1")));
+        assert!(build["blobs"].as_u64() > Some(0) && build["bytes"].as_u64() > Some(0), "{build}");
         assert!(build["principal"].as_str().unwrap().starts_with(&user) && build["created"].is_u64(), "{build}");
         assert_eq!((&load["door"], &load["state"]), (&"docker".into(), &"loading".into()), "{load}");
         let this_process = format!("{user}, pid {}", std::process::id());
