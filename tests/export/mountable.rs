@@ -63,6 +63,7 @@ async fn a_blob_of_another_namespace_is_taken_without_its_bytes() {
     assert_eq!(standings(&client.negotiate(&opened, blobs).await.unwrap()), [Standing::Present; 4]);
     success(&client.commit(&opened, vec![target("a", &image, &["adopted"])]).await.unwrap());
     // It is an image of its own: that of the other namespace may go.
+    there.until_released();
     let name = "docker.io/library/adopted:latest";
     there.stack.ctr("adopt-there", ["images", "rm", "--sync", name]).ok();
     until("the other one's blobs to go", || there.stack.blobs("adopt-there"), Vec::is_empty);
