@@ -13,8 +13,8 @@ use super::single_flight::FlightGuard;
 
 /// Sends all of `blob` and completes it. Neither hashes nor buffers: the engine verifies the digest at the
 /// commit, and what is in flight is bounded by the source's window and the writer's. Goes on where an earlier attempt
-/// ended, if the engine kept what it had. `opened` is the source's blob from its first byte, where it was opened before. While the source is silent or drips, `flight` may be taken over by another export that
-/// waits for the blob.
+/// ended, if the engine kept what it had. `opened` is the source's blob from its first byte, where it was
+/// opened before. While the source is silent or drips, `flight` may be taken over by another export that waits for the blob.
 pub(super) async fn copy_blob(
     source: &dyn Source,
     blob: &Descriptor,

@@ -1,7 +1,6 @@
 //! Planning: pins what the content store has of an image, and stores its documents.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-
 use tokio::sync::Semaphore;
 
 use super::client::Client;
