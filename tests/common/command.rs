@@ -18,7 +18,9 @@ impl Stack {
     }
 
     /// The flags for a namespace of its containerd as the engine.
+    #[track_caller]
     pub(crate) fn containerd_flags<'s>(&'s self, namespace: &'s str) -> [&'s str; 6] {
+        self.namespaces.claim(namespace);
         ["--engine", "containerd", "--containerd-address", self.containerd_address(), "--namespace", namespace]
     }
 }

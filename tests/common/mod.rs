@@ -24,6 +24,7 @@ mod command;
 mod contents;
 mod context;
 mod disk;
+mod namespaces;
 mod parts;
 mod relay;
 mod run;

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{Part, Run};
+use super::{Part, Run, namespaces::Namespaces};
 
 /// Real daemons under one state folder, ended and deleted when this is dropped
 /// or when the process that started them is gone, however it ended.
@@ -21,6 +21,7 @@ pub(crate) struct Stack {
     environment: Vec<(String, String)>,
     pub(super) base: OnceLock<String>,
     pub(super) builder_image: OnceLock<()>,
+    pub(super) namespaces: Namespaces,
     /// Waits for the end of its standard input, then ends the stack.
     supervisor: Child,
 }
@@ -65,6 +66,7 @@ impl Stack {
             environment: Vec::new(),
             base: OnceLock::new(),
             builder_image: OnceLock::new(),
+            namespaces: Namespaces::default(),
             supervisor,
         };
         stack.up();
@@ -153,7 +155,9 @@ impl Stack {
         self.docker(args).env("DOCKER_HOST", self.docker_classic_host())
     }
 
+    #[track_caller]
     pub(crate) fn ctr<'s>(&self, namespace: &str, args: impl IntoIterator<Item = &'s str>) -> Run {
+        self.namespaces.claim(namespace);
         self.run("ctr").args(["--namespace", namespace]).args(args)
     }
 

@@ -155,7 +155,7 @@ async fn a_message_may_have_sixteen_mebibytes_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_of_another_namespace_needs_no_bytes() {
-    let (here, there) = (Server::containerd("adopt-here"), Server::containerd("adopt-there"));
+    let (here, there) = (Server::containerd("take-here"), Server::containerd("take-there"));
     let image = small_image("adopt");
     let (layer, size) = (&image.layers[0].digest, image.layers[0].size as i64);
     let client = there.client().await;
