@@ -214,7 +214,7 @@ where
 
     fn serve(&self, connection: Connection<Stream>, permit: Option<OwnedSemaphorePermit>) {
         let drain = Drain::from(self.drain.clone());
-        let span = info_span!("connection", door = self.door, peer = %connection.peer);
+        let span = info_span!("connection", listener = self.door, peer = %connection.peer);
         let served = (self.serve)(connection.map(|stream| drain.metered(stream)), drain.clone()).instrument(span);
         let (cut, entry) = (self.cut.clone(), self.open.enter(drain));
         self.connections.spawn(async move {

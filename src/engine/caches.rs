@@ -24,6 +24,8 @@ use crate::image::{Descriptor, Digest};
 pub const VERSION_PREFIX: &str = "linkspan-cache-";
 /// The longest ref, in bytes: with the longest key it is a label that containerd accepts.
 pub const MAX_REFERENCE: usize = 512;
+/// The longest mode, in bytes.
+const MAX_MODE: usize = 32;
 /// How old the last use of a version must be to be written again.
 pub const TOUCH_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -180,7 +182,7 @@ pub(super) fn new_id(reference: &str, created: SystemTime) -> String {
 }
 
 /// Refuses what no store could keep as a label, or list.
-pub(super) fn check_new(new: &NewVersion) -> Result<(), EngineError> {
+pub(crate) fn check_new(new: &NewVersion) -> Result<(), EngineError> {
     let refused = |reason: String| {
         let shown: String = new.reference.chars().take(80).collect();
         Err(EngineError::Cache { reference: shown, reason })
@@ -192,8 +194,10 @@ pub(super) fn check_new(new: &NewVersion) -> Result<(), EngineError> {
     if !matches!(new.part.len(), 0 | 32) || !new.part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
         return refused("expected a part of 32 hexadecimal digits".to_owned());
     }
-    if !is_text(&new.title, MAX_REFERENCE) || !is_text(&new.mode, 32) {
-        return refused("its title or mode is too long".to_owned());
+    for (what, text, limit) in [("title", &new.title, MAX_REFERENCE), ("mode", &new.mode, MAX_MODE)] {
+        if !is_text(text, limit) {
+            return refused(format!("expected a {what} of at most {limit} bytes without control characters"));
+        }
     }
     Ok(())
 }
@@ -265,7 +269,11 @@ mod tests {
             assert!(check_new(&bad).is_err(), "{bad:?}");
         }
         assert!(check_new(&NewVersion { part: "xyz".to_owned(), ..new("a") }).is_err());
-        assert!(check_new(&NewVersion { mode: "max".repeat(20), ..new("a") }).is_err());
+        let said = |bad: NewVersion| check_new(&bad).unwrap_err().to_string();
+        let long = said(NewVersion { mode: "max".repeat(20), ..new("a") });
+        assert!(long.contains("expected a mode of at most 32 bytes without control characters"), "{long}");
+        let control = said(NewVersion { title: "linux\u{1b}[31m".to_owned(), ..new("a") });
+        assert!(control.contains("a title of at most 512 bytes without control characters"), "{control}");
     }
 
     #[test]

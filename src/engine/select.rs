@@ -141,17 +141,18 @@ async fn docker(selection: &Selection, socket: &Path, why: &str) -> Result<(Chos
     let mut engine = DockerEngine::connect(socket, hint, namespace).await?;
     engine.set_layer_applier(selection.layer_applier);
     let used = engine.containerd().client().address();
-    let is_other =
-        |named: &&Path| named.to_str().is_none_or(|named| named != used) && !is_same_file(named, Path::new(used));
-    let not_named =
-        hint.filter(is_other).map_or_else(String::new, |named| format!(", not the {} that was named", named.display()));
+    let not_named = hint
+        .filter(|named| !is_socket(named, used))
+        .map_or_else(String::new, |named| format!(", not the {} that was named", named.display()));
     let reason = format!("{why}, proven to use the containerd at {used}{not_named}");
     Ok((Chosen::Docker(Box::new(engine)), reason))
 }
 
-/// Whether both paths lead to the same file.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+/// Whether `socket` is, or leads to, the socket of `address`, which is a URL or a path.
+fn is_socket(socket: &Path, address: &str) -> bool {
+    let other = Path::new(address.strip_prefix("unix://").unwrap_or(address));
+    let is_same_file = || matches!((socket.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other);
+    socket == other || is_same_file()
 }
 
 async fn docker_classic(selection: &Selection, socket: &Path, why: &str) -> Result<(Chosen, String), EngineError> {
@@ -224,6 +225,18 @@ fn not_direct(host: &str, reason: &'static str) -> EngineError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_the_one_of_an_address_with_and_without_its_scheme_and_through_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, link) = (folder.path().join("socket"), folder.path().join("link"));
+        std::fs::write(&socket, "").unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        for address in [format!("unix://{}", socket.display()), socket.display().to_string()] {
+            assert!(is_socket(&socket, &address) && is_socket(&link, &address), "{address}");
+            assert!(!is_socket(&folder.path().join("other"), &address), "{address}");
+        }
+    }
 
     fn at(host: &str) -> Selection {
         Selection { docker_host: Some(host.to_owned()), ..Selection::default() }
