@@ -12,11 +12,11 @@ pub(crate) fn human_in_table(bytes: u64) -> String {
     significant(bytes, 3)
 }
 
-/// As in lines of ours among those of BuildKit and dockerd: `12.3 kB`.
+/// In lines of ours among those of BuildKit and dockerd, with one decimal as BuildKit's have: `12.3kB`.
 pub(crate) fn in_line(bytes: u64) -> String {
     let (value, unit) = scaled(bytes);
     let digits = if unit == UNITS[0] { 0 } else { 1 };
-    format!("{value:.digits$} {unit}")
+    format!("{value:.digits$}{unit}")
 }
 
 /// As go-units' `HumanSizeWithPrecision` writes it: `precision` significant digits, without trailing zeros.
@@ -65,12 +65,12 @@ mod tests {
     #[test]
     fn lines_have_one_decimal() {
         for (bytes, expected) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.0 kB"),
-            (3_210_000_000, "3.2 GB"),
-            (4_300_000_000_000, "4.3 TB"),
-            (u64::MAX, "18.4 EB"),
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1.0kB"),
+            (3_210_000_000, "3.2GB"),
+            (4_300_000_000_000, "4.3TB"),
+            (u64::MAX, "18.4EB"),
         ] {
             assert_eq!(in_line(bytes), expected, "{bytes}");
         }

@@ -38,7 +38,7 @@ fn only_what_is_missing_is_read_and_sent() {
 
     // Nothing changed: not even documents are read, for this process has seen the image.
     let output = proxied.export(&second, "edit:1").ok();
-    assert!(output.stderr.contains("0 B sent"), "{output}");
+    assert!(output.stderr.contains("0B sent"), "{output}");
     assert_eq!((proxied.relay.take(), proxied.take_read()), ((0, 0), BTreeSet::new()));
 
     // To another process the image is new, to dockerd it is not.

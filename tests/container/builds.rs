@@ -21,7 +21,7 @@ fn an_image_is_exported_directly() {
     let first = side.builder.build(context.path(), ["--load", "-t", "edit:1"]).ok();
     assert_ne!(side.digest("edit:1"), digest);
     let again = side.builder.build(context.path(), ["--load", "-t", "edit:1"]).ok();
-    assert!(again.stderr.contains("0 blobs, 0 B sent"), "{first}{again}");
+    assert!(again.stderr.contains("0 blobs, 0B sent"), "{first}{again}");
 }
 
 #[test]

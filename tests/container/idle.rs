@@ -73,7 +73,7 @@ fn an_idle_builder_has_no_connections() {
         no_execs(container);
         // The next command begins anew.
         let output = builder.build(context.path(), ["--load", "-t", "idle:1"]).ok();
-        assert!(output.stderr.contains("0 blobs, 0 B sent"), "{output}");
+        assert!(output.stderr.contains("0 blobs, 0B sent"), "{output}");
     });
 }
 

@@ -193,7 +193,7 @@ impl Inner {
     }
 }
 
-/// `2 blobs, 11.3 kB sent; 18 already in docker`.
+/// `2 blobs, 11.3kB sent; 18 already in docker`.
 fn summary(outcome: &Outcome, engine: &str) -> String {
     let Outcome { sent_blobs, sent_bytes, present_blobs } = *outcome;
     let blobs = if sent_blobs == 1 { "1 blob".to_owned() } else { format!("{sent_blobs} blobs") };
@@ -216,8 +216,8 @@ mod tests {
     #[test]
     fn the_last_line_reports_what_moved() {
         let outcome = Outcome { sent_blobs: 2, sent_bytes: 11_300, present_blobs: 18 };
-        assert_eq!(summary(&outcome, "docker"), "2 blobs, 11.3 kB sent; 18 already in docker");
+        assert_eq!(summary(&outcome, "docker"), "2 blobs, 11.3kB sent; 18 already in docker");
         let outcome = Outcome { sent_blobs: 1, sent_bytes: 999, present_blobs: 0 };
-        assert_eq!(summary(&outcome, "containerd"), "1 blob, 999 B sent; 0 already in containerd");
+        assert_eq!(summary(&outcome, "containerd"), "1 blob, 999B sent; 0 already in containerd");
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn name(engine: &str, refs: &str) -> String {
     format!("exporting cache to {engine} as {refs}")
 }
 
-/// `17 layers already in docker, 1 sent (3.2 MB)`.
+/// `17 layers already in docker, 1 sent (3.2MB)`.
 pub(super) fn summary(engine: &str, moved: Moved, size: &str) -> String {
     let Moved { present, sent, .. } = moved;
     let layers = if present == 1 { "1 layer".to_owned() } else { format!("{present} layers") };
