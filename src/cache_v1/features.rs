@@ -6,3 +6,5 @@ pub(crate) const USAGE: &str = "usage";
 pub(crate) const INSPECT_VERSION: &str = "inspect-version";
 /// Versions are copied as they are: with their parts, without lost layers.
 pub(crate) const COPIES: &str = "copies";
+/// The result of a Commit has the versions that went because of a limit.
+pub(crate) const DROPPED: &str = "dropped";

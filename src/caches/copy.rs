@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{CacheError, CacheExport, CacheRef, Caches, ResolvedPart};
-use crate::engine::caches::{CacheDocument, CacheVersion, NewVersion};
+use super::{CacheError, CacheExport, CacheRef, Caches, Dropped, ResolvedPart, read_root};
+use crate::engine::caches::{CacheDocument, CacheVersion, NewVersion, check_new};
 use crate::engine::ingest::{Expected, IngestManager, OpenedIngest};
 use crate::engine::{EngineError, InFlight, Lease, Origin, PARALLEL, Pin};
 use crate::image::cache::{CacheConfig, CacheRoot};
 use crate::image::{Descriptor, Digest};
-use crate::source::{Source, read_document};
+use crate::source::{BlobLookup, Source, SourceError, read_document};
 
 /// A version that is copied.
 #[derive(Debug, Clone)]
@@ -38,12 +38,28 @@ pub struct Copied {
     pub written: u64,
     /// The version that the part had before, unless it is this one.
     pub replaced: Option<CacheVersion>,
+    /// The versions that went because of a limit.
+    pub dropped: Vec<Dropped>,
 }
 
 impl CopySource {
     /// A version whose blobs are kept by whoever serves `blobs`.
     pub fn new(version: CacheVersion, listed: Arc<CacheRoot>, absent: HashSet<Digest>, blobs: Arc<dyn Source>) -> Self {
         Self { version, listed, absent, blobs, _kept: None }
+    }
+
+    /// A version that is listed in a layout whose blobs are read from `blobs`.
+    ///
+    /// # Errors
+    /// [`CacheError::Unusable`] says why it cannot be used.
+    pub(crate) async fn listed_in(blobs: Arc<dyn BlobLookup>, version: CacheVersion) -> Result<Self, CacheError> {
+        let unusable = |error| CacheError::unusable(&version, error);
+        let (listed, absent) = read_listed(&*blobs, &version).await.map_err(unusable)?;
+        let source = Self { version: version.clone(), listed: Arc::new(listed), absent, blobs, _kept: None };
+        let (config, _) = source.documents().await.map_err(unusable)?;
+        CacheConfig::parse(&config.descriptor, &config.bytes).map_err(|error| unusable(error.into()))?;
+        check_new(&source.new_version(&version.reference)).map_err(|error| unusable(error.into()))?;
+        Ok(source)
     }
 
     /// The config and the root.
@@ -57,6 +73,12 @@ impl CopySource {
             Ok::<_, CacheError>(CacheDocument { descriptor: descriptor.clone(), bytes })
         };
         Ok((read(&self.listed.config).await?, read(&self.listed.descriptor).await?))
+    }
+
+    /// What a copy of it is as a version of `reference`.
+    pub(crate) fn new_version(&self, reference: &str) -> NewVersion {
+        let CacheVersion { part, title, mode, .. } = &self.version;
+        NewVersion { reference: reference.to_owned(), part: part.clone(), title: title.clone(), mode: mode.clone() }
     }
 
     /// The layers that its store has, each once.
@@ -96,19 +118,33 @@ impl Caches {
         origin: &Origin,
     ) -> Result<Copied, CacheError> {
         let (config, root) = from.documents().await?;
-        let version = &from.version;
-        let new = NewVersion {
-            reference: reference.to_string(),
-            part: version.part.clone(),
-            title: version.title.clone(),
-            mode: version.mode.clone(),
-        };
+        let new = from.new_version(reference.as_str());
         let export = self.begin_version(reference, new, 1, origin).await?;
         let written = write_layers(&export, &*from.blobs, &from.layers()).await?;
         let version = export.commit(config, root, from.absent.clone()).await?;
         let replaced = export.current().filter(|current| current.id != version.id).cloned();
-        Ok(Copied { version, written, replaced })
+        Ok(Copied { version, written, replaced, dropped: export.dropped() })
     }
+}
+
+/// What the root of a version lists, and the layers that `blobs` lacks.
+async fn read_listed(
+    blobs: &dyn BlobLookup,
+    version: &CacheVersion,
+) -> Result<(CacheRoot, HashSet<Digest>), CacheError> {
+    let listed = read_root(blobs, &version.root).await?;
+    // Without its config it is nothing.
+    if !blobs.has(&listed.config).await? {
+        let (name, digest) = (blobs.name().to_owned(), listed.config.digest.clone());
+        return Err(SourceError::NotFound { name, digest }.into());
+    }
+    let (mut absent, mut seen) = (HashSet::new(), HashSet::new());
+    for layer in listed.layers.iter().filter(|layer| seen.insert(&layer.digest)) {
+        if blobs.blob_size(&layer.digest).await?.is_none() {
+            absent.insert(layer.digest.clone());
+        }
+    }
+    Ok((listed, absent))
 }
 
 /// Pins the layers that are there, and writes the others.

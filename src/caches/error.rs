@@ -71,6 +71,12 @@ pub enum CacheError {
         /// The limit.
         limit: u64,
     },
+    /// A copy has more parts than a ref may have.
+    #[error("a cache has at most {limit} parts, and so many newer ones were taken")]
+    TooManyParts {
+        /// How many there may be.
+        limit: usize,
+    },
     /// A layer could not be fetched.
     #[error("a layer of the cache could not be fetched: {0}")]
     Fetch(String),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 
 use super::guards::VersionGuard;
-use super::{CacheError, CacheRef, Caches, Part};
+use super::{CacheError, CacheRef, Caches, Dropped, Part};
 use crate::engine::caches::{CacheContent, CacheDocument, CacheVersion, NewVersion, PendingVersion};
 use crate::engine::{self, Lease, Origin};
 use crate::image::Digest;
@@ -26,6 +26,8 @@ pub struct CacheExport {
     /// Keeps it until this export has ended.
     guard: Mutex<Option<VersionGuard>>,
     has_ended: AtomicBool,
+    /// The versions that went because of a limit.
+    dropped: Mutex<Vec<Dropped>>,
 }
 
 impl Caches {
@@ -81,7 +83,8 @@ impl CacheExport {
         current: Option<(VersionGuard, CacheVersion)>,
     ) -> Self {
         let (guard, current) = current.unzip();
-        Self { caches, pending, new, keep, current, guard: Mutex::new(guard), has_ended: AtomicBool::new(false) }
+        let (has_ended, dropped) = Default::default();
+        Self { caches, pending, new, keep, current, guard: Mutex::new(guard), has_ended, dropped }
     }
 
     /// The lease for its layers.
@@ -92,6 +95,11 @@ impl CacheExport {
     /// The version that the part has now. Its layers need not be pinned, as it stays until this export has ended.
     pub fn current(&self) -> Option<&CacheVersion> {
         self.current.as_ref()
+    }
+
+    /// The versions that went because of a limit since the commit.
+    pub fn dropped(&self) -> Vec<Dropped> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Commits BuildKit's documents. `absent` are layers that stay out of the engine; all others of the root must be there.
@@ -135,8 +143,12 @@ impl CacheExport {
 
     /// Deletes what is no longer kept beside the version. The cache is stored, whatever becomes of those before it.
     async fn supersede(&self) {
-        if let Err(error) = self.caches.supersede(&self.new, self.keep).await {
-            tracing::warn!(%error, cache = self.new.reference, "older versions of a build cache stay until the next export");
+        match self.caches.supersede(&self.new, self.keep).await {
+            Ok(dropped) => self.dropped.lock().unwrap_or_else(PoisonError::into_inner).extend(dropped),
+            Err(error) => {
+                let cache = &self.new.reference;
+                tracing::warn!(%error, cache, "older versions of a build cache stay until the next export");
+            }
         }
     }
 

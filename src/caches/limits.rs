@@ -9,7 +9,25 @@ use crate::engine::caches::{CacheVersion, NewVersion};
 use crate::image::Digest;
 
 /// How many parts a ref has at most; beyond that, those that were not used for longest go.
-pub(super) const MAX_PARTS: usize = 64;
+pub(crate) const MAX_PARTS: usize = 64;
+
+/// A version that went although nothing replaced it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// The version.
+    pub version: CacheVersion,
+    /// The limit that was exceeded.
+    pub limit: Limit,
+}
+
+/// What limits caches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// How many parts a ref may have.
+    Parts,
+    /// What the operator chose: [`CacheLimits`].
+    Settings,
+}
 
 /// Limits on all caches of an engine together. Those that were not used for longest go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,8 +83,8 @@ fn last_use(version: &CacheVersion) -> (SystemTime, SystemTime, &str) {
     (version.used, version.created, &version.id)
 }
 
-/// Which of a ref's `versions`, the newest first, are superseded by `new`: all but `keep` of its part, those of parts that it
-/// covers, and parts beyond [`MAX_PARTS`].
+/// Which of a ref's `versions`, the newest first, are superseded by `new`: all but `keep` of its part, and those of parts that
+/// it covers.
 pub(super) fn superseded(versions: &[CacheVersion], new: &NewVersion, keep: usize) -> Vec<String> {
     let part = new.part.as_str();
     let own = versions.iter().filter(|version| version.part == part).skip(keep.max(1));
@@ -75,24 +93,20 @@ pub(super) fn superseded(versions: &[CacheVersion], new: &NewVersion, keep: usiz
         let other = || Part::read(&version.part, &version.title);
         version.part != part && covering.as_ref().is_some_and(|it| other().is_some_and(|other| it.covers(&other)))
     };
-    let mut gone: Vec<_> = own.chain(versions.iter().filter(is_covered)).map(|version| version.id.clone()).collect();
-    let left = || versions.iter().filter(|version| !is_covered(version));
+    own.chain(versions.iter().filter(is_covered)).map(|version| version.id.clone()).collect()
+}
+
+/// Which of a ref's `versions` are of parts beyond [`MAX_PARTS`]: those that were not used for longest, but never of `part`,
+/// which was just written.
+pub(super) fn beyond_parts<'a>(versions: &[&'a CacheVersion], part: &str) -> Vec<&'a CacheVersion> {
     let mut parts: HashMap<&str, SystemTime> = HashMap::new();
-    for version in left() {
+    for version in versions {
         let used = parts.entry(&version.part).or_insert(version.used);
         *used = (*used).max(version.used);
     }
     let mut parts: Vec<_> = parts.into_iter().collect();
     // The part that was just written is the one that was used last, whatever clocks say.
     parts.sort_by_key(|(name, used)| (std::cmp::Reverse(*name == part), std::cmp::Reverse(*used)));
-    for (name, _) in parts.into_iter().skip(MAX_PARTS) {
-        let title = left().find(|version| version.part == name).map(|version| &version.title);
-        tracing::warn!(
-            cache = new.reference,
-            part = title,
-            "a cache has at most {MAX_PARTS} parts; the one that was not used for longest goes"
-        );
-        gone.extend(left().filter(|version| version.part == name).map(|version| version.id.clone()));
-    }
-    gone
+    let beyond: Vec<_> = parts.into_iter().skip(MAX_PARTS).map(|(name, _)| name).collect();
+    versions.iter().filter(|version| beyond.contains(&version.part.as_str())).copied().collect()
 }

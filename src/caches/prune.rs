@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::limits::{CacheLimits, superseded};
+use super::limits::{CacheLimits, Dropped, Limit, MAX_PARTS, beyond_parts, superseded};
 use super::usage::{Usage, VersionUsage};
 use super::{CacheError, Caches, Change};
 use crate::engine::caches::{CacheVersion, NewVersion};
@@ -71,7 +71,7 @@ impl Caches {
         if left > 0 {
             tracing::info!(left, "released unfinished build caches of former processes");
         }
-        self.apply_limits().await
+        self.apply_limits().await.map(drop)
     }
 
     /// Deletes the versions that `selection` means, or only says which they are. Those that builds of this process read are
@@ -104,21 +104,36 @@ impl Caches {
         Pruned { versions, bytes }
     }
 
-    /// Deletes what a new version of a part supersedes, and what exceeds the limits.
-    pub(super) async fn supersede(&self, new: &NewVersion, keep: usize) -> Result<(), CacheError> {
+    /// Deletes what a new version of a part supersedes, and what exceeds the limits. Returns the latter.
+    pub(super) async fn supersede(&self, new: &NewVersion, keep: usize) -> Result<Vec<Dropped>, CacheError> {
+        let mut dropped = Vec::new();
         {
             let _changes = self.changes.lock().await;
             let mut versions = self.store.versions(Some(&new.reference)).await?;
             versions.retain(|version| !self.guards.is_retired(&version.id));
-            self.retire(superseded(&versions, new, keep), Change::Replaced).await?;
+            let mut gone = superseded(&versions, new, keep);
+            let left: Vec<_> = versions.iter().filter(|version| !gone.contains(&version.id)).collect();
+            for version in beyond_parts(&left, &new.part) {
+                let (cache, part) = (&new.reference, &version.title);
+                tracing::info!(
+                    cache,
+                    part,
+                    "a cache has at most {MAX_PARTS} parts; the one that was not used for longest goes"
+                );
+                gone.push(version.id.clone());
+                dropped.push(Dropped { version: version.clone(), limit: Limit::Parts });
+            }
+            self.retire(gone, Change::Replaced).await?;
         }
-        self.apply_limits().await
+        let exceeding = self.apply_limits().await?;
+        dropped.extend(exceeding.into_iter().map(|version| Dropped { version, limit: Limit::Settings }));
+        Ok(dropped)
     }
 
-    /// Deletes what exceeds the limits.
-    pub(super) async fn apply_limits(&self) -> Result<(), CacheError> {
+    /// Deletes what exceeds the limits, and returns it.
+    pub(super) async fn apply_limits(&self) -> Result<Vec<CacheVersion>, CacheError> {
         if !self.limits().is_any() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let exceeding = self.exceeding().await?;
         for usage in &exceeding.versions {
@@ -129,6 +144,8 @@ impl Caches {
                 "a build cache exceeds the limits, and goes"
             );
         }
-        self.remove(exceeding.versions.into_iter().map(|usage| usage.version.id).collect(), Change::Pruned).await
+        let gone: Vec<_> = exceeding.versions.into_iter().map(|usage| usage.version).collect();
+        self.remove(gone.iter().map(|version| version.id.clone()).collect(), Change::Pruned).await?;
+        Ok(gone)
     }
 }

@@ -9,14 +9,13 @@ use tokio_util::task::TaskTracker;
 use super::events::{Change, Events};
 use super::guards::Guards;
 use super::index::Indexes;
-use super::{CacheError, CacheLimits, CachePolicy, CacheRef};
+use super::{CacheError, CacheLimits, CachePolicy, CacheRef, read_root};
 use crate::engine::caches::{CacheStore, CacheVersion};
 use crate::engine::images::Images;
 use crate::engine::{Engine, EngineError};
 use crate::image::cache::CacheRoot;
 use crate::image::{Descriptor, Digest};
 use crate::net::Principal;
-use crate::source::read_document;
 
 /// How many roots are remembered once they were read.
 const ROOTS: usize = 256;
@@ -161,15 +160,7 @@ impl Caches {
         if let Some(root) = known(&self.roots) {
             return Ok(root);
         }
-        let limit = crate::image::Limits::default().document_bytes;
-        if descriptor.size > limit {
-            let (digest, media_type) = (descriptor.digest.clone(), descriptor.media_type.clone());
-            let size = descriptor.size;
-            let error = crate::image::DocumentError::TooLarge { digest, media_type, size, limit };
-            return Err(CacheError::Document(error.into()));
-        }
-        let bytes = read_document(&self.store.blobs(), descriptor).await?;
-        let root = Arc::new(CacheRoot::parse(descriptor.clone(), bytes)?);
+        let root = Arc::new(read_root(&self.store.blobs(), descriptor).await?);
         let mut roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
         if roots.len() >= ROOTS {
             roots.clear();

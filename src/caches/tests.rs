@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use serde_json::json;
 
-use super::limits::{MAX_PARTS, superseded};
+use super::limits::{MAX_PARTS, beyond_parts, superseded};
 use super::*;
 use crate::engine::caches::{CacheDocument, CacheVersion, NewVersion};
 use crate::engine::fixture::layout;
@@ -137,8 +137,11 @@ fn a_part_keeps_what_was_requested_and_a_ref_its_most_parts() {
     assert_eq!(superseded(&versions, "p", 2), ["old"]);
     assert_eq!(superseded(&versions, "p", 0), ["middle", "old"], "one version always stays");
     let many: Vec<_> = (0..=MAX_PARTS as u64).rev().map(|at| version(&at.to_string(), &at.to_string(), at)).collect();
-    assert_eq!(superseded(&many, &MAX_PARTS.to_string(), 1), ["0"]);
-    assert_eq!(superseded(&many, "0", 1), ["1"], "the part that was just written stays");
+    let many: Vec<_> = many.iter().collect();
+    let beyond = |part: &str| beyond_parts(&many, part).into_iter().map(|it| it.id.as_str()).collect::<Vec<_>>();
+    assert_eq!(beyond(&MAX_PARTS.to_string()), ["0"]);
+    assert_eq!(beyond("0"), ["1"], "the part that was just written stays");
+    assert_eq!(beyond_parts(&many[1..], "0"), Vec::<&CacheVersion>::new());
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! The engine that a command works on.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::abandoned::AbandonedLeases;
+use super::daemon::daemon_at;
 use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on};
-use crate::config::{Config, ConfigError, Log, Origin as SettingOrigin, ProcessEnvironment, group_name};
+use crate::config::{Config, ConfigError, Log, Origin as SettingOrigin, ProcessEnvironment};
 use crate::engine::images::{Images, Query, Record};
 use crate::engine::remote::{self, Connected};
 use crate::engine::select::{Selection, select};
@@ -20,7 +20,7 @@ use crate::running::{First, Probe, probe};
 use crate::source::archive::ManifestFormat;
 use crate::source::tree::Tree;
 use crate::source::{OnMissing, read_graph};
-use crate::status::{Kind, Status};
+use crate::status::Kind;
 use crate::telemetry;
 
 /// The variable for `--to`.
@@ -108,32 +108,6 @@ pub(super) async fn exports(config: &Config, target: &Target) -> Result<Exports,
         }
     };
     Ok(Exports::with_policy(engine, policy(config)))
-}
-
-/// Connects to the daemon whose exporter API listens at `address`. If that fails, the error says what listens there instead.
-async fn daemon_at(address: &Address) -> Result<Connected, CommandError> {
-    let error = match remote::connect(address).await {
-        Ok(connected) => return Ok(connected),
-        Err(error) => error,
-    };
-    match (probe(address, First::Http2).await, address) {
-        (Probe::Linkspan(status), _) if status.door.kind != Kind::Export => Err(wrong_door(&status)),
-        (Probe::Denied, Address::Unix(path)) => {
-            let gid = path.metadata().map(|metadata| metadata.gid());
-            let group = gid.map_or_else(|_| "root".to_owned(), group_name);
-            Err(CommandError::Denied { address: address.to_string(), group })
-        }
-        _ => Err(error.into()),
-    }
-}
-
-fn wrong_door(status: &Status) -> CommandError {
-    let export = status.doors.iter().find(|door| door.kind == Kind::Export);
-    CommandError::WrongDoor {
-        address: status.door.address.clone(),
-        kind: status.door.kind.name(),
-        export: export.map(|door| door.address.clone()),
-    }
 }
 
 /// The name policy of the configuration.

@@ -6,19 +6,11 @@ use crate::export::Exports;
 
 /// Runs `work` until it ends, or until SIGINT or SIGTERM drops it; its files are removed when it is dropped.
 pub(super) async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
-    interruptible_leaving(work, || Leftover::Nothing).await
-}
-
-/// The same for work that leaves something behind.
-pub(super) async fn interruptible_leaving<T>(
-    work: impl Future<Output = Result<T, CommandError>>,
-    left: impl Fn() -> Leftover,
-) -> Result<T, CommandError> {
     // Installed before the work begins, so that no signal ends the process without removing files.
     let mut signals = Signals::new().map_err(CommandError::Runtime)?;
     tokio::select! {
         result = work => result,
-        signal = signals.next() => Err(CommandError::Interrupted { signal, left: left() }),
+        signal = signals.next() => Err(CommandError::Interrupted { signal, left: Leftover::Nothing }),
     }
 }
 
@@ -43,6 +35,12 @@ pub(super) async fn exporting<T>(
     };
     tokio::select! {
         () = exports.finish() => result,
-        signal = signals.next() => result.and(Err(CommandError::Interrupted { signal, left: Leftover::Nothing })),
+        signal = signals.next() => match result {
+            Err(CommandError::Interrupted { left: Leftover::Nothing, .. }) => {
+                Err(CommandError::Interrupted { signal, left: Leftover::Lease { is_complete: false } })
+            }
+            Err(error) => Err(error),
+            Ok(_) => Err(CommandError::Interrupted { signal, left: Leftover::Lease { is_complete: true } }),
+        },
     }
 }

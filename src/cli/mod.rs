@@ -7,6 +7,7 @@ mod abandoned;
 mod about;
 mod cache;
 mod copy;
+mod daemon;
 mod doctor;
 mod engine;
 mod extent;
@@ -35,7 +36,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use self::interrupt::{exporting, interruptible, interruptible_leaving};
+use self::interrupt::{exporting, interruptible};
 use crate::caches::CacheError;
 use crate::config::{ConfigError, DEFAULT_EXPORT_LISTEN};
 use crate::daemon::{DaemonError, Signals};
@@ -167,6 +168,8 @@ enum CommandError {
     Damaged { archive: String, image: String, error: Box<EngineError> },
     #[error("{address} is Linkspan's {kind} door, and not that of the exporter API")]
     WrongDoor { address: String, kind: &'static str, export: Option<String> },
+    #[error("{} listens at {address}, and not Linkspan's exporter API", program.unwrap_or("another program"))]
+    NoDoor { address: String, program: Option<&'static str>, export: Option<String> },
     #[error("no permission to use {address}, which is of the group {group}")]
     Denied { address: String, group: String },
     #[error("interrupted; {left}")]
@@ -180,13 +183,19 @@ enum CommandError {
 }
 
 /// What an interrupted command leaves behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Leftover {
     Nothing,
     /// The blobs that an export has sent.
     Kept,
+    /// A lease of an export that has not ended, or of one that was complete.
+    Lease {
+        is_complete: bool,
+    },
     /// A part of an archive on standard output.
     HalfAnArchive,
+    /// What the text says.
+    Some(String),
 }
 
 impl std::fmt::Display for Leftover {
@@ -194,7 +203,12 @@ impl std::fmt::Display for Leftover {
         f.write_str(match self {
             Self::Nothing => "nothing was left behind",
             Self::Kept => "what was sent is kept for the next try",
+            Self::Lease { is_complete: false } => "what was sent stays until the next command or the lease's end",
+            Self::Lease { is_complete: true } => {
+                "everything was copied, and a lease of it stays until the next command or its end"
+            }
             Self::HalfAnArchive => "the archive on standard output is not complete",
+            Self::Some(text) => text,
         })
     }
 }
@@ -233,7 +247,12 @@ impl CommandError {
             Self::Engine(error) => error.hint(),
             Self::NoFolder { .. } => Some("name the folder of a layout: `oci:DIR[:NAME]`".to_owned()),
             Self::Damaged { .. } => Some("save the image again, or copy it from elsewhere".to_owned()),
-            Self::WrongDoor { export: Some(address), .. } => Some(format!("the export door is {address}")),
+            Self::WrongDoor { export: Some(address), .. } | Self::NoDoor { export: Some(address), .. } => {
+                Some(format!("the export door is {address}"))
+            }
+            Self::NoDoor { export: None, .. } => {
+                Some("start `linkspan serve --export-listen ADDR`, and name its address".to_owned())
+            }
             Self::WrongDoor { export: None, .. } => {
                 Some("start `linkspan serve` with --export-listen and another address".to_owned())
             }

@@ -7,15 +7,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::daemon::{doors, explain};
 use super::{CommandError, block_on, output, show};
 use crate::byte_size;
 use crate::config::{Config, DEFAULT_EXPORT_LISTEN, Layer, ProcessEnvironment};
+use crate::engine::EngineError;
 use crate::engine::remote::DaemonConnection;
 use crate::export::LiveExport;
 use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
 use crate::image::Reference;
 use crate::net::Address;
-use crate::running::{self, First, Probe, SearchFolders, probe};
+use crate::running::{First, Probe, probe};
 use crate::status::Kind;
 
 /// Lists the exports of a daemon that are under way, whichever of its doors they came through.
@@ -92,14 +94,21 @@ async fn exports(address: &Address) -> Result<Vec<Row>, CommandError> {
     };
     let mut rows: BTreeMap<_, _> =
         live.into_iter().map(|live| (live.id.clone(), Row { live, session: None })).collect();
-    for session in if is_api { list(address).await? } else { Vec::new() } {
+    let sessions = match is_api {
+        true => match list(address).await {
+            Ok(sessions) => sessions,
+            Err(error) => return Err(explain(address, error).await),
+        },
+        false => Vec::new(),
+    };
+    for session in sessions {
         let listed = || Row { live: LiveExport { door: "export".to_owned(), ..LiveExport::default() }, session: None };
         rows.entry(session.id.clone()).or_insert_with(listed).take(session);
     }
     Ok(rows.into_values().collect())
 }
 
-async fn list(address: &Address) -> Result<Vec<Export>, CommandError> {
+async fn list(address: &Address) -> Result<Vec<Export>, EngineError> {
     let connection = DaemonConnection::open(address).await?;
     let (mut exports, mut request) = (Vec::new(), ListRequest::default());
     loop {
@@ -123,14 +132,11 @@ fn found() -> Result<Address, CommandError> {
     if let Some(listen) = config.export_listen {
         return Ok(listen);
     }
-    let variable = |name: &str| std::env::var_os(name);
-    let sockets = block_on(running::find(running::known(&config, None, variable, &SearchFolders::new(variable))))?;
-    let doors: Vec<_> =
-        sockets.iter().filter_map(|socket| Some((&socket.address, socket.status()?.door.kind))).collect();
+    let doors = block_on(doors(&config))?;
     // Only the door of the exporter API says how much was sent.
     let export = doors.iter().find(|(_, kind)| *kind == Kind::Export);
     match export.or(doors.first()) {
-        Some((address, _)) => Ok((*address).clone()),
+        Some((address, _)) => Ok(address.clone()),
         // A constant; a test parses it.
         None => DEFAULT_EXPORT_LISTEN.parse().map_err(CommandError::Address),
     }

@@ -16,7 +16,7 @@ fn code(error: &EngineError) -> (Code, Reason) {
         E::Unreachable { .. } | E::Permission { .. } | E::NotProven { .. } | E::Timeout { .. } => {
             (Code::Unavailable, Reason::EngineUnavailable)
         }
-        E::NoSpace { .. } => (Code::ResourceExhausted, Reason::NoSpace),
+        E::NoSpace { .. } | E::LayoutFull { .. } => (Code::ResourceExhausted, Reason::NoSpace),
         E::Corrupt { .. } => (Code::FailedPrecondition, Reason::BlobCorrupt),
         E::Graph(_) => (Code::InvalidArgument, Reason::DocumentInvalid),
         E::Missing { .. } => (Code::FailedPrecondition, Reason::BlobsMissing),

@@ -106,6 +106,16 @@ pub enum EngineError {
         /// The message of the engine.
         message: String,
     },
+    /// The disk of a layout is full.
+    #[error("the disk of the layout {path} is full: {operation}: {message}")]
+    LayoutFull {
+        /// The layout.
+        path: String,
+        /// What was being done.
+        operation: String,
+        /// The message of the system.
+        message: String,
+    },
     /// The bytes are not what their descriptor says.
     #[error("{digest} is corrupt: {reason}")]
     Corrupt {
@@ -260,6 +270,23 @@ impl EngineError {
         ["no space left on device", "disk quota exceeded"].iter().any(|text| message.contains(text))
     }
 
+    /// Whether a disk is full on which the engine stores images.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::NoSpace { .. } | Self::LayoutFull { .. })
+    }
+
+    /// Why it failed, for messages that say already what was being done, and where.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Rpc { code, message, .. } => format!("{message} ({code:?})"),
+            Self::Timeout { after, .. } => format!("no response within {} s", after.as_secs()),
+            Self::Protocol { reason, .. } | Self::Layout { reason, .. } | Self::Corrupt { reason, .. } => {
+                reason.clone()
+            }
+            error => error.to_string(),
+        }
+    }
+
     /// What a person can do about it, where there is something to say.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -290,6 +317,7 @@ impl EngineError {
             Self::NoSpace { .. } => {
                 "free space on the engine's disk, for instance with `docker image prune`".to_owned()
             }
+            Self::LayoutFull { .. } => "free space on that disk, or name a folder on another one".to_owned(),
             // containerd was killed between making the folder and noting it (its overlay snapshotter's `createSnapshot`);
             // it only sweeps after a snapshot was removed (`core/metadata/db.go`, `GarbageCollect`).
             Self::Unpack { reason, .. } if reason.contains("file exists") && !reason.contains("/layerdb/") => {

@@ -111,7 +111,7 @@ pub(super) async fn describe(
         Err(SourceError::NotFound { .. }) => return Ok(None),
         Err(error) => {
             let operation = format!("reading {digest}");
-            return Err(EngineError::Protocol { operation, reason: error.to_string() });
+            return Err(EngineError::Protocol { operation, reason: error.reason() });
         }
     };
     Ok(Some(Descriptor { media_type: media_type.unwrap_or_else(|| ANYTHING.to_owned()), ..unknown }))
@@ -132,7 +132,7 @@ async fn object(source: &dyn Source, blob: &Descriptor) -> Result<Option<Bytes>,
 }
 
 fn unread(images: &Arc<dyn Images>, digest: &Digest, error: &EngineError) -> SourceError {
-    SourceError::Read { name: images.name().to_owned(), digest: digest.clone(), reason: error.to_string() }
+    SourceError::Read { name: images.name().to_owned(), digest: digest.clone(), reason: error.reason() }
 }
 
 /// Which records are requested.

@@ -66,9 +66,9 @@ pub use kind::{EngineKind, UnknownKind};
 pub use lease::{
     Abandoned, DurableLease, Lease, Lifetime, MAX_RECORD, PersistentLeases, Pin, TransactionOptions, UnpackFor,
 };
-pub(crate) use local::cache_tags;
 #[cfg(any(test, fuzzing))]
 pub(crate) use local::fuzz as layout_fuzz;
+pub(crate) use local::{NewLayout, cache_tags, cache_versions, new_cache_index};
 pub(crate) use release::release;
 pub use stored::{StoredBlob, StoredBlobs};
 pub use transaction::{BlobWriter, ImageTransaction, Opened, Plan, Precondition, PreparedImage};

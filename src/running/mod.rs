@@ -6,6 +6,7 @@
 mod folders;
 mod known;
 mod probe;
+mod program;
 mod units;
 
 use futures_util::future::join_all;
@@ -16,6 +17,7 @@ use crate::status::{Kind, Status};
 pub use folders::SearchFolders;
 pub use known::known;
 pub use probe::{First, Probe, probe};
+pub use program::program;
 
 /// The most sockets that are probed; no machine has this many.
 const MAX_SOCKETS: usize = 256;

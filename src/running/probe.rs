@@ -68,7 +68,7 @@ pub async fn probe(address: &Address, first: First) -> Probe {
     Probe::OtherProgram
 }
 
-async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
+pub(super) async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
     Ok(match address {
         Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
         Address::Tcp { host, port } => Box::new(TcpStream::connect((host.as_str(), *port)).await?),

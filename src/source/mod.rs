@@ -41,6 +41,7 @@ mod lookup;
 mod part;
 mod range;
 pub(crate) mod tree;
+mod verified;
 
 use std::fmt::Debug;
 
@@ -58,6 +59,7 @@ pub use graph::{OnMissing, ReadGraphError, read_graph};
 pub use lookup::BlobLookup;
 pub use part::{Part, part};
 pub use range::read_range;
+pub(crate) use verified::Verified;
 
 /// The bytes of a blob, in chunks.
 pub type Chunks = BoxStream<'static, Result<Bytes, SourceError>>;
@@ -75,6 +77,16 @@ pub trait Source: Debug + Send + Sync {
     /// # Errors
     /// [`SourceError::NotFound`] when the source does not hold the blob.
     async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError>;
+}
+
+impl SourceError {
+    /// Why, for messages that say already that the blob is read.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Read { reason, .. } => reason.clone(),
+            error => error.to_string(),
+        }
+    }
 }
 
 /// Why a blob cannot be read.

@@ -285,7 +285,7 @@ async fn a_version_is_copied_with_its_part_and_without_what_is_lost() {
     for (engine, server) in Server::each("api-copy") {
         let mut client = server.client().await;
         let capabilities = client.caches.capabilities(CapabilitiesRequest {}).await.unwrap().into_inner();
-        assert_eq!(capabilities.features, ["usage", "inspect-version", "copies"]);
+        assert_eq!(capabilities.features, ["usage", "inspect-version", "copies", "dropped"]);
         let first = client.export(vec![target("a", "app", "linux/amd64")], &["one", "two"]).await.remove(0);
         let request = ListRequest { usage: true, ..ListRequest::default() };
         let listed = client.caches.list(request).await.unwrap().into_inner();

@@ -7,6 +7,7 @@ mod client;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
+mod copies;
 mod fixture;
 mod folders;
 mod go;

@@ -17,7 +17,7 @@ pub struct CapabilitiesResponse {
     /// Patterns of the refs that this client may write and delete, in which `*` matches any run of characters. Empty allows all.
     #[prost(string, repeated, tag = "4")]
     pub allowed_refs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// What can be done beyond this version's first methods, by name: `usage`, `inspect-version`, `copies`.
+    /// What can be done beyond this version's first methods, by name: `usage`, `inspect-version`, `copies`, `dropped`.
     #[prost(string, repeated, tag = "5")]
     pub features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -508,6 +508,19 @@ pub struct TargetResult {
     /// The version that the part had before; unset if it had none, or has this one. Feature `copies`.
     #[prost(message, optional, tag = "6")]
     pub replaced: ::core::option::Option<Version>,
+    /// The versions of other parts and caches that went since, because of a limit. Feature `dropped`.
+    #[prost(message, repeated, tag = "7")]
+    pub dropped: ::prost::alloc::vec::Vec<DroppedVersion>,
+}
+/// A version that nothing replaced, and that went because of a limit.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DroppedVersion {
+    /// The version.
+    #[prost(message, optional, tag = "1")]
+    pub version: ::core::option::Option<Version>,
+    /// The limit.
+    #[prost(enumeration = "DropReason", tag = "2")]
+    pub reason: i32,
 }
 /// Records for an export: all of them are taken, or none.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -944,6 +957,39 @@ pub struct WatchMissed {
     /// How many, of any ref.
     #[prost(int64, tag = "1")]
     pub events: i64,
+}
+/// A limit on caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DropReason {
+    /// Never sent.
+    Unspecified = 0,
+    /// The ref has more parts than one may have; those that were not used for longest go.
+    Parts = 1,
+    /// What the server's administrator set for all caches together.
+    Limits = 2,
+}
+impl DropReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DROP_REASON_UNSPECIFIED",
+            Self::Parts => "DROP_REASON_PARTS",
+            Self::Limits => "DROP_REASON_LIMITS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DROP_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "DROP_REASON_PARTS" => Some(Self::Parts),
+            "DROP_REASON_LIMITS" => Some(Self::Limits),
+            _ => None,
+        }
+    }
 }
 /// How it stands with a layer. A result is stored if the export has all its layers at the Commit; sending the others is
 /// the client's choice.

@@ -6,18 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::{Value, json};
 
+use super::super::engine::Target;
+use super::super::save::Sink;
 use super::super::settings::TargetSettings;
-use super::super::{CommandError, block_on, engine, interruptible_leaving, output, show};
-use super::access::{self, CacheAccess};
-use super::archive::CacheFolder;
-use super::{CacheFolderError, find, named};
-use crate::byte_size;
-use crate::caches::{CacheError, CacheRef};
-use crate::engine::cache_tags;
+use super::super::{CommandError, Leftover, block_on, engine, interruptible, output};
+use super::access::{self, CacheAccess, LeftOut, Readable};
+use super::copied::{CopiedParts, Report};
+use super::folder::CacheFolder;
+use super::target::{ExportTarget, TargetFolder, write_archive};
+use super::{CacheFolderError, find};
+use crate::caches::{CacheError, CacheRef, CopySource, MAX_PARTS};
 use crate::engine::caches::CacheVersion;
-use crate::image::layout::{INDEX_FILE, MARKER_FILE};
+use crate::engine::select::Selection;
+use crate::engine::{EngineError, EngineKind, cache_tags};
+use crate::image::layout::INDEX_FILE;
 
 const EXPORT_EXAMPLES: &str = "\
 BuildKit reads one part by a tag. The part that was written last has REF as its
@@ -26,7 +29,11 @@ tag, and each other one REF and its platform; the command prints all of them.
 Examples:
   linkspan cache export app ./cache
   linkspan cache export app cache.tar
-  docker buildx build --cache-from type=local,src=./cache,tag=app .";
+  docker buildx build --cache-from type=local,src=./cache,tag=app .
+
+An archive appears when it is complete. A new folder is removed if the export
+fails or is interrupted before a part is complete. Parts that cannot be read
+are left out, with a warning: exit code 0, or 1 if that leaves none.";
 const IMPORT_EXAMPLES: &str = "\
 A part that REF has already is replaced: import caches of one folder that have
 no parts (those that BuildKit wrote) under refs of their own. What `export`
@@ -36,7 +43,12 @@ Examples:
   linkspan cache import ./cache app
   linkspan cache import cache.tar app
   linkspan cache import cache.tar.zst app
-  linkspan cache import --tag latest ./cache app";
+  linkspan cache import --tag latest ./cache app
+
+Folders and uncompressed archives are read in place; of a compressed one an
+unnamed copy is made in $TMPDIR. Parts that cannot be read, and those beyond
+the 64 newest, are left out, with a warning: exit code 0, or 1 if that leaves
+none. An import that is interrupted keeps the parts that are complete.";
 
 /// Copies a build cache into a folder, or an archive of one, that BuildKit reads (`--cache-from type=local,src=DIR,tag=REF`)
 #[derive(Debug, Args)]
@@ -85,28 +97,12 @@ pub(super) struct Import {
 impl Export {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let (config, target) = engine::target(self.target)?;
+        let (path, reference, is_json) = (self.folder, self.reference, self.json);
         block_on(async {
             let from = access::connect(&config, &target).await?;
-            let exported = async {
-                let folder = CacheFolder::to_write(&self.folder)?;
-                let versions = find::required(&from.versions().await?, &self.reference)?;
-                let reference: CacheRef = match versions.first() {
-                    Some(version) => version.reference.parse()?,
-                    None => self.reference.clone(),
-                };
-                let to = access::folder(folder.path()).await?;
-                let copied = copy(&*from, versions, &reference, &*to, &reference, self.json).await?;
-                let tags = tags(folder.path(), &reference)?;
-                folder.finish().await?;
-                match self.json {
-                    true => print_json(&copied, Some(&tags))?,
-                    false => print_usage(&self.folder, &tags)?,
-                }
-                Ok(ExitCode::SUCCESS)
-            };
-            let exported = interruptible_leaving(exported, || from.remains()).await;
+            let exported = export(&*from, &path, &reference, is_json).await;
             from.finish().await;
-            exported
+            exported.map(|()| ExitCode::SUCCESS)
         })?
     }
 }
@@ -114,29 +110,184 @@ impl Export {
 impl Import {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let (config, target) = engine::target(self.target)?;
+        let Self { folder: path, reference, tag, json: is_json, .. } = self;
         block_on(async {
-            let to = access::connect(&config, &target).await?;
-            let copied = async {
-                let folder = CacheFolder::to_read(&self.folder).await?;
-                if !folder.path().join(MARKER_FILE).is_file() {
-                    return Err(CacheFolderError::NotLayout { folder: self.folder.display().to_string() }.into());
+            let folder = match &target {
+                Target::Engine(Selection { kind: Some(EngineKind::Layout), layout: Some(path), .. }) => {
+                    Some(TargetFolder::at(path))
                 }
-                let from = access::folder(folder.path()).await?;
-                let mut versions = from.versions().await?;
-                let tag = chosen(&versions, &self.folder, self.tag)?;
-                versions.retain(|version| version.reference == tag.as_str());
-                copy(&*from, versions, &tag, &*to, &self.reference, self.json).await
+                _ => None,
             };
-            let copied = interruptible_leaving(copied, || to.remains()).await;
-            // What was copied of a version that is not complete is released, before it is said that nothing is left.
+            let to = access::connect(&config, &target).await?;
+            let parts = CopiedParts::default();
+            let copying = async {
+                let from = CacheFolder::open(&path).await?;
+                let mut versions = from.versions().await?;
+                let tag = chosen(&versions, &path, tag)?;
+                versions.retain(|version| version.reference == tag.as_str());
+                let (versions, beyond) = newest(versions, &tag)?;
+                let readable = from.readable(versions).await?;
+                let mut report = Report::new(is_json);
+                let sources = usable(readable, beyond, &mut report, &parts).map_err(|error| match error {
+                    // It cannot be removed from where it is by a command of ours.
+                    CommandError::Cache(CacheError::Unusable { reference, error, .. }) => {
+                        CacheFolderError::Unusable { reference, reason: error.to_string() }.into()
+                    }
+                    error => error,
+                })?;
+                copy(&sources, &*to, &reference, &mut report, &parts).await?;
+                Ok(report)
+            };
+            let copied = interruptible(copying).await;
+            let remains = to.remains();
+            // What was copied of a version that is not complete is released, before it is said what is left.
             to.finish().await;
-            let copied = copied?;
-            if self.json {
-                print_json(&copied, None)?;
+            drop(to);
+            let report = match (copied, folder) {
+                (Err(error), Some(folder)) => return Err(broken_off(error, folder.clean(&parts).await, &parts)),
+                (Err(error), None) if parts.complete() > 0 => {
+                    let text = match remains {
+                        Leftover::Nothing => parts.stay(),
+                        rest => format!("{}; of the next one {rest}", parts.stay()),
+                    };
+                    return Err(broken_off(error, Leftover::Some(text), &parts));
+                }
+                (Err(error), None) => return Err(broken_off(error, remains, &parts)),
+                (Ok(report), _) => report,
+            };
+            if is_json {
+                report.print_json(None)?;
             }
             Ok(ExitCode::SUCCESS)
         })?
     }
+}
+
+/// Exports the cache `given`.
+async fn export(from: &dyn CacheAccess, path: &Path, given: &CacheRef, is_json: bool) -> Result<(), CommandError> {
+    let (parts, mut report) = (CopiedParts::default(), Report::new(is_json));
+    let sources = async |report: &mut Report| {
+        let versions = find::required(&from.versions().await?, given)?;
+        let reference: CacheRef = match versions.first() {
+            Some(version) => version.reference.parse()?,
+            None => given.clone(),
+        };
+        let (versions, beyond) = newest(versions, &reference)?;
+        Ok::<_, CommandError>((usable(from.open(versions).await?, beyond, report, &parts)?, reference))
+    };
+    let tags = match ExportTarget::of(path)? {
+        ExportTarget::Archive(file) => {
+            let exporting = async {
+                let sink = Sink::open(&file)?;
+                let (sources, reference) = sources(&mut report).await?;
+                let (copied, index) = write_archive(sink, &sources, &reference, &engine::origin("cache")).await?;
+                for (source, copied) in sources.iter().zip(&copied) {
+                    report.add(source, copied, &reference)?;
+                }
+                tags(&index, &reference)
+            };
+            interruptible(exporting).await?
+        }
+        ExportTarget::Folder(folder) => {
+            let folder = TargetFolder::at(&folder);
+            let to = folder.caches().await?;
+            let exporting = async {
+                let (sources, reference) = sources(&mut report).await?;
+                copy(&sources, &*to, &reference, &mut report, &parts).await.map_err(|error| folder.explain(error))?;
+                let file = path.join(INDEX_FILE);
+                let failed = |error| CacheFolderError::File { path: file.display().to_string(), error };
+                tags(&fs::read(&file).map_err(failed)?, &reference)
+            };
+            let exported = interruptible(exporting).await;
+            to.finish().await;
+            drop(to);
+            match exported {
+                Ok(tags) => tags,
+                Err(error) => return Err(broken_off(error, folder.clean(&parts).await, &parts)),
+            }
+        }
+    };
+    match is_json {
+        true => report.print_json(Some(&tags)),
+        false => print_usage(path, &tags),
+    }
+}
+
+/// The error of a command that did not copy everything. Where it was no signal, parts that are complete are noted.
+fn broken_off(error: CommandError, left: Leftover, parts: &CopiedParts) -> CommandError {
+    match error {
+        CommandError::Interrupted { signal, .. } => CommandError::Interrupted { signal, left },
+        error => {
+            if parts.complete() > 0 {
+                output::note(&format!("linkspan: note: {left}"));
+            }
+            error
+        }
+    }
+}
+
+/// The newest version of each part, the newest first: as many as a cache may have, and the others.
+fn newest(mut versions: Vec<CacheVersion>, tag: &CacheRef) -> Result<(Vec<CacheVersion>, Vec<LeftOut>), CommandError> {
+    if versions.is_empty() {
+        return Err(CacheError::Unknown { reference: tag.to_string() }.into());
+    }
+    let mut seen = HashSet::new();
+    versions.retain(|version| seen.insert(version.part.clone()));
+    let beyond = versions.split_off(versions.len().min(MAX_PARTS));
+    let left_out = |version| LeftOut { version, error: CacheError::TooManyParts { limit: MAX_PARTS } };
+    Ok((versions, beyond.into_iter().map(left_out).collect()))
+}
+
+/// The versions that can be copied, in the order in which they are: the newest comes last, and is the newest again. Says which
+/// ones cannot.
+///
+/// # Errors
+/// If none can.
+fn usable(
+    readable: Readable,
+    beyond: Vec<LeftOut>,
+    report: &mut Report,
+    parts: &CopiedParts,
+) -> Result<Vec<CopySource>, CommandError> {
+    let Readable { mut sources, mut left_out } = readable;
+    if sources.is_empty() && !left_out.is_empty() {
+        let first = left_out.remove(0);
+        left_out.iter().for_each(|left_out| report.leave_out(left_out));
+        return Err(first.error.into());
+    }
+    left_out.iter().chain(&beyond).for_each(|left_out| report.leave_out(left_out));
+    sources.reverse();
+    parts.begin(sources.len());
+    Ok(sources)
+}
+
+/// Copies one version after the other; those whose layers turn out to be damaged are left out.
+///
+/// # Errors
+/// If that leaves none.
+async fn copy(
+    sources: &[CopySource],
+    to: &dyn CacheAccess,
+    reference: &CacheRef,
+    report: &mut Report,
+    parts: &CopiedParts,
+) -> Result<(), CommandError> {
+    let mut damaged = Vec::new();
+    for source in sources {
+        match to.copy(source, reference, &engine::origin("cache")).await {
+            Ok(copied) => {
+                parts.add();
+                report.add(source, &copied, reference)?;
+            }
+            Err(error @ CacheError::Engine(EngineError::Corrupt { .. })) => {
+                damaged.push(LeftOut { version: source.version.clone(), error });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let first = if parts.complete() == 0 && !damaged.is_empty() { Some(damaged.remove(0)) } else { None };
+    damaged.iter().for_each(|damaged| report.leave_out(damaged));
+    first.map_or(Ok(()), |first| Err(first.error.into()))
 }
 
 /// The ref of the versions in a folder that was named, or the only one.
@@ -153,56 +304,10 @@ fn chosen(versions: &[CacheVersion], path: &Path, tag: Option<CacheRef>) -> Resu
     }
 }
 
-/// Copies the newest version of each part, and prints a line for each unless `is_quiet`.
-async fn copy(
-    from: &dyn CacheAccess,
-    mut versions: Vec<CacheVersion>,
-    tag: &CacheRef,
-    to: &dyn CacheAccess,
-    reference: &CacheRef,
-    is_quiet: bool,
-) -> Result<Vec<Value>, CommandError> {
-    if versions.is_empty() {
-        return Err(CacheError::Unknown { reference: tag.to_string() }.into());
-    }
-    let mut seen = HashSet::new();
-    versions.retain(|version| seen.insert(version.part.clone()));
-    let mut documents = Vec::new();
-    // The newest comes last, and is the newest again.
-    for source in from.open(versions).await?.iter().rev() {
-        let copied = to.copy(source, reference, &engine::origin("cache")).await?;
-        let (version, missing) = (&source.version, source.absent.len());
-        let (layers, written) = (show::count(source.listed.layers.len(), "layer"), byte_size::human(copied.written));
-        let replaced = copied.replaced.as_ref().map(|replaced| replaced.id.as_str());
-        documents.push(json!({
-            "id": copied.version.id, "ref": reference.as_str(), "of": version.title, "copied": copied.written,
-            "layers": source.listed.layers.len(), "missingLayers": missing, "replaced": replaced,
-        }));
-        if !is_quiet {
-            let missing = if missing == 0 { String::new() } else { format!(", {missing} missing") };
-            let name = named(reference.as_str(), &version.title);
-            let instead = if replaced.is_some() { ", in place of what the ref had of this part" } else { "" };
-            output::print(&format!("{name}: {layers}{missing}, {written} copied{instead}"))?;
-        }
-    }
-    Ok(documents)
-}
-
-/// What the versions of a cache in a folder are of, and the tags by which BuildKit finds them.
-fn tags(folder: &Path, reference: &CacheRef) -> Result<Vec<(String, String)>, CommandError> {
-    let path = folder.join(INDEX_FILE);
-    let failed = |error| CacheFolderError::File { path: path.display().to_string(), error };
-    let index = fs::read(&path).map_err(failed)?;
-    Ok(cache_tags(&index, reference.as_str()).map_err(|error| failed(std::io::Error::other(error)))?)
-}
-
-/// Prints what was copied, and the tags by which BuildKit finds it.
-fn print_json(copied: &[Value], tags: Option<&[(String, String)]>) -> Result<(), CommandError> {
-    let mut document = json!({"versions": copied});
-    if let Some(tags) = tags {
-        document["tags"] = tags.iter().map(|(title, tag)| json!({"of": title, "tag": tag})).collect();
-    }
-    output::print(&document.to_string())
+/// What the versions of a cache are of, and the tags by which BuildKit finds them, in the `index` of a layout.
+fn tags(index: &[u8], reference: &CacheRef) -> Result<Vec<(String, String)>, CommandError> {
+    let unreadable = |reason| EngineError::Protocol { operation: "reading the new index".to_owned(), reason };
+    Ok(cache_tags(index, reference.as_str()).map_err(unreadable)?)
 }
 
 /// Says how BuildKit reads what was exported.

@@ -9,6 +9,10 @@ use crate::source::archive::ArchiveError;
 pub(in crate::cli) enum CacheFolderError {
     #[error("the build caches in {path} cannot be read or written: {error}")]
     File { path: String, error: io::Error },
+    #[error("the disk of {path} is full: {message}")]
+    Full { path: String, message: String },
+    #[error("the folder {path} cannot be written: {reason}")]
+    Denied { path: String, reason: String },
     #[error("{path}: no such folder or file")]
     Absent { path: String },
     #[error("{path}: {reason}")]
@@ -17,6 +21,8 @@ pub(in crate::cli) enum CacheFolderError {
     Archive(#[from] ArchiveError),
     #[error("`{folder}` is no OCI image layout: it has no file `oci-layout`")]
     NotLayout { folder: String },
+    #[error("the build cache `{reference}` cannot be used: {reason}")]
+    Unusable { reference: String, reason: String },
     #[error("`{folder}` has {} build caches, and none was named", tags.len())]
     Unnamed { folder: String, tags: Vec<String> },
     #[error("`{folder}` has no build cache `{tag}`")]
@@ -46,6 +52,9 @@ impl CacheFolderError {
             Self::Unnamed { tags, .. } | Self::Tag { tags, .. } if tags.is_empty() => Some(expected.to_owned()),
             Self::Unnamed { tags, .. } => Some(format!("name one with --tag: {}", tags.join(", "))),
             Self::Tag { tags, .. } => Some(format!("it has {}", tags.join(", "))),
+            Self::Full { .. } => Some("free space there, or name a folder or a file on another disk".to_owned()),
+            Self::Unusable { .. } => Some("export it again".to_owned()),
+            Self::Denied { .. } => Some("name a folder that you may write".to_owned()),
             Self::File { .. } | Self::Absent { .. } => None,
         }
     }

@@ -1,13 +1,15 @@
 //! `linkspan cache`.
 
 mod access;
-mod archive;
+mod copied;
 mod copy;
 mod error;
 mod filter;
 mod find;
+mod folder;
 mod list;
 mod remove;
+mod target;
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};

@@ -5,15 +5,21 @@ use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempPath;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::output::archive::ArchiveError;
 use crate::source::SourceError;
+use crate::source::archive::system_error;
 
 /// The permissions of a new file, before the umask.
 const MODE: u32 = 0o666;
+/// How the names of files begin that are being written.
+const PREFIX: &str = ".linkspan-save-";
+/// How old a file must be to be taken for that of a process which was killed: a new one is not locked yet.
+const ABANDONED: Duration = Duration::from_secs(60);
 
 /// Why images were not saved. No file is left.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +44,15 @@ impl SaveError {
             Self::Mixed => "name a file with -o",
             Self::Folder { .. } => "name a file in it; `linkspan copy` copies into layout folders, `oci:DIR:NAME`",
             Self::Write { error, .. } if error.kind() == io::ErrorKind::NotFound => "create its folder first",
-            Self::Write { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
-                "free space, or name another file"
-            }
+            Self::Write { error, .. } => match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "free space on its disk, or name a file on another one"
+                }
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                    "name a file in a folder that you may write"
+                }
+                _ => return None,
+            },
             Self::Read(SourceError::NotFound { .. }) => "the image was removed meanwhile, or is incomplete",
             _ => return None,
         };
@@ -87,8 +99,11 @@ impl Sink {
         let mut temporary = tempfile::Builder::new();
         // Nobody may read the new file who may not read the old one.
         let mode = before.as_ref().map_or(MODE, |_| 0o600);
-        temporary.prefix(".linkspan-save-").permissions(Permissions::from_mode(mode));
-        let (file, place) = temporary.tempfile_in(folder).map_err(failed)?.into_parts();
+        temporary.prefix(PREFIX).permissions(Permissions::from_mode(mode));
+        let (file, place) = temporary.tempfile_in(folder).map_err(|error| failed(system_error(error)))?.into_parts();
+        // Where there are no locks nobody removes it either.
+        let _ = file.try_lock();
+        remove_abandoned(folder);
         if let Some(before) = before {
             // Only root can change the owner; otherwise the file is this user's.
             let _ = std::os::unix::fs::fchown(&file, Some(before.uid()), Some(before.gid()));
@@ -97,6 +112,7 @@ impl Sink {
         Ok(Self { name, file: file.into(), places: Some((place, target)) })
     }
 
+    /// Writes bytes.
     pub(in crate::cli) async fn write(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
         let written = self.file.write_all(bytes).await;
         written.map_err(|error| SaveError::Write { path: self.name.clone(), error })
@@ -111,5 +127,23 @@ impl Sink {
             temporary.persist(target).map_err(|error| failed(error.error))?;
         }
         Ok(())
+    }
+}
+
+/// Removes the files in `folder` that processes were writing which were killed: a process keeps its own locked.
+fn remove_abandoned(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        // Of a link this is the link's own type.
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        let Some(file) = is_file.then(|| File::open(entry.path()).ok()).flatten() else { continue };
+        let written = file.metadata().and_then(|found| found.modified()).ok();
+        let is_old = written.and_then(|written| written.elapsed().ok()).is_some_and(|age| age >= ABANDONED);
+        if is_old && file.try_lock().is_ok() {
+            // One that cannot be removed does no harm.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }

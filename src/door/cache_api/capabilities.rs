@@ -17,7 +17,9 @@ pub(super) fn capabilities(caches: &Caches, engine: &dyn Engine) -> Capabilities
         engine: Some(engine::identity_message(engine)),
         server: concat!("linkspan ", env!("CARGO_PKG_VERSION")).to_owned(),
         allowed_refs: caches.allowed().to_vec(),
-        features: [features::USAGE, features::INSPECT_VERSION, features::COPIES].map(str::to_owned).to_vec(),
+        features: [features::USAGE, features::INSPECT_VERSION, features::COPIES, features::DROPPED]
+            .map(str::to_owned)
+            .to_vec(),
     }
 }
 

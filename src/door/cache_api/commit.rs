@@ -11,7 +11,7 @@ use super::request;
 use super::session::Session;
 use super::sessions::Sessions;
 use crate::cache_v1::proto::{CommitRequest, CommitResults, CommitTarget, ProgressKind, Target, TargetResult};
-use crate::caches::CacheExport;
+use crate::caches::{CacheExport, Dropped};
 use crate::content_server::Export as _;
 use crate::engine::caches::{CacheDocument, CacheVersion};
 use crate::export_v1::ApiError;
@@ -208,10 +208,11 @@ async fn finish(sessions: &Sessions, session: &Session, task: &CommitTask, resul
 fn result(id: &str, stored: Result<Stored, ApiError>) -> TargetResult {
     let result = TargetResult { id: id.to_owned(), r#type: TYPE.to_owned(), ..TargetResult::default() };
     match stored {
-        Ok(Stored { version, current }) => TargetResult {
+        Ok(Stored { version, current, dropped }) => TargetResult {
             unchanged: current.as_ref().is_some_and(|current| current.id == version.id),
             replaced: current.filter(|current| current.id != version.id).as_ref().map(messages::version),
             version: Some(messages::version(&version)),
+            dropped: dropped.iter().map(messages::dropped).collect(),
             ..result
         },
         Err(error) => TargetResult { error: Some(error.message()), ..result },
@@ -222,6 +223,8 @@ fn result(id: &str, stored: Result<Stored, ApiError>) -> TargetResult {
 struct Stored {
     version: CacheVersion,
     current: Option<CacheVersion>,
+    /// The versions that went because of a limit.
+    dropped: Vec<Dropped>,
 }
 
 /// Stores a version of `target`.
@@ -246,7 +249,8 @@ async fn store(
     let current = export.current().cloned();
     check_current(&export, target, current.as_ref().map_or("", |version| &version.id)).await?;
     task.report(&target.id, ProgressKind::Storing, "");
-    Ok(Stored { version: export.commit(config, root, absent).await?, current })
+    let version = export.commit(config, root, absent).await?;
+    Ok(Stored { version, current, dropped: export.dropped() })
 }
 
 /// Refuses a part that has another version than the client expects.

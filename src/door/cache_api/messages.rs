@@ -1,7 +1,7 @@
 //! Versions as messages.
 
 use crate::cache_v1::proto;
-use crate::caches::{CacheEvent, Change, InlineCache, ResolvedPart, VersionUsage};
+use crate::caches::{CacheEvent, Change, Dropped, InlineCache, Limit, ResolvedPart, VersionUsage};
 use crate::engine::caches::CacheVersion;
 use crate::export_v1::convert::{descriptor_message, timestamp};
 
@@ -26,6 +26,14 @@ pub(super) fn version(version: &CacheVersion) -> proto::Version {
         layers: number(version.layers),
         bytes: number(version.bytes),
     }
+}
+
+pub(super) fn dropped(dropped: &Dropped) -> proto::DroppedVersion {
+    let reason = match dropped.limit {
+        Limit::Parts => proto::DropReason::Parts,
+        Limit::Settings => proto::DropReason::Limits,
+    };
+    proto::DroppedVersion { version: Some(version(&dropped.version)), reason: reason.into() }
 }
 
 pub(super) fn resolved(part: &ResolvedPart) -> proto::ResolvedPart {

@@ -120,7 +120,7 @@ impl From<EngineError> for Refusal {
     /// The engine's trouble: the client may try again.
     fn from(error: EngineError) -> Self {
         let status = match error {
-            EngineError::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            EngineError::NoSpace { .. } | EngineError::LayoutFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
             EngineError::NotOffered { .. } => {
                 return Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, error.to_string());
             }

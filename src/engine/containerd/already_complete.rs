@@ -76,7 +76,7 @@ async fn read(client: &Client, root: &Descriptor) -> Result<Option<Graph>, Engin
             Err(EngineError::Corrupt { digest, reason })
         }
         Err(ReadGraphError::Source(error)) => {
-            Err(EngineError::Protocol { operation: format!("reading {}", root.digest), reason: error.to_string() })
+            Err(EngineError::Protocol { operation: format!("reading {}", root.digest), reason: error.reason() })
         }
     }
 }

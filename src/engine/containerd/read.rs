@@ -84,7 +84,7 @@ impl ContainerdImages {
         match status.code() {
             Code::NotFound => SourceError::NotFound { name, digest },
             _ => {
-                let reason = self.client.failure(format!("reading {digest}"), status).to_string();
+                let reason = self.client.failure(format!("reading {digest}"), status).reason();
                 SourceError::Read { name, digest, reason }
             }
         }

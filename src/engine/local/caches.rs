@@ -6,12 +6,22 @@
 //! other version has its own tag, made of the ref and the version's title (`app-linux-arm64`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
 
 use super::index::{Entry, LayoutIndex, entry};
-use crate::engine::caches::{CacheVersion, id_prefix, milliseconds, sort, time};
+use crate::engine::EngineError;
+use crate::engine::caches::{
+    CacheContent, CacheVersion, NewVersion, check_new, id_prefix, milliseconds, new_id, now, sort, time,
+};
 use crate::image::cache::CacheRoot;
-use crate::image::{Descriptor, REF_NAME};
+use crate::image::layout::EMPTY_INDEX;
+use crate::image::{Descriptor, Limits, REF_NAME};
+use crate::source::{Source, read_document};
+
+/// How many entries of other tools are examined.
+pub(crate) const MAX_FOREIGN: usize = 1000;
 
 const ID: &str = "dev.linkspan.cache.id";
 /// Marks a cache. The value is its ref.
@@ -41,6 +51,27 @@ impl Entry {
     /// The id of the version that [`Self::foreign_cache`] returns.
     pub(crate) fn foreign_id(&self) -> Option<String> {
         Some(format!("{}{}", id_prefix(self.foreign_cache()?), self.target.digest.short()))
+    }
+
+    /// The version that [`Self::foreign_cache`] names, if `document`, which it refers to, is the root of a cache. `written` is when
+    /// that was written.
+    pub(crate) fn foreign_version(&self, document: Bytes, written: SystemTime) -> Option<CacheVersion> {
+        let (reference, id, target) = (self.foreign_cache()?, self.foreign_id()?, &self.target);
+        let root = Descriptor::new(target.media_type.clone(), target.digest.clone(), target.size);
+        let listed = CacheRoot::parse(root.clone(), document).ok()?;
+        Some(CacheVersion {
+            id,
+            reference: reference.to_owned(),
+            part: String::new(),
+            title: String::new(),
+            mode: String::new(),
+            builder: String::new(),
+            created: written,
+            used: written,
+            root,
+            layers: u64::try_from(listed.layers.len()).unwrap_or(u64::MAX),
+            bytes: listed.blobs().iter().fold(0, |sum, blob| sum.saturating_add(blob.size)),
+        })
     }
 
     fn version(&self) -> Option<CacheVersion> {
@@ -165,6 +196,59 @@ fn free_tag(version: &CacheVersion, taken: &mut HashSet<String>) -> String {
     tag
 }
 
+/// The versions that an index lists, the newest first. Of those that other tools wrote the roots are read from `source`.
+pub(crate) async fn cache_versions(index: &[u8], source: &dyn Source) -> Result<Vec<CacheVersion>, String> {
+    let index = LayoutIndex::parse(index)?;
+    let (mut versions, mut tags) = (index.caches(), HashSet::new());
+    for entry in index.entries.iter().filter(|entry| entry.foreign_cache().is_some()).take(MAX_FOREIGN) {
+        let is_first = entry.foreign_cache().is_some_and(|tag| tags.insert(tag.to_owned()));
+        if !is_first || entry.target.size > Limits::default().document_bytes {
+            continue;
+        }
+        // Whatever cannot be read is none: there may be anything beside the caches.
+        let Ok(document) = read_document(source, &entry.target).await else { continue };
+        versions.extend(entry.foreign_version(document, UNIX_EPOCH));
+    }
+    sort(&mut versions);
+    Ok(versions)
+}
+
+/// The index of a layout that has these versions alone, and the versions as it lists them; the last one is the newest.
+pub(crate) fn new_cache_index(
+    contents: &[(NewVersion, CacheContent)],
+    builder: &str,
+) -> Result<(Vec<CacheVersion>, Vec<u8>), EngineError> {
+    let (now, mut versions) = (now(), Vec::with_capacity(contents.len()));
+    for (at, (new, content)) in (0..).zip(contents) {
+        check_new(new)?;
+        let created = now + Duration::from_millis(at);
+        versions.push(CacheVersion {
+            id: new_id(&new.reference, created),
+            reference: new.reference.clone(),
+            part: new.part.clone(),
+            title: new.title.clone(),
+            mode: new.mode.clone(),
+            builder: builder.to_owned(),
+            created,
+            used: created,
+            root: content.root.descriptor.clone(),
+            layers: u64::try_from(content.present().len()).unwrap_or(u64::MAX),
+            bytes: content.bytes(),
+        });
+    }
+    let index = || {
+        let mut index = LayoutIndex::parse(EMPTY_INDEX)?;
+        versions
+            .iter()
+            .try_for_each(|it| index.insert_cache(it))
+            .and_then(|()| index.to_bytes())
+            .map_err(|it| it.to_string())
+    };
+    let unwritable = |reason| EngineError::Protocol { operation: "making an index".to_owned(), reason };
+    let bytes = index().map_err(unwritable)?;
+    Ok((versions, bytes))
+}
+
 /// The versions of a cache in a folder, the newest first: the title of each, and the tag by which BuildKit finds it.
 pub(crate) fn cache_tags(index: &[u8], reference: &str) -> Result<Vec<(String, String)>, String> {
     let index = LayoutIndex::parse(index)?;
@@ -177,11 +261,8 @@ pub(crate) fn cache_tags(index: &[u8], reference: &str) -> Result<Vec<(String, S
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
-
     use super::*;
     use crate::image::Digest;
-    use crate::image::layout::EMPTY_INDEX;
 
     fn version(reference: &str, at: u64) -> CacheVersion {
         let created = UNIX_EPOCH + Duration::from_secs(at);

@@ -34,6 +34,7 @@ mod lease_file;
 mod lease_store;
 mod lock;
 mod name_index;
+mod new_layout;
 mod paths;
 mod process_file;
 mod reachable;
@@ -49,7 +50,8 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 pub(super) use blob_sink::BlobSink;
 pub(super) use blob_store::{BlobStore, KnownParts};
-pub(crate) use caches::cache_tags;
+pub(super) use caches::MAX_FOREIGN;
+pub(crate) use caches::{cache_tags, cache_versions, new_cache_index};
 pub(super) use gc::{Collected, GRACE, collect};
 pub(super) use hashed_file::HashedFile;
 pub(super) use index::{Entry, LayoutIndex};
@@ -57,6 +59,7 @@ pub(super) use ingest_files::{IngestFiles, Note};
 pub(super) use lease_file::LeaseFile;
 pub(super) use lease_store::LeaseStore;
 pub(super) use name_index::NameIndex;
+pub(crate) use new_layout::NewLayout;
 
 use self::disk::{Disk, System};
 use self::paths::LayoutPaths;

@@ -160,8 +160,9 @@ impl LayoutPaths {
     /// The error for a file operation that failed.
     pub(crate) fn failed(&self, operation: &str, error: &io::Error) -> EngineError {
         match error.kind() {
-            _ if is_full(error) => EngineError::NoSpace {
-                operation: format!("{operation} of the layout {}", self.root.display()),
+            _ if is_full(error) => EngineError::LayoutFull {
+                path: self.root.display().to_string(),
+                operation: operation.to_owned(),
                 message: error.to_string(),
             },
             io::ErrorKind::CrossesDevices => self.invalid(format!(

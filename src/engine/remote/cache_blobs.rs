@@ -77,7 +77,7 @@ fn refused(name: &str, content: &Scoped, digest: &Digest, status: Status) -> Sou
     if status.code() == Code::NotFound {
         return SourceError::NotFound { name, digest };
     }
-    let reason = content.failure("reading it".to_owned(), status).to_string();
+    let reason = content.failure("reading it".to_owned(), status).reason();
     SourceError::Read { name, digest, reason }
 }
 

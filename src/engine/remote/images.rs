@@ -70,7 +70,7 @@ impl RemoteImages {
         if status.code() == Code::NotFound {
             return SourceError::NotFound { name, digest };
         }
-        let reason = self.connection.failure("fetching it", status).to_string();
+        let reason = self.connection.failure("fetching it", status).reason();
         SourceError::Read { name, digest, reason }
     }
 }

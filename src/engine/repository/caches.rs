@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
 
-use super::super::local::{Entry, LayoutIndex};
+use super::super::local::{Entry, LayoutIndex, MAX_FOREIGN};
 use super::images::RepositoryImages;
 use super::lease::RepositoryLease;
 use super::stores::Stores;
@@ -15,11 +15,7 @@ use crate::engine::caches::{
 };
 use crate::engine::images::Images;
 use crate::engine::{EngineError, Lease, Origin};
-use crate::image::cache::CacheRoot;
 use crate::image::{Descriptor, Digest, Limits};
-
-/// How many entries of other tools are examined.
-const FOREIGN: usize = 1000;
 
 /// The caches of a repository.
 #[derive(Debug)]
@@ -36,27 +32,10 @@ impl RepositoryCaches {
 
 /// The cache version in another tool's entry, if its document is that of a cache. Blocks.
 fn foreign(stores: &Stores, entry: &Entry) -> Option<CacheVersion> {
-    let (reference, id) = (entry.foreign_cache()?, entry.foreign_id()?);
     let file = stores.blobs.open(&entry.target.digest).ok()?;
     let written = file.written().unwrap_or(UNIX_EPOCH);
     let limit = usize::try_from(Limits::default().document_bytes).unwrap_or(usize::MAX);
-    let bytes = file.read_at(0, limit.saturating_add(1)).ok()?;
-    let target = &entry.target;
-    let root = Descriptor::new(target.media_type.clone(), target.digest.clone(), target.size);
-    let listed = CacheRoot::parse(root.clone(), bytes).ok()?;
-    Some(CacheVersion {
-        id,
-        reference: reference.to_owned(),
-        part: String::new(),
-        title: String::new(),
-        mode: String::new(),
-        builder: String::new(),
-        created: written,
-        used: written,
-        root,
-        layers: u64::try_from(listed.layers.len()).unwrap_or(u64::MAX),
-        bytes: listed.blobs().iter().fold(0, |sum, blob| sum.saturating_add(blob.size)),
-    })
+    entry.foreign_version(file.read_at(0, limit.saturating_add(1)).ok()?, written)
 }
 
 #[async_trait]
@@ -68,7 +47,8 @@ impl CacheStore for RepositoryCaches {
                 let Some(index) = stores.names.read()? else { return Ok(Vec::new()) };
                 let is_match = |own: &str| reference.as_ref().is_none_or(|name| name == own);
                 let others = index.entries().iter().filter(|entry| entry.foreign_cache().is_some_and(is_match));
-                let mut versions: Vec<_> = others.take(FOREIGN).filter_map(|entry| foreign(stores, entry)).collect();
+                let mut versions: Vec<_> =
+                    others.take(MAX_FOREIGN).filter_map(|entry| foreign(stores, entry)).collect();
                 versions.extend(index.caches().into_iter().filter(|version| is_match(&version.reference)));
                 sort(&mut versions);
                 Ok(versions)

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::Output;
-use crate::image::layout::blob_path;
+use crate::image::layout::{INDEX_FILE, MARKER, MARKER_FILE, blob_path};
 use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::source::{Chunks, Source, SourceError, read_range};
 use crate::tar;
@@ -93,8 +93,6 @@ impl Archive {
     pub fn of(images: &[Saved<'_>], format: ArchiveFormat, absent: &HashSet<Digest>) -> Result<Self, ArchiveError> {
         let mut seen = HashSet::new();
         let files = frame::files(images, format, absent)?;
-        let files: Vec<_> = files.into_iter().map(|(name, content)| (name, Bytes::from(content))).collect();
-        let head: usize = files.iter().map(|(name, content)| head(name, content).len()).sum();
         let blobs: Vec<_> = images
             .iter()
             .flat_map(|image| image.graph.descriptors())
@@ -102,6 +100,20 @@ impl Archive {
             // Only digest and size are needed; this is kept in memory while the archive is read.
             .map(|blob| Descriptor::new("", blob.digest.clone(), blob.size))
             .collect();
+        Self::made_of(files, blobs)
+    }
+
+    /// The archive of a layout that has this index and these blobs, each of which is given once.
+    ///
+    /// # Errors
+    /// When it would be larger than 8 EiB.
+    pub(crate) fn layout(index: Vec<u8>, blobs: Vec<Descriptor>) -> Result<Self, ArchiveError> {
+        Self::made_of(vec![(MARKER_FILE, MARKER.to_vec()), (INDEX_FILE, index)], blobs)
+    }
+
+    fn made_of(files: Vec<(&'static str, Vec<u8>)>, blobs: Vec<Descriptor>) -> Result<Self, ArchiveError> {
+        let files: Vec<_> = files.into_iter().map(|(name, content)| (name, Bytes::from(content))).collect();
+        let head: usize = files.iter().map(|(name, content)| head(name, content).len()).sum();
         let folders = folders(&blobs);
         let head = head + folders.len() * tar::BLOCK;
         let size = blobs.iter().try_fold((head + tar::END.len()) as u64, |size, blob| {

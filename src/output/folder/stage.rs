@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::{Dest, FolderError, STAGE};
+use crate::source::archive::system_error;
 
 /// The name of the output in its stage.
 const OUTPUT: &str = "output";
@@ -46,7 +47,8 @@ impl Stage {
         }
         // The name is random, and an existing folder is not reused.
         let temporary = tempfile::Builder::new().prefix(STAGE).tempdir_in(&dest.root);
-        let path = temporary.map_err(|error| FolderError::system("writing in", &dest.root, error))?.keep();
+        let failed = |error| FolderError::system("writing in", &dest.root, system_error(error));
+        let path = temporary.map_err(failed)?.keep();
         let stage = openat(CWD, &path, FOLDER, Mode::empty());
         let stage = stage.map_err(|error| FolderError::system("opening", &path, error))?;
         if !is_ours(&stage) {

@@ -1,5 +1,9 @@
 //! Why an archive cannot be read.
 
+use std::io::{self, ErrorKind};
+
+use rustix::io::Errno;
+
 use crate::image::DocumentError;
 use crate::tar::BLOCK;
 
@@ -15,7 +19,7 @@ pub enum ArchiveError {
         /// The operation.
         what: String,
         /// The system's error.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// It is an invalid tar archive, or ends too early.
     #[error("{archive} is not a whole tar archive: {reason}")]
@@ -76,13 +80,22 @@ impl ArchiveError {
         Self::NotArchive { archive, reason }
     }
 
+    /// What is wrong, for messages that name the archive already.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Io { what, error, .. } => format!("{what}: {error}"),
+            Self::Member { member, reason, .. } => format!("`{member}` {reason}"),
+            error => error.to_string(),
+        }
+    }
+
     /// What a user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { error, .. } if error.kind() == std::io::ErrorKind::StorageFull => {
-                Some("set TMPDIR to a folder with more room, or name an uncompressed file instead of a stream".to_owned())
+            Self::Io { error, .. } if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                Some("set TMPDIR to a folder with more room, or name an uncompressed file, which is read in place".to_owned())
             }
-            Self::Io { error, .. } if error.kind() == std::io::ErrorKind::NotFound => {
+            Self::Io { error, .. } if error.kind() == ErrorKind::NotFound => {
                 Some("name an archive of `docker save`, an OCI archive, or a layout folder that exists".to_owned())
             }
             Self::Unrecognised { .. } | Self::NotArchive { .. } => {
@@ -92,6 +105,20 @@ impl ArchiveError {
             _ => None,
         }
     }
+}
+
+/// What the system said, without the path that `tempfile` adds: a name of ours, which nobody knows. (It keeps the kind alone.)
+pub(crate) fn system_error(error: io::Error) -> io::Error {
+    let number = match error.kind() {
+        ErrorKind::NotFound => Errno::NOENT,
+        ErrorKind::NotADirectory => Errno::NOTDIR,
+        ErrorKind::PermissionDenied => Errno::ACCESS,
+        ErrorKind::ReadOnlyFilesystem => Errno::ROFS,
+        ErrorKind::StorageFull => Errno::NOSPC,
+        ErrorKind::QuotaExceeded => Errno::DQUOT,
+        _ => return error,
+    };
+    if error.raw_os_error().is_some() { error } else { number.into() }
 }
 
 /// Whether `bytes` begin with a tar header: its checksum is right (POSIX.1-1988, `ustar`), or all of it is zeros.

@@ -1,7 +1,7 @@
 //! The files of an archive or of a folder, by name.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -52,17 +52,17 @@ impl Files {
             }
             Location::Folder(folder) => folder,
         };
-        let file = match File::open(folder.join(member)) {
-            Ok(file) => file,
+        let path = folder.join(member);
+        // To open a pipe without a writer would block.
+        let file = match fs::metadata(&path).and_then(|found| found.is_file().then(|| File::open(&path)).transpose()) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Err(self.wrong(member, "is no file".to_owned())),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(None);
             }
             Err(error) => return Err(self.failed(member, error)),
         };
         let metadata = file.metadata().map_err(|error| self.failed(member, error))?;
-        if !metadata.is_file() {
-            return Err(self.wrong(member, "is no file".to_owned()));
-        }
         Ok(Some(BlobLocation::File { file: Arc::new(file), offset: 0, size: metadata.len() }))
     }
 

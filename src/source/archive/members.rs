@@ -169,11 +169,6 @@ impl Members {
         }
     }
 
-    /// All files that are no links, by their cleaned names.
-    pub(super) fn files(&self) -> impl Iterator<Item = (&[u8], &BlobLocation)> {
-        self.files.iter().map(|(name, location)| (name.as_slice(), location))
-    }
-
     /// Adds a member; `location` gives the place of its bytes if it is a file.
     pub(super) fn add(&mut self, head: Head, location: impl FnOnce(u64) -> BlobLocation) -> Result<(), String> {
         if self.count == MAX_MEMBERS {

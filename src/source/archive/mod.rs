@@ -8,10 +8,10 @@ mod error;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod layout;
 mod members;
 mod oci;
 mod spool;
-mod unpack;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use tokio::io::{AsyncBufRead, BufReader};
+use tokio::io::BufReader;
 use tokio::task::spawn_blocking;
 
 use self::files::{Files, read_at};
@@ -33,7 +33,8 @@ use crate::tar::BLOCK;
 
 pub use docker::ManifestFormat;
 pub use error::ArchiveError;
-pub(crate) use unpack::unpack;
+pub(crate) use error::system_error;
+pub(crate) use layout::LayoutFiles;
 
 /// How much is read at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -94,43 +95,8 @@ impl Archive {
         format: ManifestFormat,
         engine: Option<Arc<dyn BlobLookup>>,
     ) -> Result<Self, ArchiveError> {
-        let failed = |error| ArchiveError::Io { archive: name.clone(), what: "reading it".to_owned(), error };
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            let reader = BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(file));
-            return Self::read(&name, reader, format, engine).await;
-        }
-        let mut begin = [0; BLOCK];
-        let file = Arc::new(file);
-        let location = BlobLocation::File { file: file.clone(), offset: 0, size: metadata.len() };
-        let length = read_at(&location, 0, &mut begin).map_err(failed)?;
-        let begin = &begin[..length];
-        if begin.is_empty() {
-            return Err(ArchiveError::tar(&name, begin, String::new()));
-        }
-        if Compression::of(begin) != Compression::None {
-            let again = file.try_clone().map_err(failed)?;
-            let reader = BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(again));
-            return Self::read(&name, reader, format, engine).await;
-        }
-        let members = blocking(&name, move || Members::of(&file)).await?;
-        let members = members.map_err(|reason| ArchiveError::tar(&name, begin, reason))?;
-        Self::of(Files::tar(name, members), format, engine).await
-    }
-
-    /// Reads the archive `name` from a stream.
-    async fn read(
-        name: &str,
-        reader: impl AsyncBufRead + Send + Unpin + 'static,
-        format: ManifestFormat,
-        engine: Option<Arc<dyn BlobLookup>>,
-    ) -> Result<Self, ArchiveError> {
-        let failed = |error| ArchiveError::Io { archive: name.to_owned(), what: "reading it".to_owned(), error };
-        let plain = decompress_archive(reader).await.map_err(failed)?;
-        let (members, behind) = spool::spool(name, plain, engine.as_deref()).await?;
-        let mut archive = Self::of(Files::tar(name.to_owned(), members), format, engine).await?;
-        archive.remark = behind.map(|error| remark(name, &error));
-        Ok(archive)
+        let (files, remark) = open_files(&name, file, engine.as_deref()).await?;
+        Ok(Self { remark, ..Self::of(files, format, engine).await? })
     }
 
     async fn of(
@@ -190,7 +156,7 @@ impl Archive {
         }
         let (files, digest) = (self.files.clone(), digest.clone());
         let requested = digest.clone();
-        let found = spawn_blocking(move || files.blob(&requested).map_err(|error| error.to_string())).await;
+        let found = spawn_blocking(move || files.blob(&requested).map_err(|error| error.reason())).await;
         let found = found.unwrap_or_else(|error| Err(error.to_string()));
         let name = self.files.name().to_owned();
         found.map_err(|reason| SourceError::Read { name, digest, reason })
@@ -205,6 +171,36 @@ impl Archive {
     pub fn images(&self) -> &[SavedImage] {
         &self.images
     }
+}
+
+/// The files of the archive `name`, and a defect that does not keep it from being read. Those of an uncompressed file are read
+/// in place; all others go into an unnamed temporary file, but for the blobs that `engine` has.
+async fn open_files(
+    name: &str,
+    file: File,
+    engine: Option<&dyn BlobLookup>,
+) -> Result<(Files, Option<String>), ArchiveError> {
+    let failed = |error| ArchiveError::Io { archive: name.to_owned(), what: "reading it".to_owned(), error };
+    let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_file() {
+        let mut begin = [0; BLOCK];
+        let file = Arc::new(file.try_clone().map_err(failed)?);
+        let location = BlobLocation::File { file: file.clone(), offset: 0, size: metadata.len() };
+        let length = read_at(&location, 0, &mut begin).map_err(failed)?;
+        let begin = &begin[..length];
+        if begin.is_empty() {
+            return Err(ArchiveError::tar(name, begin, String::new()));
+        }
+        if Compression::of(begin) == Compression::None {
+            let members = blocking(name, move || Members::of(&file)).await?;
+            let members = members.map_err(|reason| ArchiveError::tar(name, begin, reason))?;
+            return Ok((Files::tar(name.to_owned(), members), None));
+        }
+    }
+    let reader = BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(file));
+    let plain = decompress_archive(reader).await.map_err(failed)?;
+    let (members, behind) = spool::spool(name, plain, engine).await?;
+    Ok((Files::tar(name.to_owned(), members), behind.map(|error| remark(name, &error))))
 }
 
 /// What is said of an archive behind whose end something is wrong.

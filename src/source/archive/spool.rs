@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::members::{BlobLocation, Head, Members, Step, cut_off, step};
-use super::{ArchiveError, BlobLookup};
+use super::{ArchiveError, BlobLookup, system_error};
 use crate::compression::{Compression, Decompressed};
 use crate::image::{Digest, Limits};
 use crate::tar::BLOCK;
@@ -30,8 +30,9 @@ pub(super) async fn spool(
     };
     let broken =
         |begin: &Option<Vec<u8>>, reason| ArchiveError::tar(name, begin.as_deref().unwrap_or_default(), reason);
-    let kept = Arc::new(tempfile::tempfile().map_err(failed("making a temporary file"))?);
-    let mut into = tokio::fs::File::from_std(kept.try_clone().map_err(failed("making a temporary file"))?);
+    let keeping = format!("keeping it in an unnamed file in {}", std::env::temp_dir().display());
+    let kept = Arc::new(tempfile::tempfile().map_err(|error| failed(&keeping)(system_error(error)))?);
+    let mut into = tokio::fs::File::from_std(kept.try_clone().map_err(failed(&keeping))?);
     let (mut members, mut at, mut end) = (Members::default(), 0_u64, 0_u64);
     // The first header tells whether it is an archive at all.
     let (mut head, mut needed, mut begin, mut is_whole) = (Vec::new(), BLOCK, None, false);
@@ -81,7 +82,7 @@ pub(super) async fn spool(
                         mark.extend_from_slice(&buffer[..useful.min(Compression::MARK_BYTES - mark.len())]);
                     }
                     if keep {
-                        into.write_all(&buffer[..useful]).await.map_err(failed("keeping it in a temporary file"))?;
+                        into.write_all(&buffer[..useful]).await.map_err(failed(&keeping))?;
                     }
                 }
                 at += member.head + member.size + member.padding();
@@ -107,7 +108,7 @@ pub(super) async fn spool(
             Err(error) => return Err(failed("reading it")(error)),
         }
     };
-    into.flush().await.map_err(failed("keeping it in a temporary file"))?;
+    into.flush().await.map_err(failed(&keeping))?;
     Ok((members, behind))
 }
 

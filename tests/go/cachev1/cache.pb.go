@@ -29,6 +29,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// A limit on caches.
+type DropReason int32
+
+const (
+	// Never sent.
+	DropReason_DROP_REASON_UNSPECIFIED DropReason = 0
+	// The ref has more parts than one may have; those that were not used for longest go.
+	DropReason_DROP_REASON_PARTS DropReason = 1
+	// What the server's administrator set for all caches together.
+	DropReason_DROP_REASON_LIMITS DropReason = 2
+)
+
+// Enum value maps for DropReason.
+var (
+	DropReason_name = map[int32]string{
+		0: "DROP_REASON_UNSPECIFIED",
+		1: "DROP_REASON_PARTS",
+		2: "DROP_REASON_LIMITS",
+	}
+	DropReason_value = map[string]int32{
+		"DROP_REASON_UNSPECIFIED": 0,
+		"DROP_REASON_PARTS":       1,
+		"DROP_REASON_LIMITS":      2,
+	}
+)
+
+func (x DropReason) Enum() *DropReason {
+	p := new(DropReason)
+	*p = x
+	return p
+}
+
+func (x DropReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DropReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_linkspan_cache_v1_cache_proto_enumTypes[0].Descriptor()
+}
+
+func (DropReason) Type() protoreflect.EnumType {
+	return &file_linkspan_cache_v1_cache_proto_enumTypes[0]
+}
+
+func (x DropReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DropReason.Descriptor instead.
+func (DropReason) EnumDescriptor() ([]byte, []int) {
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{0}
+}
+
 // How it stands with a layer. A result is stored if the export has all its layers at the Commit; sending the others is
 // the client's choice.
 type Standing int32
@@ -75,11 +128,11 @@ func (x Standing) String() string {
 }
 
 func (Standing) Descriptor() protoreflect.EnumDescriptor {
-	return file_linkspan_cache_v1_cache_proto_enumTypes[0].Descriptor()
+	return file_linkspan_cache_v1_cache_proto_enumTypes[1].Descriptor()
 }
 
 func (Standing) Type() protoreflect.EnumType {
-	return &file_linkspan_cache_v1_cache_proto_enumTypes[0]
+	return &file_linkspan_cache_v1_cache_proto_enumTypes[1]
 }
 
 func (x Standing) Number() protoreflect.EnumNumber {
@@ -88,7 +141,7 @@ func (x Standing) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Standing.Descriptor instead.
 func (Standing) EnumDescriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{0}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{1}
 }
 
 // What a step is.
@@ -136,11 +189,11 @@ func (x ProgressKind) String() string {
 }
 
 func (ProgressKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_linkspan_cache_v1_cache_proto_enumTypes[1].Descriptor()
+	return file_linkspan_cache_v1_cache_proto_enumTypes[2].Descriptor()
 }
 
 func (ProgressKind) Type() protoreflect.EnumType {
-	return &file_linkspan_cache_v1_cache_proto_enumTypes[1]
+	return &file_linkspan_cache_v1_cache_proto_enumTypes[2]
 }
 
 func (x ProgressKind) Number() protoreflect.EnumNumber {
@@ -149,7 +202,7 @@ func (x ProgressKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ProgressKind.Descriptor instead.
 func (ProgressKind) EnumDescriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{1}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{2}
 }
 
 // What has happened to a version.
@@ -197,11 +250,11 @@ func (x VersionChange) String() string {
 }
 
 func (VersionChange) Descriptor() protoreflect.EnumDescriptor {
-	return file_linkspan_cache_v1_cache_proto_enumTypes[2].Descriptor()
+	return file_linkspan_cache_v1_cache_proto_enumTypes[3].Descriptor()
 }
 
 func (VersionChange) Type() protoreflect.EnumType {
-	return &file_linkspan_cache_v1_cache_proto_enumTypes[2]
+	return &file_linkspan_cache_v1_cache_proto_enumTypes[3]
 }
 
 func (x VersionChange) Number() protoreflect.EnumNumber {
@@ -210,7 +263,7 @@ func (x VersionChange) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VersionChange.Descriptor instead.
 func (VersionChange) EnumDescriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{2}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{3}
 }
 
 // Asks for Capabilities.
@@ -261,7 +314,7 @@ type CapabilitiesResponse struct {
 	Server string `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
 	// Patterns of the refs that this client may write and delete, in which `*` matches any run of characters. Empty allows all.
 	AllowedRefs []string `protobuf:"bytes,4,rep,name=allowed_refs,json=allowedRefs,proto3" json:"allowed_refs,omitempty"`
-	// What can be done beyond this version's first methods, by name: `usage`, `inspect-version`, `copies`.
+	// What can be done beyond this version's first methods, by name: `usage`, `inspect-version`, `copies`, `dropped`.
 	Features      []string `protobuf:"bytes,5,rep,name=features,proto3" json:"features,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2437,7 +2490,9 @@ type TargetResult struct {
 	// Why it failed; unset on success.
 	Error *exportv1.Error `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	// The version that the part had before; unset if it had none, or has this one. Feature `copies`.
-	Replaced      *Version `protobuf:"bytes,6,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	Replaced *Version `protobuf:"bytes,6,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	// The versions of other parts and caches that went since, because of a limit. Feature `dropped`.
+	Dropped       []*DroppedVersion `protobuf:"bytes,7,rep,name=dropped,proto3" json:"dropped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2514,6 +2569,68 @@ func (x *TargetResult) GetReplaced() *Version {
 	return nil
 }
 
+func (x *TargetResult) GetDropped() []*DroppedVersion {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+// A version that nothing replaced, and that went because of a limit.
+type DroppedVersion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version.
+	Version *Version `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// The limit.
+	Reason        DropReason `protobuf:"varint,2,opt,name=reason,proto3,enum=linkspan.cache.v1.DropReason" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DroppedVersion) Reset() {
+	*x = DroppedVersion{}
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DroppedVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DroppedVersion) ProtoMessage() {}
+
+func (x *DroppedVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DroppedVersion.ProtoReflect.Descriptor instead.
+func (*DroppedVersion) Descriptor() ([]byte, []int) {
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *DroppedVersion) GetVersion() *Version {
+	if x != nil {
+		return x.Version
+	}
+	return nil
+}
+
+func (x *DroppedVersion) GetReason() DropReason {
+	if x != nil {
+		return x.Reason
+	}
+	return DropReason_DROP_REASON_UNSPECIFIED
+}
+
 // Records for an export: all of them are taken, or none.
 type PutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2527,7 +2644,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[31]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2656,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[31]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2669,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{31}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutRequest) GetExportId() string {
@@ -2586,7 +2703,7 @@ type NewRecord struct {
 
 func (x *NewRecord) Reset() {
 	*x = NewRecord{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[32]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2598,7 +2715,7 @@ func (x *NewRecord) String() string {
 func (*NewRecord) ProtoMessage() {}
 
 func (x *NewRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[32]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2611,7 +2728,7 @@ func (x *NewRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewRecord.ProtoReflect.Descriptor instead.
 func (*NewRecord) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{32}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NewRecord) GetNumber() uint32 {
@@ -2653,7 +2770,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[33]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2665,7 +2782,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[33]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2678,7 +2795,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{33}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Input) GetAlternatives() []*Alternative {
@@ -2701,7 +2818,7 @@ type Alternative struct {
 
 func (x *Alternative) Reset() {
 	*x = Alternative{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[34]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2830,7 @@ func (x *Alternative) String() string {
 func (*Alternative) ProtoMessage() {}
 
 func (x *Alternative) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[34]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +2843,7 @@ func (x *Alternative) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alternative.ProtoReflect.Descriptor instead.
 func (*Alternative) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{34}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Alternative) GetRecord() uint32 {
@@ -2756,7 +2873,7 @@ type NewResult struct {
 
 func (x *NewResult) Reset() {
 	*x = NewResult{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[35]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2768,7 +2885,7 @@ func (x *NewResult) String() string {
 func (*NewResult) ProtoMessage() {}
 
 func (x *NewResult) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[35]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2781,7 +2898,7 @@ func (x *NewResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewResult.ProtoReflect.Descriptor instead.
 func (*NewResult) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{35}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NewResult) GetChain() []*exportv1.Descriptor {
@@ -2809,7 +2926,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[36]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2821,7 +2938,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[36]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2834,7 +2951,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{36}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PutResponse) GetLayers() []*PutLayer {
@@ -2857,7 +2974,7 @@ type PutLayer struct {
 
 func (x *PutLayer) Reset() {
 	*x = PutLayer{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[37]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +2986,7 @@ func (x *PutLayer) String() string {
 func (*PutLayer) ProtoMessage() {}
 
 func (x *PutLayer) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[37]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +2999,7 @@ func (x *PutLayer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutLayer.ProtoReflect.Descriptor instead.
 func (*PutLayer) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{37}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PutLayer) GetDigest() string {
@@ -2912,7 +3029,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[38]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +3041,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[38]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +3054,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{38}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CommitRequest) GetExportId() string {
@@ -2971,7 +3088,7 @@ type CommitTarget struct {
 
 func (x *CommitTarget) Reset() {
 	*x = CommitTarget{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[39]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2983,7 +3100,7 @@ func (x *CommitTarget) String() string {
 func (*CommitTarget) ProtoMessage() {}
 
 func (x *CommitTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[39]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2996,7 +3113,7 @@ func (x *CommitTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitTarget.ProtoReflect.Descriptor instead.
 func (*CommitTarget) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{39}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CommitTarget) GetTargetId() string {
@@ -3036,7 +3153,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[40]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3048,7 +3165,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[40]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3061,7 +3178,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{40}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CommitResponse) GetEvent() isCommitResponse_Event {
@@ -3122,7 +3239,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[41]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3134,7 +3251,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[41]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3147,7 +3264,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{41}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Progress) GetTargetId() string {
@@ -3184,7 +3301,7 @@ type CommitResults struct {
 
 func (x *CommitResults) Reset() {
 	*x = CommitResults{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[42]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3313,7 @@ func (x *CommitResults) String() string {
 func (*CommitResults) ProtoMessage() {}
 
 func (x *CommitResults) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[42]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3326,7 @@ func (x *CommitResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResults.ProtoReflect.Descriptor instead.
 func (*CommitResults) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{42}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CommitResults) GetResults() []*TargetResult {
@@ -3239,7 +3356,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[43]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3368,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[43]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3381,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{43}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RenewRequest) GetId() string {
@@ -3292,7 +3409,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[44]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3304,7 +3421,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[44]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3317,7 +3434,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{44}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RenewResponse) GetExpireTime() *timestamppb.Timestamp {
@@ -3338,7 +3455,7 @@ type AbortRequest struct {
 
 func (x *AbortRequest) Reset() {
 	*x = AbortRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[45]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3350,7 +3467,7 @@ func (x *AbortRequest) String() string {
 func (*AbortRequest) ProtoMessage() {}
 
 func (x *AbortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[45]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3363,7 +3480,7 @@ func (x *AbortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequest.ProtoReflect.Descriptor instead.
 func (*AbortRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{45}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AbortRequest) GetExportId() string {
@@ -3384,7 +3501,7 @@ type AbortResponse struct {
 
 func (x *AbortResponse) Reset() {
 	*x = AbortResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[46]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3513,7 @@ func (x *AbortResponse) String() string {
 func (*AbortResponse) ProtoMessage() {}
 
 func (x *AbortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[46]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3526,7 @@ func (x *AbortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortResponse.ProtoReflect.Descriptor instead.
 func (*AbortResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{46}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AbortResponse) GetExport() *Export {
@@ -3430,7 +3547,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[47]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3559,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[47]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3572,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{47}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetRequest) GetExportId() string {
@@ -3476,7 +3593,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[48]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +3605,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[48]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +3618,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{48}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetResponse) GetExport() *Export {
@@ -3528,7 +3645,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[49]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +3657,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[49]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +3670,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{49}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListRequest) GetPrefix() string {
@@ -3599,7 +3716,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[50]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3611,7 +3728,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[50]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3624,7 +3741,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{50}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListResponse) GetVersions() []*Version {
@@ -3663,7 +3780,7 @@ type VersionUsage struct {
 
 func (x *VersionUsage) Reset() {
 	*x = VersionUsage{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[51]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3675,7 +3792,7 @@ func (x *VersionUsage) String() string {
 func (*VersionUsage) ProtoMessage() {}
 
 func (x *VersionUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[51]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3688,7 +3805,7 @@ func (x *VersionUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionUsage.ProtoReflect.Descriptor instead.
 func (*VersionUsage) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{51}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *VersionUsage) GetUniqueBytes() int64 {
@@ -3725,7 +3842,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[52]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3737,7 +3854,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[52]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3750,7 +3867,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{52}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *InspectRequest) GetRef() string {
@@ -3778,7 +3895,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[53]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3790,7 +3907,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[53]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3803,7 +3920,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{53}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *InspectResponse) GetVersions() []*InspectedVersion {
@@ -3840,7 +3957,7 @@ type InspectedVersion struct {
 
 func (x *InspectedVersion) Reset() {
 	*x = InspectedVersion{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[54]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3852,7 +3969,7 @@ func (x *InspectedVersion) String() string {
 func (*InspectedVersion) ProtoMessage() {}
 
 func (x *InspectedVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[54]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3865,7 +3982,7 @@ func (x *InspectedVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectedVersion.ProtoReflect.Descriptor instead.
 func (*InspectedVersion) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{54}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *InspectedVersion) GetVersion() *Version {
@@ -3946,7 +4063,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[55]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3958,7 +4075,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[55]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3971,7 +4088,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{55}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DeleteRequest) GetRef() string {
@@ -4006,7 +4123,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[56]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4018,7 +4135,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[56]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4031,7 +4148,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{56}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DeleteResponse) GetVersions() []*Version {
@@ -4058,7 +4175,7 @@ type PruneRequest struct {
 
 func (x *PruneRequest) Reset() {
 	*x = PruneRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[57]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4070,7 +4187,7 @@ func (x *PruneRequest) String() string {
 func (*PruneRequest) ProtoMessage() {}
 
 func (x *PruneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[57]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4083,7 +4200,7 @@ func (x *PruneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneRequest.ProtoReflect.Descriptor instead.
 func (*PruneRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{57}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PruneRequest) GetRefs() []string {
@@ -4130,7 +4247,7 @@ type PruneResponse struct {
 
 func (x *PruneResponse) Reset() {
 	*x = PruneResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[58]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4142,7 +4259,7 @@ func (x *PruneResponse) String() string {
 func (*PruneResponse) ProtoMessage() {}
 
 func (x *PruneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[58]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4155,7 +4272,7 @@ func (x *PruneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneResponse.ProtoReflect.Descriptor instead.
 func (*PruneResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{58}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PruneResponse) GetEvent() isPruneResponse_Event {
@@ -4214,7 +4331,7 @@ type PrunedVersion struct {
 
 func (x *PrunedVersion) Reset() {
 	*x = PrunedVersion{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[59]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4226,7 +4343,7 @@ func (x *PrunedVersion) String() string {
 func (*PrunedVersion) ProtoMessage() {}
 
 func (x *PrunedVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[59]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4239,7 +4356,7 @@ func (x *PrunedVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrunedVersion.ProtoReflect.Descriptor instead.
 func (*PrunedVersion) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{59}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *PrunedVersion) GetVersion() *Version {
@@ -4271,7 +4388,7 @@ type PruneTotal struct {
 
 func (x *PruneTotal) Reset() {
 	*x = PruneTotal{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[60]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4283,7 +4400,7 @@ func (x *PruneTotal) String() string {
 func (*PruneTotal) ProtoMessage() {}
 
 func (x *PruneTotal) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[60]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4296,7 +4413,7 @@ func (x *PruneTotal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneTotal.ProtoReflect.Descriptor instead.
 func (*PruneTotal) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{60}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PruneTotal) GetVersions() int64 {
@@ -4329,7 +4446,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[61]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4341,7 +4458,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[61]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4354,7 +4471,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{61}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{62}
 }
 
 // What all caches take.
@@ -4382,7 +4499,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[62]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4394,7 +4511,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[62]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4407,7 +4524,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{62}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *UsageResponse) GetRefs() int64 {
@@ -4477,7 +4594,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[63]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4489,7 +4606,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[63]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4502,7 +4619,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{63}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *WatchRequest) GetPrefix() string {
@@ -4529,7 +4646,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[64]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4541,7 +4658,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[64]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4554,7 +4671,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{64}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *WatchResponse) GetEvent() isWatchResponse_Event {
@@ -4625,7 +4742,7 @@ type WatchStarted struct {
 
 func (x *WatchStarted) Reset() {
 	*x = WatchStarted{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[65]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4637,7 +4754,7 @@ func (x *WatchStarted) String() string {
 func (*WatchStarted) ProtoMessage() {}
 
 func (x *WatchStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[65]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4650,7 +4767,7 @@ func (x *WatchStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStarted.ProtoReflect.Descriptor instead.
 func (*WatchStarted) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{65}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{66}
 }
 
 // Something has happened to a version.
@@ -4668,7 +4785,7 @@ type VersionEvent struct {
 
 func (x *VersionEvent) Reset() {
 	*x = VersionEvent{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[66]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4680,7 +4797,7 @@ func (x *VersionEvent) String() string {
 func (*VersionEvent) ProtoMessage() {}
 
 func (x *VersionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[66]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4693,7 +4810,7 @@ func (x *VersionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionEvent.ProtoReflect.Descriptor instead.
 func (*VersionEvent) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{66}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *VersionEvent) GetChange() VersionChange {
@@ -4728,7 +4845,7 @@ type WatchMissed struct {
 
 func (x *WatchMissed) Reset() {
 	*x = WatchMissed{}
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[67]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4740,7 +4857,7 @@ func (x *WatchMissed) String() string {
 func (*WatchMissed) ProtoMessage() {}
 
 func (x *WatchMissed) ProtoReflect() protoreflect.Message {
-	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[67]
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4753,7 +4870,7 @@ func (x *WatchMissed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMissed.ProtoReflect.Descriptor instead.
 func (*WatchMissed) Descriptor() ([]byte, []int) {
-	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{67}
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *WatchMissed) GetEvents() int64 {
@@ -4930,14 +5047,18 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\x12latest_expire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x10latestExpireTime\x129\n" +
 	"\aresults\x18\a \x03(\v2\x1f.linkspan.cache.v1.TargetResultR\aresults\x12\x14\n" +
 	"\x05blobs\x18\b \x01(\x03R\x05blobs\x12\x14\n" +
-	"\x05bytes\x18\t \x01(\x03R\x05bytes\"\xef\x01\n" +
+	"\x05bytes\x18\t \x01(\x03R\x05bytes\"\xac\x02\n" +
 	"\fTargetResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x124\n" +
 	"\aversion\x18\x03 \x01(\v2\x1a.linkspan.cache.v1.VersionR\aversion\x12\x1c\n" +
 	"\tunchanged\x18\x04 \x01(\bR\tunchanged\x12/\n" +
 	"\x05error\x18\x05 \x01(\v2\x19.linkspan.export.v1.ErrorR\x05error\x126\n" +
-	"\breplaced\x18\x06 \x01(\v2\x1a.linkspan.cache.v1.VersionR\breplaced\"a\n" +
+	"\breplaced\x18\x06 \x01(\v2\x1a.linkspan.cache.v1.VersionR\breplaced\x12;\n" +
+	"\adropped\x18\a \x03(\v2!.linkspan.cache.v1.DroppedVersionR\adropped\"}\n" +
+	"\x0eDroppedVersion\x124\n" +
+	"\aversion\x18\x01 \x01(\v2\x1a.linkspan.cache.v1.VersionR\aversion\x125\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x1d.linkspan.cache.v1.DropReasonR\x06reason\"a\n" +
 	"\n" +
 	"PutRequest\x12\x1b\n" +
 	"\texport_id\x18\x01 \x01(\tR\bexportId\x126\n" +
@@ -5074,7 +5195,12 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\v2\x1a.linkspan.cache.v1.VersionR\aversion\x12.\n" +
 	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"%\n" +
 	"\vWatchMissed\x12\x16\n" +
-	"\x06events\x18\x01 \x01(\x03R\x06events*~\n" +
+	"\x06events\x18\x01 \x01(\x03R\x06events*X\n" +
+	"\n" +
+	"DropReason\x12\x1b\n" +
+	"\x17DROP_REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11DROP_REASON_PARTS\x10\x01\x12\x16\n" +
+	"\x12DROP_REASON_LIMITS\x10\x02*~\n" +
 	"\bStanding\x12\x18\n" +
 	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTANDING_WANTED\x10\x01\x12\x14\n" +
@@ -5125,210 +5251,215 @@ func file_linkspan_cache_v1_cache_proto_rawDescGZIP() []byte {
 	return file_linkspan_cache_v1_cache_proto_rawDescData
 }
 
-var file_linkspan_cache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_linkspan_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_linkspan_cache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_linkspan_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_linkspan_cache_v1_cache_proto_goTypes = []any{
-	(Standing)(0),                 // 0: linkspan.cache.v1.Standing
-	(ProgressKind)(0),             // 1: linkspan.cache.v1.ProgressKind
-	(VersionChange)(0),            // 2: linkspan.cache.v1.VersionChange
-	(*CapabilitiesRequest)(nil),   // 3: linkspan.cache.v1.CapabilitiesRequest
-	(*CapabilitiesResponse)(nil),  // 4: linkspan.cache.v1.CapabilitiesResponse
-	(*Limits)(nil),                // 5: linkspan.cache.v1.Limits
-	(*Version)(nil),               // 6: linkspan.cache.v1.Version
-	(*PartName)(nil),              // 7: linkspan.cache.v1.PartName
-	(*ResolveRequest)(nil),        // 8: linkspan.cache.v1.ResolveRequest
-	(*ResolveResponse)(nil),       // 9: linkspan.cache.v1.ResolveResponse
-	(*ResolvedPart)(nil),          // 10: linkspan.cache.v1.ResolvedPart
-	(*QueryRequest)(nil),          // 11: linkspan.cache.v1.QueryRequest
-	(*Lookup)(nil),                // 12: linkspan.cache.v1.Lookup
-	(*RootKey)(nil),               // 13: linkspan.cache.v1.RootKey
-	(*Link)(nil),                  // 14: linkspan.cache.v1.Link
-	(*QueryResponse)(nil),         // 15: linkspan.cache.v1.QueryResponse
-	(*Found)(nil),                 // 16: linkspan.cache.v1.Found
-	(*RecordKey)(nil),             // 17: linkspan.cache.v1.RecordKey
-	(*Following)(nil),             // 18: linkspan.cache.v1.Following
-	(*RecordsRequest)(nil),        // 19: linkspan.cache.v1.RecordsRequest
-	(*RecordsResponse)(nil),       // 20: linkspan.cache.v1.RecordsResponse
-	(*RecordResults)(nil),         // 21: linkspan.cache.v1.RecordResults
-	(*StoredResult)(nil),          // 22: linkspan.cache.v1.StoredResult
-	(*LoadRequest)(nil),           // 23: linkspan.cache.v1.LoadRequest
-	(*LoadResponse)(nil),          // 24: linkspan.cache.v1.LoadResponse
-	(*ReleaseRequest)(nil),        // 25: linkspan.cache.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),       // 26: linkspan.cache.v1.ReleaseResponse
-	(*Target)(nil),                // 27: linkspan.cache.v1.Target
-	(*CopiedPart)(nil),            // 28: linkspan.cache.v1.CopiedPart
-	(*Expectation)(nil),           // 29: linkspan.cache.v1.Expectation
-	(*OpenRequest)(nil),           // 30: linkspan.cache.v1.OpenRequest
-	(*OpenResponse)(nil),          // 31: linkspan.cache.v1.OpenResponse
-	(*Export)(nil),                // 32: linkspan.cache.v1.Export
-	(*TargetResult)(nil),          // 33: linkspan.cache.v1.TargetResult
-	(*PutRequest)(nil),            // 34: linkspan.cache.v1.PutRequest
-	(*NewRecord)(nil),             // 35: linkspan.cache.v1.NewRecord
-	(*Input)(nil),                 // 36: linkspan.cache.v1.Input
-	(*Alternative)(nil),           // 37: linkspan.cache.v1.Alternative
-	(*NewResult)(nil),             // 38: linkspan.cache.v1.NewResult
-	(*PutResponse)(nil),           // 39: linkspan.cache.v1.PutResponse
-	(*PutLayer)(nil),              // 40: linkspan.cache.v1.PutLayer
-	(*CommitRequest)(nil),         // 41: linkspan.cache.v1.CommitRequest
-	(*CommitTarget)(nil),          // 42: linkspan.cache.v1.CommitTarget
-	(*CommitResponse)(nil),        // 43: linkspan.cache.v1.CommitResponse
-	(*Progress)(nil),              // 44: linkspan.cache.v1.Progress
-	(*CommitResults)(nil),         // 45: linkspan.cache.v1.CommitResults
-	(*RenewRequest)(nil),          // 46: linkspan.cache.v1.RenewRequest
-	(*RenewResponse)(nil),         // 47: linkspan.cache.v1.RenewResponse
-	(*AbortRequest)(nil),          // 48: linkspan.cache.v1.AbortRequest
-	(*AbortResponse)(nil),         // 49: linkspan.cache.v1.AbortResponse
-	(*GetRequest)(nil),            // 50: linkspan.cache.v1.GetRequest
-	(*GetResponse)(nil),           // 51: linkspan.cache.v1.GetResponse
-	(*ListRequest)(nil),           // 52: linkspan.cache.v1.ListRequest
-	(*ListResponse)(nil),          // 53: linkspan.cache.v1.ListResponse
-	(*VersionUsage)(nil),          // 54: linkspan.cache.v1.VersionUsage
-	(*InspectRequest)(nil),        // 55: linkspan.cache.v1.InspectRequest
-	(*InspectResponse)(nil),       // 56: linkspan.cache.v1.InspectResponse
-	(*InspectedVersion)(nil),      // 57: linkspan.cache.v1.InspectedVersion
-	(*DeleteRequest)(nil),         // 58: linkspan.cache.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 59: linkspan.cache.v1.DeleteResponse
-	(*PruneRequest)(nil),          // 60: linkspan.cache.v1.PruneRequest
-	(*PruneResponse)(nil),         // 61: linkspan.cache.v1.PruneResponse
-	(*PrunedVersion)(nil),         // 62: linkspan.cache.v1.PrunedVersion
-	(*PruneTotal)(nil),            // 63: linkspan.cache.v1.PruneTotal
-	(*UsageRequest)(nil),          // 64: linkspan.cache.v1.UsageRequest
-	(*UsageResponse)(nil),         // 65: linkspan.cache.v1.UsageResponse
-	(*WatchRequest)(nil),          // 66: linkspan.cache.v1.WatchRequest
-	(*WatchResponse)(nil),         // 67: linkspan.cache.v1.WatchResponse
-	(*WatchStarted)(nil),          // 68: linkspan.cache.v1.WatchStarted
-	(*VersionEvent)(nil),          // 69: linkspan.cache.v1.VersionEvent
-	(*WatchMissed)(nil),           // 70: linkspan.cache.v1.WatchMissed
-	(*exportv1.Engine)(nil),       // 71: linkspan.export.v1.Engine
-	(*durationpb.Duration)(nil),   // 72: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 73: google.protobuf.Timestamp
-	(*exportv1.Descriptor)(nil),   // 74: linkspan.export.v1.Descriptor
-	(*exportv1.Platform)(nil),     // 75: linkspan.export.v1.Platform
-	(exportv1.ExportState)(0),     // 76: linkspan.export.v1.ExportState
-	(*exportv1.Error)(nil),        // 77: linkspan.export.v1.Error
+	(DropReason)(0),               // 0: linkspan.cache.v1.DropReason
+	(Standing)(0),                 // 1: linkspan.cache.v1.Standing
+	(ProgressKind)(0),             // 2: linkspan.cache.v1.ProgressKind
+	(VersionChange)(0),            // 3: linkspan.cache.v1.VersionChange
+	(*CapabilitiesRequest)(nil),   // 4: linkspan.cache.v1.CapabilitiesRequest
+	(*CapabilitiesResponse)(nil),  // 5: linkspan.cache.v1.CapabilitiesResponse
+	(*Limits)(nil),                // 6: linkspan.cache.v1.Limits
+	(*Version)(nil),               // 7: linkspan.cache.v1.Version
+	(*PartName)(nil),              // 8: linkspan.cache.v1.PartName
+	(*ResolveRequest)(nil),        // 9: linkspan.cache.v1.ResolveRequest
+	(*ResolveResponse)(nil),       // 10: linkspan.cache.v1.ResolveResponse
+	(*ResolvedPart)(nil),          // 11: linkspan.cache.v1.ResolvedPart
+	(*QueryRequest)(nil),          // 12: linkspan.cache.v1.QueryRequest
+	(*Lookup)(nil),                // 13: linkspan.cache.v1.Lookup
+	(*RootKey)(nil),               // 14: linkspan.cache.v1.RootKey
+	(*Link)(nil),                  // 15: linkspan.cache.v1.Link
+	(*QueryResponse)(nil),         // 16: linkspan.cache.v1.QueryResponse
+	(*Found)(nil),                 // 17: linkspan.cache.v1.Found
+	(*RecordKey)(nil),             // 18: linkspan.cache.v1.RecordKey
+	(*Following)(nil),             // 19: linkspan.cache.v1.Following
+	(*RecordsRequest)(nil),        // 20: linkspan.cache.v1.RecordsRequest
+	(*RecordsResponse)(nil),       // 21: linkspan.cache.v1.RecordsResponse
+	(*RecordResults)(nil),         // 22: linkspan.cache.v1.RecordResults
+	(*StoredResult)(nil),          // 23: linkspan.cache.v1.StoredResult
+	(*LoadRequest)(nil),           // 24: linkspan.cache.v1.LoadRequest
+	(*LoadResponse)(nil),          // 25: linkspan.cache.v1.LoadResponse
+	(*ReleaseRequest)(nil),        // 26: linkspan.cache.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),       // 27: linkspan.cache.v1.ReleaseResponse
+	(*Target)(nil),                // 28: linkspan.cache.v1.Target
+	(*CopiedPart)(nil),            // 29: linkspan.cache.v1.CopiedPart
+	(*Expectation)(nil),           // 30: linkspan.cache.v1.Expectation
+	(*OpenRequest)(nil),           // 31: linkspan.cache.v1.OpenRequest
+	(*OpenResponse)(nil),          // 32: linkspan.cache.v1.OpenResponse
+	(*Export)(nil),                // 33: linkspan.cache.v1.Export
+	(*TargetResult)(nil),          // 34: linkspan.cache.v1.TargetResult
+	(*DroppedVersion)(nil),        // 35: linkspan.cache.v1.DroppedVersion
+	(*PutRequest)(nil),            // 36: linkspan.cache.v1.PutRequest
+	(*NewRecord)(nil),             // 37: linkspan.cache.v1.NewRecord
+	(*Input)(nil),                 // 38: linkspan.cache.v1.Input
+	(*Alternative)(nil),           // 39: linkspan.cache.v1.Alternative
+	(*NewResult)(nil),             // 40: linkspan.cache.v1.NewResult
+	(*PutResponse)(nil),           // 41: linkspan.cache.v1.PutResponse
+	(*PutLayer)(nil),              // 42: linkspan.cache.v1.PutLayer
+	(*CommitRequest)(nil),         // 43: linkspan.cache.v1.CommitRequest
+	(*CommitTarget)(nil),          // 44: linkspan.cache.v1.CommitTarget
+	(*CommitResponse)(nil),        // 45: linkspan.cache.v1.CommitResponse
+	(*Progress)(nil),              // 46: linkspan.cache.v1.Progress
+	(*CommitResults)(nil),         // 47: linkspan.cache.v1.CommitResults
+	(*RenewRequest)(nil),          // 48: linkspan.cache.v1.RenewRequest
+	(*RenewResponse)(nil),         // 49: linkspan.cache.v1.RenewResponse
+	(*AbortRequest)(nil),          // 50: linkspan.cache.v1.AbortRequest
+	(*AbortResponse)(nil),         // 51: linkspan.cache.v1.AbortResponse
+	(*GetRequest)(nil),            // 52: linkspan.cache.v1.GetRequest
+	(*GetResponse)(nil),           // 53: linkspan.cache.v1.GetResponse
+	(*ListRequest)(nil),           // 54: linkspan.cache.v1.ListRequest
+	(*ListResponse)(nil),          // 55: linkspan.cache.v1.ListResponse
+	(*VersionUsage)(nil),          // 56: linkspan.cache.v1.VersionUsage
+	(*InspectRequest)(nil),        // 57: linkspan.cache.v1.InspectRequest
+	(*InspectResponse)(nil),       // 58: linkspan.cache.v1.InspectResponse
+	(*InspectedVersion)(nil),      // 59: linkspan.cache.v1.InspectedVersion
+	(*DeleteRequest)(nil),         // 60: linkspan.cache.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 61: linkspan.cache.v1.DeleteResponse
+	(*PruneRequest)(nil),          // 62: linkspan.cache.v1.PruneRequest
+	(*PruneResponse)(nil),         // 63: linkspan.cache.v1.PruneResponse
+	(*PrunedVersion)(nil),         // 64: linkspan.cache.v1.PrunedVersion
+	(*PruneTotal)(nil),            // 65: linkspan.cache.v1.PruneTotal
+	(*UsageRequest)(nil),          // 66: linkspan.cache.v1.UsageRequest
+	(*UsageResponse)(nil),         // 67: linkspan.cache.v1.UsageResponse
+	(*WatchRequest)(nil),          // 68: linkspan.cache.v1.WatchRequest
+	(*WatchResponse)(nil),         // 69: linkspan.cache.v1.WatchResponse
+	(*WatchStarted)(nil),          // 70: linkspan.cache.v1.WatchStarted
+	(*VersionEvent)(nil),          // 71: linkspan.cache.v1.VersionEvent
+	(*WatchMissed)(nil),           // 72: linkspan.cache.v1.WatchMissed
+	(*exportv1.Engine)(nil),       // 73: linkspan.export.v1.Engine
+	(*durationpb.Duration)(nil),   // 74: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 75: google.protobuf.Timestamp
+	(*exportv1.Descriptor)(nil),   // 76: linkspan.export.v1.Descriptor
+	(*exportv1.Platform)(nil),     // 77: linkspan.export.v1.Platform
+	(exportv1.ExportState)(0),     // 78: linkspan.export.v1.ExportState
+	(*exportv1.Error)(nil),        // 79: linkspan.export.v1.Error
 }
 var file_linkspan_cache_v1_cache_proto_depIdxs = []int32{
-	5,  // 0: linkspan.cache.v1.CapabilitiesResponse.limits:type_name -> linkspan.cache.v1.Limits
-	71, // 1: linkspan.cache.v1.CapabilitiesResponse.engine:type_name -> linkspan.export.v1.Engine
-	72, // 2: linkspan.cache.v1.Limits.default_ttl:type_name -> google.protobuf.Duration
-	72, // 3: linkspan.cache.v1.Limits.max_lifetime:type_name -> google.protobuf.Duration
-	72, // 4: linkspan.cache.v1.Limits.result_retention:type_name -> google.protobuf.Duration
-	72, // 5: linkspan.cache.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
-	73, // 6: linkspan.cache.v1.Version.create_time:type_name -> google.protobuf.Timestamp
-	73, // 7: linkspan.cache.v1.Version.use_time:type_name -> google.protobuf.Timestamp
-	74, // 8: linkspan.cache.v1.Version.root:type_name -> linkspan.export.v1.Descriptor
-	72, // 9: linkspan.cache.v1.ResolveRequest.ttl:type_name -> google.protobuf.Duration
-	75, // 10: linkspan.cache.v1.ResolveRequest.platforms:type_name -> linkspan.export.v1.Platform
-	73, // 11: linkspan.cache.v1.ResolveResponse.expire_time:type_name -> google.protobuf.Timestamp
-	10, // 12: linkspan.cache.v1.ResolveResponse.parts:type_name -> linkspan.cache.v1.ResolvedPart
-	6,  // 13: linkspan.cache.v1.ResolvedPart.version:type_name -> linkspan.cache.v1.Version
-	74, // 14: linkspan.cache.v1.ResolvedPart.root:type_name -> linkspan.export.v1.Descriptor
-	74, // 15: linkspan.cache.v1.ResolvedPart.config:type_name -> linkspan.export.v1.Descriptor
-	12, // 16: linkspan.cache.v1.QueryRequest.lookups:type_name -> linkspan.cache.v1.Lookup
-	13, // 17: linkspan.cache.v1.Lookup.root:type_name -> linkspan.cache.v1.RootKey
-	14, // 18: linkspan.cache.v1.Lookup.link:type_name -> linkspan.cache.v1.Link
-	16, // 19: linkspan.cache.v1.QueryResponse.found:type_name -> linkspan.cache.v1.Found
-	17, // 20: linkspan.cache.v1.Found.keys:type_name -> linkspan.cache.v1.RecordKey
-	18, // 21: linkspan.cache.v1.Found.ahead:type_name -> linkspan.cache.v1.Following
-	17, // 22: linkspan.cache.v1.Following.key:type_name -> linkspan.cache.v1.RecordKey
-	21, // 23: linkspan.cache.v1.RecordsResponse.records:type_name -> linkspan.cache.v1.RecordResults
-	22, // 24: linkspan.cache.v1.RecordResults.results:type_name -> linkspan.cache.v1.StoredResult
-	73, // 25: linkspan.cache.v1.StoredResult.create_time:type_name -> google.protobuf.Timestamp
-	74, // 26: linkspan.cache.v1.LoadResponse.chain:type_name -> linkspan.export.v1.Descriptor
-	7,  // 27: linkspan.cache.v1.Target.part:type_name -> linkspan.cache.v1.PartName
-	29, // 28: linkspan.cache.v1.Target.expect_current:type_name -> linkspan.cache.v1.Expectation
-	28, // 29: linkspan.cache.v1.Target.copied_part:type_name -> linkspan.cache.v1.CopiedPart
-	27, // 30: linkspan.cache.v1.OpenRequest.targets:type_name -> linkspan.cache.v1.Target
-	72, // 31: linkspan.cache.v1.OpenRequest.ttl:type_name -> google.protobuf.Duration
-	32, // 32: linkspan.cache.v1.OpenResponse.export:type_name -> linkspan.cache.v1.Export
-	76, // 33: linkspan.cache.v1.Export.state:type_name -> linkspan.export.v1.ExportState
-	27, // 34: linkspan.cache.v1.Export.targets:type_name -> linkspan.cache.v1.Target
-	73, // 35: linkspan.cache.v1.Export.create_time:type_name -> google.protobuf.Timestamp
-	73, // 36: linkspan.cache.v1.Export.expire_time:type_name -> google.protobuf.Timestamp
-	73, // 37: linkspan.cache.v1.Export.latest_expire_time:type_name -> google.protobuf.Timestamp
-	33, // 38: linkspan.cache.v1.Export.results:type_name -> linkspan.cache.v1.TargetResult
-	6,  // 39: linkspan.cache.v1.TargetResult.version:type_name -> linkspan.cache.v1.Version
-	77, // 40: linkspan.cache.v1.TargetResult.error:type_name -> linkspan.export.v1.Error
-	6,  // 41: linkspan.cache.v1.TargetResult.replaced:type_name -> linkspan.cache.v1.Version
-	35, // 42: linkspan.cache.v1.PutRequest.records:type_name -> linkspan.cache.v1.NewRecord
-	36, // 43: linkspan.cache.v1.NewRecord.inputs:type_name -> linkspan.cache.v1.Input
-	38, // 44: linkspan.cache.v1.NewRecord.results:type_name -> linkspan.cache.v1.NewResult
-	37, // 45: linkspan.cache.v1.Input.alternatives:type_name -> linkspan.cache.v1.Alternative
-	74, // 46: linkspan.cache.v1.NewResult.chain:type_name -> linkspan.export.v1.Descriptor
-	73, // 47: linkspan.cache.v1.NewResult.create_time:type_name -> google.protobuf.Timestamp
-	40, // 48: linkspan.cache.v1.PutResponse.layers:type_name -> linkspan.cache.v1.PutLayer
-	0,  // 49: linkspan.cache.v1.PutLayer.standing:type_name -> linkspan.cache.v1.Standing
-	42, // 50: linkspan.cache.v1.CommitRequest.targets:type_name -> linkspan.cache.v1.CommitTarget
-	74, // 51: linkspan.cache.v1.CommitTarget.root:type_name -> linkspan.export.v1.Descriptor
-	44, // 52: linkspan.cache.v1.CommitResponse.progress:type_name -> linkspan.cache.v1.Progress
-	45, // 53: linkspan.cache.v1.CommitResponse.results:type_name -> linkspan.cache.v1.CommitResults
-	1,  // 54: linkspan.cache.v1.Progress.kind:type_name -> linkspan.cache.v1.ProgressKind
-	33, // 55: linkspan.cache.v1.CommitResults.results:type_name -> linkspan.cache.v1.TargetResult
-	76, // 56: linkspan.cache.v1.CommitResults.state:type_name -> linkspan.export.v1.ExportState
-	72, // 57: linkspan.cache.v1.RenewRequest.ttl:type_name -> google.protobuf.Duration
-	73, // 58: linkspan.cache.v1.RenewResponse.expire_time:type_name -> google.protobuf.Timestamp
-	32, // 59: linkspan.cache.v1.AbortResponse.export:type_name -> linkspan.cache.v1.Export
-	32, // 60: linkspan.cache.v1.GetResponse.export:type_name -> linkspan.cache.v1.Export
-	6,  // 61: linkspan.cache.v1.ListResponse.versions:type_name -> linkspan.cache.v1.Version
-	54, // 62: linkspan.cache.v1.ListResponse.usage:type_name -> linkspan.cache.v1.VersionUsage
-	57, // 63: linkspan.cache.v1.InspectResponse.versions:type_name -> linkspan.cache.v1.InspectedVersion
-	6,  // 64: linkspan.cache.v1.InspectedVersion.version:type_name -> linkspan.cache.v1.Version
-	74, // 65: linkspan.cache.v1.InspectedVersion.config:type_name -> linkspan.export.v1.Descriptor
-	74, // 66: linkspan.cache.v1.InspectedVersion.layers:type_name -> linkspan.export.v1.Descriptor
-	77, // 67: linkspan.cache.v1.InspectedVersion.error:type_name -> linkspan.export.v1.Error
-	6,  // 68: linkspan.cache.v1.DeleteResponse.versions:type_name -> linkspan.cache.v1.Version
-	72, // 69: linkspan.cache.v1.PruneRequest.older_than:type_name -> google.protobuf.Duration
-	62, // 70: linkspan.cache.v1.PruneResponse.version:type_name -> linkspan.cache.v1.PrunedVersion
-	63, // 71: linkspan.cache.v1.PruneResponse.total:type_name -> linkspan.cache.v1.PruneTotal
-	6,  // 72: linkspan.cache.v1.PrunedVersion.version:type_name -> linkspan.cache.v1.Version
-	72, // 73: linkspan.cache.v1.UsageResponse.max_age:type_name -> google.protobuf.Duration
-	68, // 74: linkspan.cache.v1.WatchResponse.started:type_name -> linkspan.cache.v1.WatchStarted
-	69, // 75: linkspan.cache.v1.WatchResponse.version:type_name -> linkspan.cache.v1.VersionEvent
-	70, // 76: linkspan.cache.v1.WatchResponse.missed:type_name -> linkspan.cache.v1.WatchMissed
-	2,  // 77: linkspan.cache.v1.VersionEvent.change:type_name -> linkspan.cache.v1.VersionChange
-	6,  // 78: linkspan.cache.v1.VersionEvent.version:type_name -> linkspan.cache.v1.Version
-	73, // 79: linkspan.cache.v1.VersionEvent.time:type_name -> google.protobuf.Timestamp
-	3,  // 80: linkspan.cache.v1.Caches.Capabilities:input_type -> linkspan.cache.v1.CapabilitiesRequest
-	8,  // 81: linkspan.cache.v1.Caches.Resolve:input_type -> linkspan.cache.v1.ResolveRequest
-	11, // 82: linkspan.cache.v1.Caches.Query:input_type -> linkspan.cache.v1.QueryRequest
-	19, // 83: linkspan.cache.v1.Caches.Records:input_type -> linkspan.cache.v1.RecordsRequest
-	23, // 84: linkspan.cache.v1.Caches.Load:input_type -> linkspan.cache.v1.LoadRequest
-	25, // 85: linkspan.cache.v1.Caches.Release:input_type -> linkspan.cache.v1.ReleaseRequest
-	30, // 86: linkspan.cache.v1.Caches.Open:input_type -> linkspan.cache.v1.OpenRequest
-	34, // 87: linkspan.cache.v1.Caches.Put:input_type -> linkspan.cache.v1.PutRequest
-	41, // 88: linkspan.cache.v1.Caches.Commit:input_type -> linkspan.cache.v1.CommitRequest
-	46, // 89: linkspan.cache.v1.Caches.Renew:input_type -> linkspan.cache.v1.RenewRequest
-	48, // 90: linkspan.cache.v1.Caches.Abort:input_type -> linkspan.cache.v1.AbortRequest
-	50, // 91: linkspan.cache.v1.Caches.Get:input_type -> linkspan.cache.v1.GetRequest
-	52, // 92: linkspan.cache.v1.Caches.List:input_type -> linkspan.cache.v1.ListRequest
-	55, // 93: linkspan.cache.v1.Caches.Inspect:input_type -> linkspan.cache.v1.InspectRequest
-	58, // 94: linkspan.cache.v1.Caches.Delete:input_type -> linkspan.cache.v1.DeleteRequest
-	60, // 95: linkspan.cache.v1.Caches.Prune:input_type -> linkspan.cache.v1.PruneRequest
-	64, // 96: linkspan.cache.v1.Caches.Usage:input_type -> linkspan.cache.v1.UsageRequest
-	66, // 97: linkspan.cache.v1.Caches.Watch:input_type -> linkspan.cache.v1.WatchRequest
-	4,  // 98: linkspan.cache.v1.Caches.Capabilities:output_type -> linkspan.cache.v1.CapabilitiesResponse
-	9,  // 99: linkspan.cache.v1.Caches.Resolve:output_type -> linkspan.cache.v1.ResolveResponse
-	15, // 100: linkspan.cache.v1.Caches.Query:output_type -> linkspan.cache.v1.QueryResponse
-	20, // 101: linkspan.cache.v1.Caches.Records:output_type -> linkspan.cache.v1.RecordsResponse
-	24, // 102: linkspan.cache.v1.Caches.Load:output_type -> linkspan.cache.v1.LoadResponse
-	26, // 103: linkspan.cache.v1.Caches.Release:output_type -> linkspan.cache.v1.ReleaseResponse
-	31, // 104: linkspan.cache.v1.Caches.Open:output_type -> linkspan.cache.v1.OpenResponse
-	39, // 105: linkspan.cache.v1.Caches.Put:output_type -> linkspan.cache.v1.PutResponse
-	43, // 106: linkspan.cache.v1.Caches.Commit:output_type -> linkspan.cache.v1.CommitResponse
-	47, // 107: linkspan.cache.v1.Caches.Renew:output_type -> linkspan.cache.v1.RenewResponse
-	49, // 108: linkspan.cache.v1.Caches.Abort:output_type -> linkspan.cache.v1.AbortResponse
-	51, // 109: linkspan.cache.v1.Caches.Get:output_type -> linkspan.cache.v1.GetResponse
-	53, // 110: linkspan.cache.v1.Caches.List:output_type -> linkspan.cache.v1.ListResponse
-	56, // 111: linkspan.cache.v1.Caches.Inspect:output_type -> linkspan.cache.v1.InspectResponse
-	59, // 112: linkspan.cache.v1.Caches.Delete:output_type -> linkspan.cache.v1.DeleteResponse
-	61, // 113: linkspan.cache.v1.Caches.Prune:output_type -> linkspan.cache.v1.PruneResponse
-	65, // 114: linkspan.cache.v1.Caches.Usage:output_type -> linkspan.cache.v1.UsageResponse
-	67, // 115: linkspan.cache.v1.Caches.Watch:output_type -> linkspan.cache.v1.WatchResponse
-	98, // [98:116] is the sub-list for method output_type
-	80, // [80:98] is the sub-list for method input_type
-	80, // [80:80] is the sub-list for extension type_name
-	80, // [80:80] is the sub-list for extension extendee
-	0,  // [0:80] is the sub-list for field type_name
+	6,   // 0: linkspan.cache.v1.CapabilitiesResponse.limits:type_name -> linkspan.cache.v1.Limits
+	73,  // 1: linkspan.cache.v1.CapabilitiesResponse.engine:type_name -> linkspan.export.v1.Engine
+	74,  // 2: linkspan.cache.v1.Limits.default_ttl:type_name -> google.protobuf.Duration
+	74,  // 3: linkspan.cache.v1.Limits.max_lifetime:type_name -> google.protobuf.Duration
+	74,  // 4: linkspan.cache.v1.Limits.result_retention:type_name -> google.protobuf.Duration
+	74,  // 5: linkspan.cache.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
+	75,  // 6: linkspan.cache.v1.Version.create_time:type_name -> google.protobuf.Timestamp
+	75,  // 7: linkspan.cache.v1.Version.use_time:type_name -> google.protobuf.Timestamp
+	76,  // 8: linkspan.cache.v1.Version.root:type_name -> linkspan.export.v1.Descriptor
+	74,  // 9: linkspan.cache.v1.ResolveRequest.ttl:type_name -> google.protobuf.Duration
+	77,  // 10: linkspan.cache.v1.ResolveRequest.platforms:type_name -> linkspan.export.v1.Platform
+	75,  // 11: linkspan.cache.v1.ResolveResponse.expire_time:type_name -> google.protobuf.Timestamp
+	11,  // 12: linkspan.cache.v1.ResolveResponse.parts:type_name -> linkspan.cache.v1.ResolvedPart
+	7,   // 13: linkspan.cache.v1.ResolvedPart.version:type_name -> linkspan.cache.v1.Version
+	76,  // 14: linkspan.cache.v1.ResolvedPart.root:type_name -> linkspan.export.v1.Descriptor
+	76,  // 15: linkspan.cache.v1.ResolvedPart.config:type_name -> linkspan.export.v1.Descriptor
+	13,  // 16: linkspan.cache.v1.QueryRequest.lookups:type_name -> linkspan.cache.v1.Lookup
+	14,  // 17: linkspan.cache.v1.Lookup.root:type_name -> linkspan.cache.v1.RootKey
+	15,  // 18: linkspan.cache.v1.Lookup.link:type_name -> linkspan.cache.v1.Link
+	17,  // 19: linkspan.cache.v1.QueryResponse.found:type_name -> linkspan.cache.v1.Found
+	18,  // 20: linkspan.cache.v1.Found.keys:type_name -> linkspan.cache.v1.RecordKey
+	19,  // 21: linkspan.cache.v1.Found.ahead:type_name -> linkspan.cache.v1.Following
+	18,  // 22: linkspan.cache.v1.Following.key:type_name -> linkspan.cache.v1.RecordKey
+	22,  // 23: linkspan.cache.v1.RecordsResponse.records:type_name -> linkspan.cache.v1.RecordResults
+	23,  // 24: linkspan.cache.v1.RecordResults.results:type_name -> linkspan.cache.v1.StoredResult
+	75,  // 25: linkspan.cache.v1.StoredResult.create_time:type_name -> google.protobuf.Timestamp
+	76,  // 26: linkspan.cache.v1.LoadResponse.chain:type_name -> linkspan.export.v1.Descriptor
+	8,   // 27: linkspan.cache.v1.Target.part:type_name -> linkspan.cache.v1.PartName
+	30,  // 28: linkspan.cache.v1.Target.expect_current:type_name -> linkspan.cache.v1.Expectation
+	29,  // 29: linkspan.cache.v1.Target.copied_part:type_name -> linkspan.cache.v1.CopiedPart
+	28,  // 30: linkspan.cache.v1.OpenRequest.targets:type_name -> linkspan.cache.v1.Target
+	74,  // 31: linkspan.cache.v1.OpenRequest.ttl:type_name -> google.protobuf.Duration
+	33,  // 32: linkspan.cache.v1.OpenResponse.export:type_name -> linkspan.cache.v1.Export
+	78,  // 33: linkspan.cache.v1.Export.state:type_name -> linkspan.export.v1.ExportState
+	28,  // 34: linkspan.cache.v1.Export.targets:type_name -> linkspan.cache.v1.Target
+	75,  // 35: linkspan.cache.v1.Export.create_time:type_name -> google.protobuf.Timestamp
+	75,  // 36: linkspan.cache.v1.Export.expire_time:type_name -> google.protobuf.Timestamp
+	75,  // 37: linkspan.cache.v1.Export.latest_expire_time:type_name -> google.protobuf.Timestamp
+	34,  // 38: linkspan.cache.v1.Export.results:type_name -> linkspan.cache.v1.TargetResult
+	7,   // 39: linkspan.cache.v1.TargetResult.version:type_name -> linkspan.cache.v1.Version
+	79,  // 40: linkspan.cache.v1.TargetResult.error:type_name -> linkspan.export.v1.Error
+	7,   // 41: linkspan.cache.v1.TargetResult.replaced:type_name -> linkspan.cache.v1.Version
+	35,  // 42: linkspan.cache.v1.TargetResult.dropped:type_name -> linkspan.cache.v1.DroppedVersion
+	7,   // 43: linkspan.cache.v1.DroppedVersion.version:type_name -> linkspan.cache.v1.Version
+	0,   // 44: linkspan.cache.v1.DroppedVersion.reason:type_name -> linkspan.cache.v1.DropReason
+	37,  // 45: linkspan.cache.v1.PutRequest.records:type_name -> linkspan.cache.v1.NewRecord
+	38,  // 46: linkspan.cache.v1.NewRecord.inputs:type_name -> linkspan.cache.v1.Input
+	40,  // 47: linkspan.cache.v1.NewRecord.results:type_name -> linkspan.cache.v1.NewResult
+	39,  // 48: linkspan.cache.v1.Input.alternatives:type_name -> linkspan.cache.v1.Alternative
+	76,  // 49: linkspan.cache.v1.NewResult.chain:type_name -> linkspan.export.v1.Descriptor
+	75,  // 50: linkspan.cache.v1.NewResult.create_time:type_name -> google.protobuf.Timestamp
+	42,  // 51: linkspan.cache.v1.PutResponse.layers:type_name -> linkspan.cache.v1.PutLayer
+	1,   // 52: linkspan.cache.v1.PutLayer.standing:type_name -> linkspan.cache.v1.Standing
+	44,  // 53: linkspan.cache.v1.CommitRequest.targets:type_name -> linkspan.cache.v1.CommitTarget
+	76,  // 54: linkspan.cache.v1.CommitTarget.root:type_name -> linkspan.export.v1.Descriptor
+	46,  // 55: linkspan.cache.v1.CommitResponse.progress:type_name -> linkspan.cache.v1.Progress
+	47,  // 56: linkspan.cache.v1.CommitResponse.results:type_name -> linkspan.cache.v1.CommitResults
+	2,   // 57: linkspan.cache.v1.Progress.kind:type_name -> linkspan.cache.v1.ProgressKind
+	34,  // 58: linkspan.cache.v1.CommitResults.results:type_name -> linkspan.cache.v1.TargetResult
+	78,  // 59: linkspan.cache.v1.CommitResults.state:type_name -> linkspan.export.v1.ExportState
+	74,  // 60: linkspan.cache.v1.RenewRequest.ttl:type_name -> google.protobuf.Duration
+	75,  // 61: linkspan.cache.v1.RenewResponse.expire_time:type_name -> google.protobuf.Timestamp
+	33,  // 62: linkspan.cache.v1.AbortResponse.export:type_name -> linkspan.cache.v1.Export
+	33,  // 63: linkspan.cache.v1.GetResponse.export:type_name -> linkspan.cache.v1.Export
+	7,   // 64: linkspan.cache.v1.ListResponse.versions:type_name -> linkspan.cache.v1.Version
+	56,  // 65: linkspan.cache.v1.ListResponse.usage:type_name -> linkspan.cache.v1.VersionUsage
+	59,  // 66: linkspan.cache.v1.InspectResponse.versions:type_name -> linkspan.cache.v1.InspectedVersion
+	7,   // 67: linkspan.cache.v1.InspectedVersion.version:type_name -> linkspan.cache.v1.Version
+	76,  // 68: linkspan.cache.v1.InspectedVersion.config:type_name -> linkspan.export.v1.Descriptor
+	76,  // 69: linkspan.cache.v1.InspectedVersion.layers:type_name -> linkspan.export.v1.Descriptor
+	79,  // 70: linkspan.cache.v1.InspectedVersion.error:type_name -> linkspan.export.v1.Error
+	7,   // 71: linkspan.cache.v1.DeleteResponse.versions:type_name -> linkspan.cache.v1.Version
+	74,  // 72: linkspan.cache.v1.PruneRequest.older_than:type_name -> google.protobuf.Duration
+	64,  // 73: linkspan.cache.v1.PruneResponse.version:type_name -> linkspan.cache.v1.PrunedVersion
+	65,  // 74: linkspan.cache.v1.PruneResponse.total:type_name -> linkspan.cache.v1.PruneTotal
+	7,   // 75: linkspan.cache.v1.PrunedVersion.version:type_name -> linkspan.cache.v1.Version
+	74,  // 76: linkspan.cache.v1.UsageResponse.max_age:type_name -> google.protobuf.Duration
+	70,  // 77: linkspan.cache.v1.WatchResponse.started:type_name -> linkspan.cache.v1.WatchStarted
+	71,  // 78: linkspan.cache.v1.WatchResponse.version:type_name -> linkspan.cache.v1.VersionEvent
+	72,  // 79: linkspan.cache.v1.WatchResponse.missed:type_name -> linkspan.cache.v1.WatchMissed
+	3,   // 80: linkspan.cache.v1.VersionEvent.change:type_name -> linkspan.cache.v1.VersionChange
+	7,   // 81: linkspan.cache.v1.VersionEvent.version:type_name -> linkspan.cache.v1.Version
+	75,  // 82: linkspan.cache.v1.VersionEvent.time:type_name -> google.protobuf.Timestamp
+	4,   // 83: linkspan.cache.v1.Caches.Capabilities:input_type -> linkspan.cache.v1.CapabilitiesRequest
+	9,   // 84: linkspan.cache.v1.Caches.Resolve:input_type -> linkspan.cache.v1.ResolveRequest
+	12,  // 85: linkspan.cache.v1.Caches.Query:input_type -> linkspan.cache.v1.QueryRequest
+	20,  // 86: linkspan.cache.v1.Caches.Records:input_type -> linkspan.cache.v1.RecordsRequest
+	24,  // 87: linkspan.cache.v1.Caches.Load:input_type -> linkspan.cache.v1.LoadRequest
+	26,  // 88: linkspan.cache.v1.Caches.Release:input_type -> linkspan.cache.v1.ReleaseRequest
+	31,  // 89: linkspan.cache.v1.Caches.Open:input_type -> linkspan.cache.v1.OpenRequest
+	36,  // 90: linkspan.cache.v1.Caches.Put:input_type -> linkspan.cache.v1.PutRequest
+	43,  // 91: linkspan.cache.v1.Caches.Commit:input_type -> linkspan.cache.v1.CommitRequest
+	48,  // 92: linkspan.cache.v1.Caches.Renew:input_type -> linkspan.cache.v1.RenewRequest
+	50,  // 93: linkspan.cache.v1.Caches.Abort:input_type -> linkspan.cache.v1.AbortRequest
+	52,  // 94: linkspan.cache.v1.Caches.Get:input_type -> linkspan.cache.v1.GetRequest
+	54,  // 95: linkspan.cache.v1.Caches.List:input_type -> linkspan.cache.v1.ListRequest
+	57,  // 96: linkspan.cache.v1.Caches.Inspect:input_type -> linkspan.cache.v1.InspectRequest
+	60,  // 97: linkspan.cache.v1.Caches.Delete:input_type -> linkspan.cache.v1.DeleteRequest
+	62,  // 98: linkspan.cache.v1.Caches.Prune:input_type -> linkspan.cache.v1.PruneRequest
+	66,  // 99: linkspan.cache.v1.Caches.Usage:input_type -> linkspan.cache.v1.UsageRequest
+	68,  // 100: linkspan.cache.v1.Caches.Watch:input_type -> linkspan.cache.v1.WatchRequest
+	5,   // 101: linkspan.cache.v1.Caches.Capabilities:output_type -> linkspan.cache.v1.CapabilitiesResponse
+	10,  // 102: linkspan.cache.v1.Caches.Resolve:output_type -> linkspan.cache.v1.ResolveResponse
+	16,  // 103: linkspan.cache.v1.Caches.Query:output_type -> linkspan.cache.v1.QueryResponse
+	21,  // 104: linkspan.cache.v1.Caches.Records:output_type -> linkspan.cache.v1.RecordsResponse
+	25,  // 105: linkspan.cache.v1.Caches.Load:output_type -> linkspan.cache.v1.LoadResponse
+	27,  // 106: linkspan.cache.v1.Caches.Release:output_type -> linkspan.cache.v1.ReleaseResponse
+	32,  // 107: linkspan.cache.v1.Caches.Open:output_type -> linkspan.cache.v1.OpenResponse
+	41,  // 108: linkspan.cache.v1.Caches.Put:output_type -> linkspan.cache.v1.PutResponse
+	45,  // 109: linkspan.cache.v1.Caches.Commit:output_type -> linkspan.cache.v1.CommitResponse
+	49,  // 110: linkspan.cache.v1.Caches.Renew:output_type -> linkspan.cache.v1.RenewResponse
+	51,  // 111: linkspan.cache.v1.Caches.Abort:output_type -> linkspan.cache.v1.AbortResponse
+	53,  // 112: linkspan.cache.v1.Caches.Get:output_type -> linkspan.cache.v1.GetResponse
+	55,  // 113: linkspan.cache.v1.Caches.List:output_type -> linkspan.cache.v1.ListResponse
+	58,  // 114: linkspan.cache.v1.Caches.Inspect:output_type -> linkspan.cache.v1.InspectResponse
+	61,  // 115: linkspan.cache.v1.Caches.Delete:output_type -> linkspan.cache.v1.DeleteResponse
+	63,  // 116: linkspan.cache.v1.Caches.Prune:output_type -> linkspan.cache.v1.PruneResponse
+	67,  // 117: linkspan.cache.v1.Caches.Usage:output_type -> linkspan.cache.v1.UsageResponse
+	69,  // 118: linkspan.cache.v1.Caches.Watch:output_type -> linkspan.cache.v1.WatchResponse
+	101, // [101:119] is the sub-list for method output_type
+	83,  // [83:101] is the sub-list for method input_type
+	83,  // [83:83] is the sub-list for extension type_name
+	83,  // [83:83] is the sub-list for extension extendee
+	0,   // [0:83] is the sub-list for field type_name
 }
 
 func init() { file_linkspan_cache_v1_cache_proto_init() }
@@ -5340,16 +5471,16 @@ func file_linkspan_cache_v1_cache_proto_init() {
 		(*Lookup_Root)(nil),
 		(*Lookup_Link)(nil),
 	}
-	file_linkspan_cache_v1_cache_proto_msgTypes[40].OneofWrappers = []any{
+	file_linkspan_cache_v1_cache_proto_msgTypes[41].OneofWrappers = []any{
 		(*CommitResponse_Progress)(nil),
 		(*CommitResponse_Results)(nil),
 	}
-	file_linkspan_cache_v1_cache_proto_msgTypes[57].OneofWrappers = []any{}
-	file_linkspan_cache_v1_cache_proto_msgTypes[58].OneofWrappers = []any{
+	file_linkspan_cache_v1_cache_proto_msgTypes[58].OneofWrappers = []any{}
+	file_linkspan_cache_v1_cache_proto_msgTypes[59].OneofWrappers = []any{
 		(*PruneResponse_Version)(nil),
 		(*PruneResponse_Total)(nil),
 	}
-	file_linkspan_cache_v1_cache_proto_msgTypes[64].OneofWrappers = []any{
+	file_linkspan_cache_v1_cache_proto_msgTypes[65].OneofWrappers = []any{
 		(*WatchResponse_Started)(nil),
 		(*WatchResponse_Version)(nil),
 		(*WatchResponse_Missed)(nil),
@@ -5359,8 +5490,8 @@ func file_linkspan_cache_v1_cache_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_linkspan_cache_v1_cache_proto_rawDesc), len(file_linkspan_cache_v1_cache_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   68,
+			NumEnums:      4,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

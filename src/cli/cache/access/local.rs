@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{CacheAccess, Contents, Measured, Pruned, Usage, is_folder, readable};
+use super::{CacheAccess, Contents, Measured, Pruned, Readable, UNLISTED, Usage, is_folder};
 use crate::caches::{CacheError, CacheRef, CacheSettings, Caches, Copied, CopySource, Selection, VersionUsage};
 use crate::cli::{CommandError, Leftover};
 use crate::engine::Origin;
@@ -81,16 +81,13 @@ impl CacheAccess for LocalCaches {
         Ok(Pruned { versions: pruned.versions.into_iter().map(measured).collect(), bytes: pruned.bytes, denied: 0 })
     }
 
-    async fn open(&self, versions: Vec<CacheVersion>) -> Result<Vec<CopySource>, CacheError> {
-        let (mut sources, mut unusable) = (Vec::new(), Vec::new());
+    async fn open(&self, versions: Vec<CacheVersion>) -> Result<Readable, CacheError> {
+        let mut readable = Readable::default();
         for version in versions {
-            match self.caches.copy_source(version).await {
-                Ok(source) => sources.push(source),
-                Err(error @ CacheError::Unusable { .. }) => unusable.push(error),
-                Err(error) => return Err(error),
-            }
+            let opened = self.caches.copy_source(version.clone()).await;
+            readable.add(version, opened)?;
         }
-        readable(sources, unusable)
+        Ok(readable)
     }
 
     async fn copy(&self, from: &CopySource, reference: &CacheRef, origin: &Origin) -> Result<Copied, CacheError> {
@@ -98,7 +95,10 @@ impl CacheAccess for LocalCaches {
     }
 
     fn remains(&self) -> Leftover {
-        Leftover::Nothing
+        match self.is_folder {
+            true => Leftover::Some(format!("layers that were copied stay in its folder {UNLISTED}")),
+            false => Leftover::Nothing,
+        }
     }
 
     async fn finish(&self) {

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 
 pub(super) use self::local::LocalCaches;
 use self::remote::RemoteCaches;
+use super::super::daemon::daemon_at;
 use super::super::engine::Target;
 use super::super::{CommandError, Leftover};
 use crate::caches::{CacheError, CacheRef, Copied, CopySource, Selection};
@@ -18,6 +19,9 @@ use crate::config::Config;
 use crate::engine::caches::CacheVersion;
 use crate::engine::{EngineKind, Origin};
 use crate::image::Descriptor;
+
+/// What becomes of layers in a folder that no version lists.
+pub(super) const UNLISTED: &str = "for an hour, unlisted, and the next copy there uses them";
 
 /// A version, and what it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,8 +92,8 @@ pub(super) trait CacheAccess: Debug + Send + Sync {
     /// Deletes what `selection` means, unless `is_dry`.
     async fn prune(&self, selection: &Selection, is_dry: bool) -> Result<Pruned, CacheError>;
 
-    /// Versions of one cache, to be copied, in the order that is given. Those that cannot be read are left out, unless all are.
-    async fn open(&self, versions: Vec<CacheVersion>) -> Result<Vec<CopySource>, CacheError>;
+    /// Versions of one cache, to be copied, in the order that is given, and those that cannot be read.
+    async fn open(&self, versions: Vec<CacheVersion>) -> Result<Readable, CacheError>;
 
     /// Stores a version of other caches.
     async fn copy(&self, from: &CopySource, reference: &CacheRef, origin: &Origin) -> Result<Copied, CacheError>;
@@ -105,7 +109,14 @@ pub(super) trait CacheAccess: Debug + Send + Sync {
 pub(super) async fn connect(config: &Config, target: &Target) -> Result<Arc<dyn CacheAccess>, CommandError> {
     Ok(match target {
         Target::Engine(selection) => Arc::new(LocalCaches::of(selection, config.caches.clone()).await?),
-        Target::Daemon(address) => Arc::new(RemoteCaches::connect(address).await?),
+        Target::Daemon(address) => match RemoteCaches::connect(address).await {
+            Ok(caches) => Arc::new(caches),
+            Err(error) => {
+                // A Linkspan of an earlier version has the exporter API alone; of anything else it is said what it is.
+                daemon_at(address).await?;
+                return Err(error.into());
+            }
+        },
     })
 }
 
@@ -119,15 +130,35 @@ fn is_folder(kind: EngineKind) -> bool {
     matches!(kind, EngineKind::Layout | EngineKind::DockerClassic)
 }
 
-/// The sources that can be read, or why none can.
-fn readable(sources: Vec<CopySource>, unusable: Vec<CacheError>) -> Result<Vec<CopySource>, CacheError> {
-    match unusable.first() {
-        Some(error) if sources.is_empty() => Err(error.clone()),
-        _ => {
-            for error in unusable {
-                tracing::warn!(%error, "a build cache is left out");
-            }
-            Ok(sources)
+/// Versions that are to be copied.
+#[derive(Debug, Default)]
+pub(super) struct Readable {
+    pub(super) sources: Vec<CopySource>,
+    pub(super) left_out: Vec<LeftOut>,
+}
+
+/// A version that cannot be copied.
+#[derive(Debug, Clone)]
+pub(super) struct LeftOut {
+    pub(super) version: CacheVersion,
+    pub(super) error: CacheError,
+}
+
+impl Readable {
+    /// Adds a version, or why it cannot be read.
+    ///
+    /// # Errors
+    /// When the failure says nothing of this version.
+    pub(super) fn add(
+        &mut self,
+        version: CacheVersion,
+        opened: Result<CopySource, CacheError>,
+    ) -> Result<(), CacheError> {
+        match opened {
+            Ok(source) => self.sources.push(source),
+            Err(error @ CacheError::Unusable { .. }) => self.left_out.push(LeftOut { version, error }),
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 }

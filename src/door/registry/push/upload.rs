@@ -198,7 +198,7 @@ impl Upload {
                 return Ok(());
             }
             Err(error @ EngineError::Corrupt { .. }) => Refusal::bad(Code::DigestInvalid, error.to_string()),
-            Err(error @ EngineError::NoSpace { .. }) => error.into(),
+            Err(error) if error.is_full() => error.into(),
             // The bytes are there, and the client may try again.
             Err(error) => return Err(error.into()),
         };

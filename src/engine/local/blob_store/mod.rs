@@ -156,7 +156,7 @@ impl BlobStore {
 
     /// Records that the disk was full, if that is the error.
     pub(crate) fn note_space(&self, lease: &str, error: &EngineError) {
-        if matches!(error, EngineError::NoSpace { .. }) {
+        if error.is_full() {
             self.starve(lease);
         }
     }

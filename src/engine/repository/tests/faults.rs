@@ -17,7 +17,7 @@ async fn refused(before: &Path, at: usize, count: usize, image: &Image) -> bool 
     let found = read_as_other_tool(&root);
     assert_eq!(found["docker.io/library/other:1"], known["docker.io/library/other:1"], "{when}");
     match &outcome {
-        Err(error) => assert!(matches!(error, EngineError::NoSpace { .. }), "{when}: {error}"),
+        Err(error) => assert!(matches!(error, EngineError::LayoutFull { .. }), "{when}: {error}"),
         Ok(_) => assert_eq!(found["docker.io/library/demo:1"], image.root.digest, "{when}"),
     }
     // The disk has space again.

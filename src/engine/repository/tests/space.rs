@@ -130,7 +130,7 @@ async fn what_does_not_fit_does_not_keep_the_disk_full() {
     // One layer is complete, a part of the other is present.
     send(&*transaction, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
     let error = send(&*transaction, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap_err();
-    assert!(matches!(error, EngineError::NoSpace { .. }), "{error}");
+    assert!(matches!(error, EngineError::LayoutFull { .. }), "{error}");
     assert!(disk.used() < 500_000, "the part that did not fit is gone: {}", disk.used());
     lease.release().await.unwrap();
     assert_eq!(disk.used(), 0, "{:?}", files(&folder.path().join(".linkspan/ingest")));
@@ -150,7 +150,7 @@ async fn what_was_begun_beside_it_does_not_keep_the_disk_full_either() {
     let Opened::Writer(mut writer) = transaction.writer(begun).await.unwrap() else { panic!("not missing") };
     writer.write(image.blobs[&begun.digest].slice(..700_000)).await.unwrap();
     let error = send(&*transaction, failing, &image.blobs[&failing.digest]).await.unwrap_err();
-    assert!(matches!(error, EngineError::NoSpace { .. }), "{error}");
+    assert!(matches!(error, EngineError::LayoutFull { .. }), "{error}");
     let releasing = tokio::spawn(async move { lease.release().await });
     drop(writer);
     releasing.await.unwrap().unwrap();
@@ -168,7 +168,7 @@ async fn an_ingest_that_does_not_fit_begins_anew() {
     for _ in 0..20 {
         failed = failed.or(upload.write(vec![1; 100_000].into()).await.err());
     }
-    assert!(matches!(failed, Some(EngineError::NoSpace { .. })), "{failed:?}");
+    assert!(matches!(failed, Some(EngineError::LayoutFull { .. })), "{failed:?}");
     upload.suspend().await.unwrap_err();
     assert!(disk.used() < 10_000, "{}", disk.used());
     let OpenedIngest::Writer(mut upload) = ingests.open("large", &Expected::default()).await.unwrap() else { panic!() };

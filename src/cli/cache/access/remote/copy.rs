@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tonic::{Response, Status};
 
 use super::RemoteCaches;
-use super::messages::{absent, version};
+use super::messages::{absent, dropped, version};
 use crate::cache_v1::proto::commit_response::Event;
 use crate::cache_v1::proto::{
     AbortRequest, CommitRequest, CommitTarget, CopiedPart, GetRequest, OpenRequest, Target, TargetResult,
@@ -143,6 +143,7 @@ impl RemoteCaches {
             version: version(operation, result.version)?,
             written: sizes.into_iter().fold(0, u64::saturating_add),
             replaced: result.replaced.map(|replaced| version(operation, Some(replaced))).transpose()?,
+            dropped: result.dropped.into_iter().map(|it| dropped(operation, it)).collect::<Result<_, _>>()?,
         })
     }
 

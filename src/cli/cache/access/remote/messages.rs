@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prost_types::Timestamp;
 
 use crate::cache_v1::proto;
-use crate::caches::CacheError;
+use crate::caches::{CacheError, Dropped, Limit};
 use crate::engine::EngineError;
 use crate::engine::caches::CacheVersion;
 use crate::export_v1::ApiError;
@@ -55,6 +55,15 @@ pub(super) fn version(operation: &str, message: Option<proto::Version>) -> Resul
         layers: amount(message.layers),
         bytes: amount(message.bytes),
     })
+}
+
+/// A version that went because of a limit. A reason that this client does not know is one that the server's administrator set.
+pub(super) fn dropped(operation: &str, message: proto::DroppedVersion) -> Result<Dropped, CacheError> {
+    let limit = match message.reason() {
+        proto::DropReason::Parts => Limit::Parts,
+        proto::DropReason::Limits | proto::DropReason::Unspecified => Limit::Settings,
+    };
+    Ok(Dropped { version: version(operation, message.version)?, limit })
 }
 
 /// A time; 1970 for none.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tonic::{Code, Response, Status};
 
 use self::messages::{absent, amount, descriptor, failure, version};
-use super::{CacheAccess, Contents, Measured, Pruned, Usage, is_folder};
+use super::{CacheAccess, Contents, Measured, Pruned, Readable, Usage, is_folder};
 use crate::cache_v1::features;
 use crate::cache_v1::proto::prune_response::Event;
 use crate::cache_v1::proto::{
@@ -224,7 +224,7 @@ impl CacheAccess for RemoteCaches {
         }
     }
 
-    async fn open(&self, versions: Vec<CacheVersion>) -> Result<Vec<CopySource>, CacheError> {
+    async fn open(&self, versions: Vec<CacheVersion>) -> Result<Readable, CacheError> {
         self.require(features::COPIES)?;
         self.resolve(versions).await
     }

@@ -6,20 +6,19 @@ use std::sync::{Arc, PoisonError};
 use super::RemoteCaches;
 use super::messages::{amount, descriptor, failure, version};
 use crate::cache_v1::proto::{ResolveRequest, ResolvedPart};
-use crate::caches::{CacheError, CopySource};
-use crate::cli::cache::access::readable;
+use crate::caches::{CacheError, CopySource, read_root};
+use crate::cli::cache::access::{LeftOut, Readable};
 use crate::engine::caches::CacheVersion;
 use crate::engine::remote::CacheBlobs;
-use crate::image::cache::CacheRoot;
-use crate::image::{Descriptor, Digest, DocumentError, Limits};
-use crate::source::read_document;
+use crate::image::Digest;
 
 const OPERATION: &str = "resolving a build cache";
 
 impl RemoteCaches {
     /// Versions of one cache, held until the end of the command.
-    pub(super) async fn resolve(&self, versions: Vec<CacheVersion>) -> Result<Vec<CopySource>, CacheError> {
-        let Some(first) = versions.first() else { return Ok(Vec::new()) };
+    pub(super) async fn resolve(&self, versions: Vec<CacheVersion>) -> Result<Readable, CacheError> {
+        let mut readable = Readable::default();
+        let Some(first) = versions.first() else { return Ok(readable) };
         let request = ResolveRequest {
             refs: vec![first.reference.clone()],
             version_ids: versions.iter().map(|version| version.id.clone()).collect(),
@@ -36,14 +35,16 @@ impl RemoteCaches {
             id => Some(Arc::new(CacheBlobs::new(&self.connection, id)?)),
         };
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).extend(hold.clone());
-        let (mut sources, mut unusable) = (Vec::new(), Vec::new());
         for version in versions {
             match (&hold, parts.remove(&version.id)) {
-                (Some(hold), Some(part)) => sources.push(source(version, &part, hold).await?),
-                _ => unusable.push(self.why(version).await),
+                (Some(hold), Some(part)) => readable.sources.push(source(version, &part, hold).await?),
+                _ => {
+                    let error = self.why(version.clone()).await;
+                    readable.left_out.push(LeftOut { version, error });
+                }
             }
         }
-        readable(sources, unusable)
+        Ok(readable)
     }
 
     /// Why a version is not offered.
@@ -60,26 +61,15 @@ impl RemoteCaches {
 }
 
 async fn source(version: CacheVersion, part: &ResolvedPart, hold: &Arc<CacheBlobs>) -> Result<CopySource, CacheError> {
-    let listed = root(version.root.clone(), hold).await?;
+    let listed = read_root(&**hold, &version.root).await?;
     let absent: HashSet<Digest> = match amount(part.missing_layers) {
         0 => HashSet::new(),
         _ => {
-            let offered = root(descriptor(OPERATION, part.root.as_ref())?, hold).await?;
+            let offered = read_root(&**hold, &descriptor(OPERATION, part.root.as_ref())?).await?;
             let present: HashSet<_> = offered.layers.iter().map(|layer| &layer.digest).collect();
             let layers = listed.layers.iter().map(|layer| &layer.digest);
             layers.filter(|digest| !present.contains(digest)).cloned().collect()
         }
     };
     Ok(CopySource::new(version, Arc::new(listed), absent, hold.clone()))
-}
-
-/// A root in a hold.
-async fn root(descriptor: Descriptor, hold: &Arc<CacheBlobs>) -> Result<CacheRoot, CacheError> {
-    let (size, limit) = (descriptor.size, Limits::default().document_bytes);
-    if size > limit {
-        let (digest, media_type) = (descriptor.digest, descriptor.media_type);
-        return Err(CacheError::Document(DocumentError::TooLarge { digest, media_type, size, limit }.into()));
-    }
-    let bytes = read_document(&**hold, &descriptor).await?;
-    Ok(CacheRoot::parse(descriptor, bytes)?)
 }

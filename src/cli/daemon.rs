@@ -1,0 +1,61 @@
+//! The daemon that a command connects to, and what listens at its address instead if that fails.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use super::CommandError;
+use crate::config::{Config, Layer, ProcessEnvironment, group_name};
+use crate::engine::EngineError;
+use crate::engine::remote::{self, Connected};
+use crate::net::Address;
+use crate::running::{self, First, Probe, SearchFolders, probe, program};
+use crate::status::{Kind, Status};
+
+/// Connects to the daemon whose exporter API listens at `address`. If that fails, the error says what listens there instead.
+pub(super) async fn daemon_at(address: &Address) -> Result<Connected, CommandError> {
+    match remote::connect(address).await {
+        Ok(connected) => Ok(connected),
+        Err(error) => Err(explain(address, error).await),
+    }
+}
+
+/// What it means that a call of the exporter API at `address` failed with `error`.
+pub(super) async fn explain(address: &Address, error: EngineError) -> CommandError {
+    match (probe(address, First::Http2).await, address) {
+        (Probe::Linkspan(status), _) if status.door.kind != Kind::Export => wrong_door(&status),
+        (Probe::Denied, Address::Unix(path)) => {
+            let gid = path.metadata().map(|metadata| metadata.gid());
+            let group = gid.map_or_else(|_| "root".to_owned(), group_name);
+            CommandError::Denied { address: address.to_string(), group }
+        }
+        // One that does not respond may be any program.
+        (Probe::OtherProgram, _) if matches!(error, EngineError::Daemon { .. }) => {
+            let (program, export) = (program(address).await, export_door().await);
+            CommandError::NoDoor { address: address.to_string(), program, export }
+        }
+        _ => error.into(),
+    }
+}
+
+fn wrong_door(status: &Status) -> CommandError {
+    let export = status.doors.iter().find(|door| door.kind == Kind::Export);
+    CommandError::WrongDoor {
+        address: status.door.address.clone(),
+        kind: status.door.kind.name(),
+        export: export.map(|door| door.address.clone()),
+    }
+}
+
+/// The doors of the daemons that run here, as the doctor finds them.
+pub(super) async fn doors(config: &Config) -> Vec<(Address, Kind)> {
+    let variable = |name: &str| std::env::var_os(name);
+    let known = running::known(config, None, variable, &SearchFolders::new(variable));
+    let sockets = running::find(known).await;
+    sockets.iter().filter_map(|socket| Some((socket.address.clone(), socket.status()?.door.kind))).collect()
+}
+
+/// Where the exporter API of a daemon that runs here listens.
+async fn export_door() -> Option<String> {
+    let config = Config::load(Layer::default(), &ProcessEnvironment).ok()?;
+    let doors = doors(&config).await;
+    doors.iter().find(|(_, kind)| *kind == Kind::Export).map(|(address, _)| address.to_string())
+}
