@@ -4,6 +4,7 @@
 mod client;
 mod commit_task;
 mod messages;
+mod opening;
 mod status;
 
 use std::io;
@@ -29,6 +30,7 @@ use crate::status::StatusReport;
 pub(crate) use client::client;
 pub(crate) use commit_task::{CommitTask, CommitWatcher};
 pub(crate) use messages::next_message;
+pub(crate) use opening::opened;
 
 use status::StatusService;
 

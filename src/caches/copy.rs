@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
+use super::guards::VersionLease;
 use super::{CacheError, CacheExport, CacheRef, Caches, Dropped, ResolvedPart, read_root};
 use crate::engine::caches::{CacheDocument, CacheVersion, NewVersion, check_new};
 use crate::engine::ingest::{Expected, IngestManager, OpenedIngest};
@@ -26,8 +27,11 @@ pub struct CopySource {
     /// Where its documents and its layers are read.
     pub blobs: Arc<dyn Source>,
     /// Keeps the version where that is up to this process.
-    _kept: Option<Arc<ResolvedPart>>,
+    _kept: Option<Arc<Kept>>,
 }
+
+/// A version that stays, and its lease if it has one.
+type Kept = (ResolvedPart, Option<VersionLease>);
 
 /// What was copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,11 +94,21 @@ impl CopySource {
 }
 
 impl Caches {
-    /// A version that is copied from here. It stays as long as this is held.
+    /// A version that is copied from here. What it has stays as long as this is held, whoever deletes it.
     ///
     /// # Errors
-    /// [`CacheError::Unusable`] says why it cannot be used.
+    /// [`CacheError::Unusable`] says why it cannot be used, [`CacheError::Unknown`] that it was deleted meanwhile.
     pub async fn copy_source(&self, version: CacheVersion) -> Result<CopySource, CacheError> {
+        let lease = self.guards.lease(vec![version.id.clone()], false).await.unwrap_or_else(|error| {
+            // A folder may be read-only.
+            tracing::debug!(%error, "a version of a cache is read without a lease");
+            None
+        });
+        // The lease first, the look second.
+        let versions = self.store.versions(Some(&version.reference)).await?;
+        if !versions.iter().any(|listed| listed.id == version.id) {
+            return Err(CacheError::Unknown { reference: version.reference });
+        }
         let part = self.open(version).await?;
         let blobs = self.blobs();
         let (mut absent, mut seen) = (HashSet::new(), HashSet::new());
@@ -104,7 +118,7 @@ impl Caches {
             }
         }
         let (version, listed) = (part.version.clone(), part.listed.clone());
-        Ok(CopySource { version, listed, absent, blobs, _kept: Some(Arc::new(part)) })
+        Ok(CopySource { version, listed, absent, blobs, _kept: Some(Arc::new((part, lease))) })
     }
 
     /// Stores a version of other caches here, as the newest version of its part under `reference`.

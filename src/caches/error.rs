@@ -103,6 +103,9 @@ impl CacheError {
             Self::Ambiguous { .. } => Some("give the id, as `linkspan cache ls` prints it".to_owned()),
             Self::Unusable { id, .. } => Some(format!("export it again, or delete it: `linkspan cache rm {id}`")),
             Self::TooLarge { .. } => Some("raise `--cache-max-bytes`, or export with `mode=min`".to_owned()),
+            Self::Source(SourceError::NotFound { .. }) => {
+                Some("it may have been deleted meanwhile: `linkspan cache ls` lists what there is".to_owned())
+            }
             Self::Engine(error) => error.hint(),
             _ => None,
         }

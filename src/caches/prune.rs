@@ -67,15 +67,24 @@ impl Caches {
     /// # Errors
     /// When the engine cannot be queried.
     pub async fn start(&self) -> Result<(), CacheError> {
+        self.recover().await?;
+        self.apply_limits().await.map(drop)
+    }
+
+    /// Releases what processes that are gone left unfinished.
+    ///
+    /// # Errors
+    /// When the engine cannot be queried.
+    pub async fn recover(&self) -> Result<(), CacheError> {
         let left = self.store.recover().await?;
         if left > 0 {
             tracing::info!(left, "released unfinished build caches of former processes");
         }
-        self.apply_limits().await.map(drop)
+        Ok(())
     }
 
-    /// Deletes the versions that `selection` means, or only says which they are. Those that builds of this process read are
-    /// deleted when these have ended.
+    /// Deletes the versions that `selection` means, or only says which they are. What builds of this process read of them stays
+    /// until these have ended.
     ///
     /// # Errors
     /// When the engine refuses.
@@ -109,8 +118,7 @@ impl Caches {
         let mut dropped = Vec::new();
         {
             let _changes = self.changes.lock().await;
-            let mut versions = self.store.versions(Some(&new.reference)).await?;
-            versions.retain(|version| !self.guards.is_retired(&version.id));
+            let versions = self.store.versions(Some(&new.reference)).await?;
             let mut gone = superseded(&versions, new, keep);
             let left: Vec<_> = versions.iter().filter(|version| !gone.contains(&version.id)).collect();
             for version in beyond_parts(&left, &new.part) {
@@ -123,7 +131,7 @@ impl Caches {
                 gone.push(version.id.clone());
                 dropped.push(Dropped { version: version.clone(), limit: Limit::Parts });
             }
-            self.retire(gone, Change::Replaced).await?;
+            self.remove_locked(gone, Change::Replaced).await?;
         }
         let exceeding = self.apply_limits().await?;
         dropped.extend(exceeding.into_iter().map(|version| Dropped { version, limit: Limit::Settings }));

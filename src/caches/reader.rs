@@ -100,6 +100,12 @@ impl CacheReader {
         document.or_else(|| state.blobs.get(digest).copied())
     }
 
+    /// How many blobs of the engine can be read here, and how many bytes these are.
+    pub fn extent(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.blobs.len() as u64, state.blobs.values().fold(0, |sum, size| sum.saturating_add(*size)))
+    }
+
     /// The media type of a document, if it is the root of a part.
     pub fn root_type(&self, digest: &Digest) -> Option<String> {
         self.state().roots.get(digest).cloned()

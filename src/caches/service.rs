@@ -59,7 +59,8 @@ impl Caches {
     /// [`EngineError::NotOffered`] where none can be stored.
     pub fn new(engine: &dyn Engine, settings: CacheSettings) -> Result<Arc<Self>, EngineError> {
         let store = engine.caches()?;
-        let guards = Guards::new(store.clone());
+        let closing = CancellationToken::new();
+        let guards = Guards::new(store.clone(), closing.clone());
         let (changes, roots, indexes) = Default::default();
         Ok(Arc::new(Self {
             store,
@@ -71,12 +72,12 @@ impl Caches {
             roots,
             indexes,
             aborting: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            closing,
         }))
     }
 
     /// Waits until nothing is left of exports that were dropped before they were complete, nor of versions that were deleted
-    /// while they were read and are not read any more; an engine that went away is not waited for. None may be begun
+    /// while they were read and are not read any more, and no lease on versions that were copied; an engine that went away is not waited for. None may be begun
     /// afterwards.
     pub async fn finish(&self) {
         self.aborting.close();
@@ -123,12 +124,11 @@ impl Caches {
     /// # Errors
     /// When the engine cannot be queried.
     pub async fn versions(&self, reference: Option<&CacheRef>) -> Result<Vec<CacheVersion>, CacheError> {
-        let mut versions = self.store.versions(reference.map(CacheRef::as_str)).await?;
-        versions.retain(|version| !self.guards.is_retired(&version.id));
-        Ok(versions)
+        Ok(self.store.versions(reference.map(CacheRef::as_str)).await?)
     }
 
-    /// Deletes versions; those that builds of this process read when these have ended.
+    /// Deletes versions. What builds of this process read of them stays until these have ended, and what others read as far as
+    /// they have leases.
     ///
     /// # Errors
     /// When the engine refuses.
@@ -142,12 +142,12 @@ impl Caches {
     /// When the engine refuses.
     pub async fn remove(&self, ids: Vec<String>, change: Change) -> Result<(), CacheError> {
         let _changes = self.changes.lock().await;
-        self.retire(ids, change).await
+        self.remove_locked(ids, change).await
     }
 
     /// The same while `changes` is held.
-    pub(super) async fn retire(&self, ids: Vec<String>, change: Change) -> Result<(), CacheError> {
-        self.guards.retire(ids.clone()).await?;
+    pub(super) async fn remove_locked(&self, ids: Vec<String>, change: Change) -> Result<(), CacheError> {
+        self.guards.delete(&ids).await?;
         self.events.gone(&ids, change);
         Ok(())
     }

@@ -231,21 +231,28 @@ async fn fewer_versions_are_kept_although_nothing_has_changed() {
 }
 
 #[tokio::test]
-async fn a_version_that_is_read_goes_when_its_last_reader_has_ended() {
+async fn a_version_that_is_read_goes_at_once_and_its_blobs_when_its_last_reader_has_ended() {
     let folder = tempfile::tempdir().unwrap();
     let caches = caches(&folder, CacheSettings::default()).await;
     let old = store(&caches, "app", "", &["one"]).await;
     let (first, second) = (caches.resolve(&name("app")).await.unwrap(), caches.resolve(&name("app")).await.unwrap());
     let new = store(&caches, "app", "", &["two"]).await;
-    assert_eq!(listed(&caches).await, std::slice::from_ref(&new.id), "it is not offered again");
+    // For another process, too.
+    let other = self::caches(&folder, CacheSettings::default()).await;
+    assert_eq!((listed(&caches).await, listed(&other).await), (vec![new.id.clone()], vec![new.id.clone()]));
+    let leases = || std::fs::read_dir(folder.path().join(".linkspan/leases")).unwrap();
+    let pinned = || leases().map(|lease| std::fs::read_to_string(lease.unwrap().path()).unwrap()).collect::<String>();
     drop(first);
-    let stored = |caches: Arc<Caches>| async move { caches.store.versions(None).await.unwrap() };
-    assert_eq!(stored(caches.clone()).await.len(), 2);
+    let (config, root) = documents(&["one"]);
+    let blobs = [Digest::sha256(b"one"), config.descriptor.digest, root.descriptor.digest];
+    assert!(blobs.iter().all(|blob| pinned().contains(blob.as_str())), "{old:?}: {}", pinned());
     drop(second);
-    while stored(caches.clone()).await.iter().any(|version| version.id == old.id) {
+    while leases().count() > 0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(listed(&caches).await, [new.id]);
+    // Nobody reads the other one: it needs no lease.
+    caches.delete(vec![new.id]).await.unwrap();
+    assert_eq!((listed(&caches).await, leases().count()), (Vec::new(), 0));
 }
 
 #[tokio::test]

@@ -13,14 +13,15 @@ use crate::byte_size;
 use crate::config::{Config, DEFAULT_EXPORT_LISTEN, Layer, ProcessEnvironment};
 use crate::engine::EngineError;
 use crate::engine::remote::DaemonConnection;
-use crate::export::LiveExport;
+use crate::export::{HELD, LiveExport};
 use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
 use crate::image::Reference;
 use crate::net::Address;
 use crate::running::{First, Probe, probe};
 use crate::status::Kind;
 
-/// Lists the exports of a daemon that are under way, whichever of its doors they came through.
+/// Lists the exports of a daemon that are under way, whichever of its doors they came through, and what clients hold of build
+/// caches.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Ps {
@@ -167,6 +168,13 @@ impl Row {
         state.is_none_or(|state| matches!(state, ExportState::Open | ExportState::Committing))
     }
 
+    /// For how long its client need not renew what it holds.
+    fn left(&self) -> Option<String> {
+        let expires = UNIX_EPOCH + Duration::from_secs(self.live.expires.filter(|_| self.live.state == HELD)?);
+        let left = expires.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
+        Some(if left < 60 { format!("{left} s") } else { format!("{} min", left / 60) })
+    }
+
     fn columns(&self) -> Vec<String> {
         let LiveExport { id, door, principal, state, created, names, blobs, bytes, .. } = &self.live;
         let age = |created| SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(created));
@@ -175,7 +183,10 @@ impl Row {
             id.clone(),
             door.clone(),
             Some(principal.clone()).filter(|principal| !principal.is_empty()).unwrap_or_else(unknown),
-            state.clone(),
+            match self.left() {
+                Some(left) => format!("{state}, {left} left"),
+                None => state.clone(),
+            },
             created.map_or_else(unknown, |created| show::ago(age(created).unwrap_or_default())),
             blobs.map_or_else(unknown, |blobs| blobs.to_string()),
             bytes.map_or_else(unknown, byte_size::human_in_table),
@@ -184,7 +195,7 @@ impl Row {
     }
 
     fn json(&self) -> Value {
-        let LiveExport { id, door, builder, principal, state, created, names, blobs, bytes } = &self.live;
+        let LiveExport { id, door, builder, principal, state, created, names, blobs, bytes, expires } = &self.live;
         let mut row = json!({
             "id": id, "door": door, "builder": builder, "principal": principal, "state": state, "created": created,
             "names": names,
@@ -196,7 +207,7 @@ impl Row {
             row["expires"] = json!(session.expire_time.map(|time| time.seconds));
         }
         // An export that does not count has no such keys.
-        for (key, number) in [("blobs", blobs), ("bytes", bytes)] {
+        for (key, number) in [("blobs", blobs), ("bytes", bytes), ("expires", expires)] {
             if let Some(number) = number {
                 row[key] = json!(number);
             }

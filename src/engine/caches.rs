@@ -124,6 +124,15 @@ pub trait CacheStore: Debug + Send + Sync {
     /// [`EngineError::Cache`] if the store cannot hold what `new` says; when the engine refuses.
     async fn begin(&self, new: &NewVersion, origin: &Origin) -> Result<Arc<dyn PendingVersion>, EngineError>;
 
+    /// A lease that keeps the blobs of versions, whoever deletes these. It ends with this process. A version that went before the
+    /// lease was there may have lost some: look for it once more. `None` for a store that nothing was ever written to, which
+    /// a reader does not begin. `is_deletion` says that these versions are deleted next, so that what only the lease
+    /// keeps is garbage when it is released.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    async fn lease(&self, ids: &[String], is_deletion: bool) -> Result<Option<Arc<dyn Lease>>, EngineError>;
+
     /// Deletes versions, and with them the blobs that nothing else needs; fine if they are gone.
     ///
     /// # Errors
@@ -179,6 +188,14 @@ pub(super) fn new_id(reference: &str, created: SystemTime) -> String {
     // Each RandomState is seeded by the system.
     let random = RandomState::new().hash_one(created) >> 32;
     format!("{}{}-{random:08x}", id_prefix(reference), milliseconds(created))
+}
+
+/// Who has a lease on versions: this process, by an id that no other lease has.
+pub(super) fn lease_origin() -> Origin {
+    let now = SystemTime::now();
+    // Each RandomState is seeded by the system; two make 128 bits.
+    let half = || RandomState::new().hash_one(now);
+    Origin::internal(format!("read-cache-{:016x}{:016x}", half(), half()), "cache", "")
 }
 
 /// Refuses what no store could keep as a label, or list.

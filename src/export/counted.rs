@@ -44,7 +44,7 @@ impl Counted {
     pub(super) fn progress(&self) -> Option<Progress> {
         let counts = self.counts();
         let Counts { blobs, bytes, sent } = counts.as_ref()?;
-        Some(Progress { state: None, blobs: *blobs, bytes: bytes + sent.values().sum::<u64>() })
+        Some(Progress { state: None, blobs: *blobs, bytes: bytes + sent.values().sum::<u64>(), expires: None })
     }
 
     fn counts(&self) -> MutexGuard<'_, Option<Counts>> {
@@ -68,9 +68,9 @@ mod tests {
         counted.plan(&plan);
         counted.count(&sent(20));
         counted.count(&sent(30));
-        assert_eq!(counted.progress(), Some(Progress { state: None, blobs: 2, bytes: 137 }));
+        assert_eq!(counted.progress(), Some(Progress { state: None, blobs: 2, bytes: 137, expires: None }));
         counted.count(&sent(50));
         counted.count(&Event::Stored { digest: blob("new", 0).digest });
-        assert_eq!(counted.progress(), Some(Progress { state: None, blobs: 3, bytes: 157 }));
+        assert_eq!(counted.progress(), Some(Progress { state: None, blobs: 3, bytes: 157, expires: None }));
     }
 }

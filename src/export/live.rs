@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Origin;
 
-/// An export that is under way.
+/// The state of what keeps blobs for a client that reads them.
+pub const HELD: &str = "held";
+
+/// An export that is under way, or something else that keeps blobs for a client.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LiveExport {
@@ -33,6 +36,9 @@ pub struct LiveExport {
     /// Their bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// When it ends unless its client renews it, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
 }
 
 /// How far an export is, as it says itself when it is asked.
@@ -44,6 +50,8 @@ pub struct Progress {
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// When it ends unless its client renews it.
+    pub expires: Option<SystemTime>,
 }
 
 /// Asks an export how far it is; `None` if it has ended.
@@ -71,10 +79,11 @@ impl Entry {
     fn listed(self) -> LiveExport {
         match self.ask.and_then(|ask| ask()) {
             None => self.live,
-            Some(Progress { state, blobs, bytes }) => LiveExport {
+            Some(Progress { state, blobs, bytes, expires }) => LiveExport {
                 state: state.map_or(self.live.state, str::to_owned),
                 blobs: Some(blobs),
                 bytes: Some(bytes),
+                expires: expires.and_then(seconds),
                 ..self.live
             },
         }
@@ -166,6 +175,8 @@ impl Drop for Listed {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::net::Principal;
 
@@ -177,7 +188,7 @@ mod tests {
         let session = exports.add(&origin, Vec::new());
         let step = exports.add(&origin, vec!["docker.io/library/demo:1".to_owned()]);
         step.enter("planned");
-        session.began(UNIX_EPOCH + std::time::Duration::from_secs(7));
+        session.began(UNIX_EPOCH + Duration::from_secs(7));
         let [live] = &exports.list()[..] else { panic!("{:?}", exports.list()) };
         assert_eq!((live.door.as_str(), live.builder.as_str(), live.state.as_str()), ("export", "b", "planned"));
         assert_eq!((live.principal.as_str(), live.created), ("uid 7, gid 8, pid 9", Some(7)));
@@ -197,16 +208,17 @@ mod tests {
         let counted = blobs.clone();
         listed.ask(move || {
             let blobs = (*counted.lock().unwrap())?;
-            Some(Progress { state: (blobs > 1).then_some("transferring"), blobs, bytes: 10 * blobs })
+            let state = (blobs > 1).then_some("transferring");
+            Some(Progress { state, blobs, bytes: 10 * blobs, expires: Some(UNIX_EPOCH + Duration::from_secs(blobs)) })
         });
         let seen = || {
-            let LiveExport { state, blobs, bytes, .. } = exports.list().remove(0);
-            (state, blobs, bytes)
+            let LiveExport { state, blobs, bytes, expires, .. } = exports.list().remove(0);
+            (state, blobs, bytes, expires)
         };
-        assert_eq!(seen(), ("open".to_owned(), Some(1), Some(10)));
+        assert_eq!(seen(), ("open".to_owned(), Some(1), Some(10), Some(1)));
         *blobs.lock().unwrap() = Some(2);
-        assert_eq!(seen(), ("transferring".to_owned(), Some(2), Some(20)));
+        assert_eq!(seen(), ("transferring".to_owned(), Some(2), Some(20), Some(2)));
         *blobs.lock().unwrap() = None;
-        assert_eq!(seen(), ("open".to_owned(), None, None));
+        assert_eq!(seen(), ("open".to_owned(), None, None, None));
     }
 }

@@ -48,7 +48,7 @@ mod transfer;
 
 pub use error::ExportError;
 pub use id::unique_id;
-pub use live::{Listed, LiveExport, LiveExports, Progress};
+pub use live::{HELD, Listed, LiveExport, LiveExports, Progress};
 pub(crate) use pinned_blobs::PinnedBlobs;
 pub use policy::NamePolicy;
 pub(crate) use policy::check_digests;

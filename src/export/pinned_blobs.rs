@@ -1,5 +1,6 @@
 //! Blobs that stay for somebody who reads them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Exports;
@@ -10,12 +11,14 @@ use crate::engine::{EngineError, Lease, Lifetime, Origin, Pin};
 pub(crate) struct PinnedBlobs {
     exports: Arc<Exports>,
     leases: Mutex<Vec<Arc<dyn Lease>>>,
+    /// How many leases there were.
+    begun: AtomicUsize,
 }
 
 impl PinnedBlobs {
     /// No lease yet.
     pub(crate) fn new(exports: &Arc<Exports>) -> Arc<Self> {
-        Arc::new(Self { exports: exports.clone(), leases: Mutex::default() })
+        Arc::new(Self { exports: exports.clone(), leases: Mutex::default(), begun: AtomicUsize::default() })
     }
 
     /// Pins blobs, and returns the sizes of those that are there.
@@ -23,7 +26,7 @@ impl PinnedBlobs {
     /// # Errors
     /// When the engine refuses.
     pub(crate) async fn pin(&self, origin: &Origin, pins: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
-        let (lease, sizes) = pinned(&self.exports, origin, pins).await?;
+        let (lease, sizes) = pinned(&self.exports, &self.next(origin), pins).await?;
         self.add(lease);
         Ok(sizes)
     }
@@ -34,7 +37,7 @@ impl PinnedBlobs {
         if pins.is_empty() {
             return;
         }
-        let (exports, leases) = (self.exports.clone(), Arc::downgrade(self));
+        let (exports, leases, origin) = (self.exports.clone(), Arc::downgrade(self), self.next(&origin));
         self.exports.clean_up(async move {
             let _kept = kept;
             match pinned(&exports, &origin, &pins).await {
@@ -46,6 +49,12 @@ impl PinnedBlobs {
                 Err(error) => tracing::debug!(%error, "what is read of caches has no lease of its own"),
             }
         });
+    }
+
+    /// The origin of another lease: no two leases have one id.
+    fn next(&self, origin: &Origin) -> Origin {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        Origin { export: format!("{}-{number}", origin.export), ..origin.clone() }
     }
 
     fn add(&self, lease: Arc<dyn Lease>) {

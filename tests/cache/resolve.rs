@@ -84,7 +84,7 @@ async fn what_is_held_can_be_read_although_another_process_deletes_its_version()
 }
 
 /// A layout with an image of two platforms, of which one has an inline cache with the step `base`.
-fn write_image(folder: &std::path::Path) {
+pub(crate) fn write_image(folder: &std::path::Path) {
     let blobs = folder.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let store = |media_type: &str, bytes: &[u8]| {

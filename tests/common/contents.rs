@@ -1,6 +1,7 @@
 //! What is in the engines of a stack.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Run, Stack, until};
 
@@ -91,8 +92,11 @@ impl Stack {
     /// Runs containerd's garbage collector, which goes through all namespaces: a lease that is deleted with `--sync` waits for it.
     #[track_caller]
     pub(crate) fn collect_garbage(&self, namespace: &str) {
-        self.ctr(namespace, ["leases", "create", "--id", "collect"]).ok();
-        self.ctr(namespace, ["leases", "rm", "--sync", "collect"]).ok();
+        // Of its own: other tests collect as well.
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let lease = format!("collect-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.ctr(namespace, ["leases", "create", "--id", &lease]).ok();
+        self.ctr(namespace, ["leases", "rm", "--sync", &lease]).ok();
     }
 
     /// The folder of containerd's content store.

@@ -1432,7 +1432,7 @@ pub mod caches_client {
                 .insert(GrpcMethod::new("linkspan.cache.v1.Caches", "Inspect"));
             self.inner.unary(req, path, codec).await
         }
-        /// Deletes a cache, a part of it, or one version. What is held is deleted when its last hold has ended.
+        /// Deletes a cache, a part of it, or one version. What is held can be read until its last hold has ended.
         pub async fn delete(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteRequest>,
@@ -1601,7 +1601,7 @@ pub mod caches_server {
             &self,
             request: tonic::Request<super::InspectRequest>,
         ) -> std::result::Result<tonic::Response<super::InspectResponse>, tonic::Status>;
-        /// Deletes a cache, a part of it, or one version. What is held is deleted when its last hold has ended.
+        /// Deletes a cache, a part of it, or one version. What is held can be read until its last hold has ended.
         async fn delete(
             &self,
             request: tonic::Request<super::DeleteRequest>,

@@ -114,7 +114,11 @@ impl Remove {
                     Err(error) => complain(error),
                 }
             }
-            let (gone, refused) = caches.delete(meant, is_dry).await?;
+            let deleted = caches.delete(meant, is_dry).await;
+            if !is_dry {
+                caches.finish().await;
+            }
+            let (gone, refused) = deleted?;
             refused.into_iter().for_each(complain);
             if is_json {
                 let ids: Vec<_> = gone.iter().map(|version| &version.id).collect();
@@ -136,8 +140,13 @@ impl Prune {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let selection = Selection { keep_bytes: self.keep_storage, ..filter::selection(self.filter) };
         let (is_dry, is_json) = (self.dry_run, self.json);
-        let (pruned, is_folder) =
-            on_caches(self.target, async |caches| Ok((caches.prune(&selection, is_dry).await?, caches.is_folder())))?;
+        let (pruned, is_folder) = on_caches(self.target, async |caches| {
+            let pruned = caches.prune(&selection, is_dry).await;
+            if !is_dry {
+                caches.finish().await;
+            }
+            Ok((pruned?, caches.is_folder()))
+        })?;
         if pruned.denied > 0 {
             let count = show::count(usize::try_from(pruned.denied).unwrap_or(usize::MAX), "version");
             output::note(&format!(

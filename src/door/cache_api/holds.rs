@@ -1,7 +1,7 @@
 //! Holds: what the API calls a lease on the versions that a client reads.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use tonic::Code;
@@ -14,7 +14,7 @@ use crate::cache_v1::limits::HOLDS;
 use crate::cache_v1::proto::ResolveResponse;
 use crate::caches::{CacheBlobs, CacheError, CacheReader, CacheRef, Caches, InlineCache};
 use crate::engine::{Origin, Pin};
-use crate::export::{Exports, PinnedBlobs, unique_id};
+use crate::export::{Exports, HELD, Listed, PinnedBlobs, Progress, unique_id};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::timestamp;
 use crate::image::{Platform, Reference};
@@ -33,6 +33,20 @@ pub(super) struct Hold {
     /// Keep the blobs, whatever other processes delete.
     _leases: Arc<PinnedBlobs>,
     lifetime: Mutex<Lifetime>,
+    /// Until it ends.
+    _listed: Listed,
+}
+
+impl Hold {
+    /// How far it reaches.
+    fn progress(&self) -> Progress {
+        let (blobs, bytes) = self.reader.extent();
+        Progress { state: Some(HELD), blobs, bytes, expires: Some(self.lifetime().expires) }
+    }
+
+    fn lifetime(&self) -> MutexGuard<'_, Lifetime> {
+        self.lifetime.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a Resolve looks for.
@@ -63,15 +77,13 @@ impl Holds {
         exports: &Arc<Exports>,
         query: &ResolveQuery,
     ) -> Result<ResolveResponse, ApiError> {
-        if self.holds().len() >= HOLDS {
-            let message = format!("{HOLDS} holds are not released; release one of them, or wait until one expires");
-            return Err(ApiError::limit(Code::ResourceExhausted, "holds", HOLDS, message));
-        }
+        check_count(&self.holds())?;
         let reader = CacheReader::new(caches.blobs());
         let leases = PinnedBlobs::new(exports);
-        let principal = query.client.clone();
-        let origin = Origin { export: unique_id(), door: "cache", builder: String::new(), principal };
+        let (id, principal) = (format!("{PREFIX}{}", unique_id()), query.client.clone());
+        let origin = Origin { export: id.clone(), door: "cache", builder: String::new(), principal };
         let (mut held, mut pins, mut response) = (Vec::new(), Vec::new(), ResolveResponse::default());
+        let mut names = Vec::new();
         for reference in &query.refs {
             let is_meant = |id: &str| query.versions.is_empty() || query.versions.contains(id);
             let mut parts = caches.resolve_those(reference, is_meant).await?;
@@ -81,8 +93,9 @@ impl Holds {
                 false => Vec::new(),
             };
             parts.retain(|part| part.may_be_of(&query.platforms));
-            if parts.is_empty() && images.is_empty() {
-                response.unknown_refs.push(reference.to_string());
+            match parts.is_empty() && images.is_empty() {
+                true => response.unknown_refs.push(reference.to_string()),
+                false => names.push(format!("cache {reference}")),
             }
             for part in parts {
                 response.parts.push(resolved(&part));
@@ -99,12 +112,25 @@ impl Holds {
         if response.parts.is_empty() {
             return Ok(response);
         }
+        let listed = exports.live().add(&origin, names);
         leases.keep(origin, pins, reader.clone());
         let lifetime = Lifetime::new(query.ttl);
-        response.hold_id = format!("{PREFIX}{}", unique_id());
         response.expire_time = Some(timestamp(lifetime.expires));
-        let hold = Hold { parts: held, reader, _leases: leases, lifetime: Mutex::new(lifetime) };
-        self.holds().insert(response.hold_id.clone(), Arc::new(hold));
+        let hold = Arc::new_cyclic(|hold: &Weak<Hold>| {
+            let hold = hold.clone();
+            listed.ask(move || Some(hold.upgrade()?.progress()));
+            Hold { parts: held, reader, _leases: leases, lifetime: Mutex::new(lifetime), _listed: listed }
+        });
+        let mut holds = self.holds();
+        // Once more: others were resolved meanwhile.
+        if let Err(error) = check_count(&holds) {
+            // It takes other locks when it ends.
+            drop(holds);
+            drop(hold);
+            return Err(error);
+        }
+        holds.insert(id.clone(), hold);
+        response.hold_id = id;
         Ok(response)
     }
 
@@ -120,7 +146,7 @@ impl Holds {
     /// When the hold ends now.
     pub(super) fn renew(&self, id: &str, ttl: Option<Duration>) -> Result<SystemTime, ApiError> {
         let hold = self.find(id)?;
-        let mut lifetime = hold.lifetime.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lifetime = hold.lifetime();
         lifetime.renew(ttl);
         Ok(lifetime.expires)
     }
@@ -133,7 +159,7 @@ impl Holds {
 
     /// Ends what is over.
     pub(super) fn sweep(&self, now: SystemTime) {
-        let is_over = |hold: &Arc<Hold>| hold.lifetime.lock().unwrap_or_else(PoisonError::into_inner).is_over(now);
+        let is_over = |hold: &Arc<Hold>| hold.lifetime().is_over(now);
         let over: Vec<_> = {
             let mut holds = self.holds();
             let over: Vec<_> = holds.iter().filter(|(_, hold)| is_over(hold)).map(|(id, _)| id.clone()).collect();
@@ -141,6 +167,16 @@ impl Holds {
         };
         drop(over);
     }
+}
+
+/// Refuses one hold more than there may be.
+fn check_count(holds: &BTreeMap<String, Arc<Hold>>) -> Result<(), ApiError> {
+    if holds.len() < HOLDS {
+        return Ok(());
+    }
+    let message = format!("{HOLDS} holds are not released");
+    let hint = "release one of them, or wait until one expires; `linkspan ps` lists them";
+    Err(ApiError::limit(Code::ResourceExhausted, "holds", HOLDS, message).with_hint(Some(hint)))
 }
 
 /// The inline caches of the engine's image `reference`, pinned by one of `leases`. Those that cannot be kept are not offered.

@@ -10,10 +10,11 @@ use tonic::{Request, Response, Status, Streaming};
 use super::holds::ResolveQuery;
 use super::put::put;
 use super::query::QueriedParts;
+use super::session::Session;
 use super::sessions::Sessions;
 use super::watch::watch;
 use super::{admin, capabilities, commit, request};
-use crate::api_server::{client, next_message};
+use crate::api_server::{client, next_message, opened};
 use crate::cache_v1::proto::caches_server::Caches as Service;
 use crate::cache_v1::proto::commit_response::Event;
 use crate::cache_v1::proto::{
@@ -43,12 +44,10 @@ impl Service for CacheService {
         let (refs, platforms) = (request::refs(&refs)?, request::platforms(&platforms)?);
         let (versions, ttl) = (request::version_ids(version_ids)?, request::ttl(ttl)?);
         let query = ResolveQuery { refs, platforms, versions, ttl, client };
-        let sessions = self.0.clone();
-        // To its end even if the client goes away: a lease that was created must come into our hands.
-        let resolving =
-            tokio::spawn(async move { sessions.holds.resolve(&sessions.caches, &sessions.exports, &query).await });
-        let resolved = resolving.await.map_err(|error| ApiError::broken(&error))?;
-        Ok(Response::new(resolved?))
+        let (sessions, ending) = (self.0.clone(), self.0.clone());
+        let resolving = async move { sessions.holds.resolve(&sessions.caches, &sessions.exports, &query).await };
+        let resolved = opened(resolving, move |found: &ResolveResponse| ending.holds.release(&found.hold_id));
+        Ok(Response::new(resolved.await?))
     }
 
     type QueryStream = ResponseStream<QueryResponse>;
@@ -95,9 +94,10 @@ impl Service for CacheService {
 
     async fn open(&self, request: Request<OpenRequest>) -> Result<Response<OpenResponse>, Status> {
         let (sessions, client, request) = (self.0.clone(), client(&request)?, request.into_inner());
-        // To its end even if the client goes away: a lease that was created must come into our hands.
-        let opened = tokio::spawn(async move { sessions.open(request, &client).await }).await;
-        let (session, found) = opened.map_err(|error| ApiError::broken(&error))??;
+        let ending = sessions.clone();
+        let opening = async move { sessions.open(request, &client).await };
+        let end = move |(session, _): &(Arc<Session>, bool)| ending.abandon(session.clone());
+        let (session, found) = opened(opening, end).await?;
         Ok(Response::new(OpenResponse { export: Some(session.message()), found }))
     }
 

@@ -113,12 +113,16 @@ impl Session {
             let scope = self.contents.scope();
             (scope.len() as u64, scope.bytes(), scope.writing())
         };
-        let state = match self.stage().state {
+        let (state, expires) = {
+            let stage = self.stage();
+            (stage.state, stage.lifetime.expires)
+        };
+        let state = match state {
             ExportState::Committing => "committing",
             ExportState::Open if blobs > 0 || writing > 0 => State::Transferring.name(),
             _ => State::Open.name(),
         };
-        Progress { state: Some(state), blobs, bytes }
+        Progress { state: Some(state), blobs, bytes, expires: Some(expires) }
     }
 
     pub(super) fn records(&self) -> MutexGuard<'_, PutRecords> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -157,6 +158,17 @@ impl Sessions {
         for (_, id) in ended.iter().take(ended.len().saturating_sub(ENDED_EXPORTS)) {
             sessions.remove(id);
         }
+    }
+
+    /// Ends an export whose client went away before it knew of it, unless that can find it again by its key.
+    pub(super) fn abandon(self: Arc<Self>, session: Arc<Session>) {
+        if !session.record.key.is_empty() {
+            return;
+        }
+        tracing::debug!(export = session.id(), "its client went away while it was opened");
+        // Without a runtime the server is ending, and the export outlives it.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move { self.close(&session, ExportState::Aborted).await });
     }
 
     /// Ends an export; fine if it has ended.

@@ -11,8 +11,8 @@ use super::commit;
 use super::negotiate::negotiate;
 use super::output;
 use super::session::Session;
-use super::sessions::Sessions;
-use crate::api_server::{client, next_message};
+use super::sessions::{Sessions, abandon};
+use crate::api_server::{client, next_message, opened};
 use crate::export_v1::convert::duration;
 use crate::export_v1::limits::PAGE;
 use crate::export_v1::proto::commit_response::Event;
@@ -35,9 +35,15 @@ impl Service for ExportService {
 
     async fn open(&self, request: Request<OpenRequest>) -> Result<Response<OpenResponse>, Status> {
         let (sessions, client, request) = (self.0.clone(), client(&request)?, request.into_inner());
-        // To its end even if the client goes away: a lease that was created must come into our hands.
-        let opened = tokio::spawn(async move { sessions.open(&request, &client).await }).await;
-        let (session, found) = opened.map_err(|error| ApiError::broken(&error))??;
+        // A client can find again what it gave an id or a key.
+        let is_known = !request.export_id.is_empty() || !request.idempotency_key.is_empty();
+        let opening = async move { sessions.open(&request, &client).await };
+        let end = move |(session, _): &(Arc<Session>, bool)| {
+            if !is_known {
+                abandon(session.clone());
+            }
+        };
+        let (session, found) = opened(opening, end).await?;
         Ok(Response::new(OpenResponse { export: Some(session.message()), found }))
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -205,6 +206,18 @@ pub(super) async fn close(session: &Session, state: ExportState) -> Result<(), A
         running.finished().await;
     }
     Ok(session.contents.lease.release().await?)
+}
+
+/// Ends an export whose client went away before it knew of it.
+pub(super) fn abandon(session: Arc<Session>) {
+    tracing::debug!(export = session.id, "its client went away while it was opened");
+    // Without a runtime the server is ending, and the export outlives it.
+    let Ok(runtime) = Handle::try_current() else { return };
+    runtime.spawn(async move {
+        if let Err(refusal) = close(&session, ExportState::Aborted).await {
+            tracing::warn!(export = session.id, error = refusal.message, "the lease of an abandoned export stays");
+        }
+    });
 }
 
 fn is_id(text: &str) -> bool {

@@ -33,11 +33,11 @@ use super::release::{abort_ingests, release_all};
 use super::writer::{self, Begun};
 use crate::engine::caches::{
     CacheContent, CacheDocument, CacheStore, CacheVersion, NewVersion, PendingVersion, VERSION_PREFIX, check_new,
-    check_sizes, id_prefix, is_touch_due, milliseconds, new_id, sort, time,
+    check_sizes, id_prefix, is_touch_due, lease_origin, milliseconds, new_id, sort, time,
 };
 use crate::engine::images::Images;
 use crate::engine::process::Process;
-use crate::engine::{BlobWriter as _, EngineError, Lease, Origin};
+use crate::engine::{BlobWriter as _, EngineError, Lease, Lifetime, Origin};
 use crate::image::{Descriptor, Digest};
 
 /// Marks the leases of caches. The value is the ref.
@@ -164,6 +164,23 @@ impl CacheStore for ContainerdCaches {
         self.client().unary(format!("creating the lease {id}"), call).await?;
         let leased = self.engine.open_lease(id, true, Arc::new(Records))?;
         Ok(Arc::new(PendingCache { client: self.client().clone(), record: lease, lease: Arc::new(leased) }))
+    }
+
+    /// The record keeps the root, and that all the rest: one synced write for each version, and one for the lease.
+    async fn lease(&self, ids: &[String], _: bool) -> Result<Option<Arc<dyn Lease>>, EngineError> {
+        let origin = lease_origin();
+        let leased = self.engine.lease_for(&origin, Lifetime::Process, Arc::new(Records)).await?;
+        let name = lease_calls::id(&origin);
+        for id in ids {
+            let record = record(id).0.digest;
+            if let Err(error) = lease_calls::add(self.client(), &name, lease_calls::CONTENT, record.as_str()).await {
+                if let Err(error) = leased.release().await {
+                    tracing::debug!(%error, lease = name, "it is released by the next start, or expires");
+                }
+                return Err(error);
+            }
+        }
+        Ok(Some(Arc::new(leased)))
     }
 
     async fn delete(&self, ids: &[String]) -> Result<(), EngineError> {

@@ -8,7 +8,7 @@ use super::VerifiedStore;
 use crate::engine::caches::{CacheStore, CacheVersion, NewVersion, PendingVersion};
 use crate::engine::containerd::{ContainerdCaches, ContainerdEngine};
 use crate::engine::images::Images;
-use crate::engine::{EngineError, Origin};
+use crate::engine::{EngineError, Lease, Origin};
 
 /// The caches in dockerd's containerd.
 #[derive(Debug)]
@@ -32,6 +32,10 @@ impl CacheStore for DockerCaches {
     async fn begin(&self, new: &NewVersion, origin: &Origin) -> Result<Arc<dyn PendingVersion>, EngineError> {
         self.store.check().await?;
         self.caches.begin(new, origin).await
+    }
+
+    async fn lease(&self, ids: &[String], is_deletion: bool) -> Result<Option<Arc<dyn Lease>>, EngineError> {
+        self.caches.lease(ids, is_deletion).await
     }
 
     async fn delete(&self, ids: &[String]) -> Result<(), EngineError> {

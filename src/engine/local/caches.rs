@@ -74,6 +74,12 @@ impl Entry {
         })
     }
 
+    /// The id of the version, whoever wrote it.
+    fn version_id(&self) -> Option<String> {
+        let id = self.target.annotations.get(ID).filter(|_| self.is_cache()).cloned();
+        id.or_else(|| self.foreign_id())
+    }
+
     fn version(&self) -> Option<CacheVersion> {
         let (target, annotations) = (&self.target, &self.target.annotations);
         let text = |key: &str| annotations.get(key).cloned().unwrap_or_default();
@@ -121,6 +127,12 @@ impl LayoutIndex {
         versions
     }
 
+    /// The roots of versions.
+    pub(crate) fn cache_roots(&self, ids: &[String]) -> Vec<Descriptor> {
+        let is_meant = |entry: &&Entry| entry.version_id().is_some_and(|id| ids.contains(&id));
+        self.entries.iter().filter(is_meant).map(|entry| entry.target.clone()).collect()
+    }
+
     /// Adds a version.
     pub(crate) fn insert_cache(&mut self, version: &CacheVersion) -> Result<(), serde_json::Error> {
         self.entries.push(entry(target(version))?);
@@ -129,10 +141,7 @@ impl LayoutIndex {
 
     /// Removes versions. Returns their roots.
     pub(crate) fn remove_caches(&mut self, ids: &[String]) -> Result<Vec<Descriptor>, serde_json::Error> {
-        let is_meant = |entry: &Entry| {
-            let id = entry.target.annotations.get(ID).filter(|_| entry.is_cache()).cloned();
-            id.or_else(|| entry.foreign_id()).is_some_and(|id| ids.contains(&id))
-        };
+        let is_meant = |entry: &Entry| entry.version_id().is_some_and(|id| ids.contains(&id));
         let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries).into_iter().partition(is_meant);
         self.entries = kept;
         self.name_versions()?;

@@ -49,7 +49,7 @@ use std::sync::Arc;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 pub(super) use blob_sink::BlobSink;
-pub(super) use blob_store::{BlobStore, KnownParts};
+pub(super) use blob_store::{BlobReader, BlobStore, KnownParts};
 pub(super) use caches::MAX_FOREIGN;
 pub(crate) use caches::{cache_tags, cache_versions, new_cache_index};
 pub(super) use gc::{Collected, GRACE, collect};

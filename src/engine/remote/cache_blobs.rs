@@ -16,11 +16,15 @@ use super::writer;
 use crate::cache_v1::proto::RenewRequest;
 use crate::engine::stream::{SILENCE, Store as _, UNARY};
 use crate::engine::{EngineError, Opened};
+use crate::export_v1::convert::duration_message;
 use crate::image::{Descriptor, Digest};
 use crate::source::{Chunks, Source, SourceError};
 
-/// How often the expiry is put off: well within any time to live that makes sense.
-const RENEWAL: Duration = Duration::from_secs(300);
+/// How often the expiry of an export is put off. It has the daemon's own time to live, for the next command that goes on with it.
+const EXPORT_RENEWAL: Duration = Duration::from_secs(300);
+/// How long a hold outlives its command, of which nobody goes on with it, and how often that is put off.
+pub(crate) const HOLD_TTL: Duration = Duration::from_secs(300);
+const HOLD_RENEWAL: Duration = Duration::from_secs(60);
 
 /// What a hold or an export of the caching API has. It is renewed until this is dropped.
 #[derive(Debug)]
@@ -32,12 +36,28 @@ pub(crate) struct CacheBlobs {
 }
 
 impl CacheBlobs {
-    /// The blobs of the hold or the export `id`.
+    /// The blobs of the export `id`.
     ///
     /// # Errors
     /// [`EngineError::Protocol`] for an id that no header can have.
-    pub(crate) fn new(connection: &DaemonConnection, id: &str) -> Result<Self, EngineError> {
-        let renewal = tokio::spawn(renew(connection.clone(), id.to_owned()));
+    pub(crate) fn of_export(connection: &DaemonConnection, id: &str) -> Result<Self, EngineError> {
+        Self::new(connection, id, (EXPORT_RENEWAL, None))
+    }
+
+    /// The blobs of the hold `id`, which was resolved for [`HOLD_TTL`].
+    ///
+    /// # Errors
+    /// As [`Self::of_export`].
+    pub(crate) fn of_hold(connection: &DaemonConnection, id: &str) -> Result<Self, EngineError> {
+        Self::new(connection, id, (HOLD_RENEWAL, Some(HOLD_TTL)))
+    }
+
+    fn new(
+        connection: &DaemonConnection,
+        id: &str,
+        renewal: (Duration, Option<Duration>),
+    ) -> Result<Self, EngineError> {
+        let renewal = tokio::spawn(renew(connection.clone(), id.to_owned(), renewal));
         Ok(Self {
             id: id.to_owned(),
             name: format!("linkspan at {}", connection.address()),
@@ -61,14 +81,14 @@ impl CacheBlobs {
 }
 
 /// Puts off the expiry for as long as it is polled. What fails is seen by the next call about the blobs.
-async fn renew(connection: DaemonConnection, id: String) {
+async fn renew(connection: DaemonConnection, id: String, (pause, ttl): (Duration, Option<Duration>)) {
     loop {
-        let request = RenewRequest { id: id.clone(), ttl: None };
+        let request = RenewRequest { id: id.clone(), ttl: ttl.map(duration_message) };
         let call = async { connection.caches().renew(request).await };
         if let Err(error) = connection.unary("renewing what is held of caches", call).await {
             tracing::debug!(%error, "what is held of caches was not renewed");
         }
-        tokio::time::sleep(RENEWAL).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -20,7 +20,7 @@ use crate::engine::images::Images as _;
 use crate::engine::process::Process;
 use crate::engine::stream::SILENCE;
 use crate::engine::{EngineError, Origin, Precondition};
-use crate::export_v1::convert::descriptor_message;
+use crate::export_v1::convert::{descriptor_message, duration_message};
 use crate::export_v1::proto::{
     Export, ExportState, Exporter, ListRequest, NegotiateRequest, OpenRequest, RenewRequest, Standing,
 };
@@ -30,8 +30,11 @@ use crate::image::{Descriptor, Digest, Graph};
 pub(super) const MAX_DESCRIPTORS: usize = 10_000;
 /// The only exporter of an export of ours, and its type.
 pub(super) const EXPORTER: &str = "image";
-/// How often the expiry is put off: well within any time to live that makes sense.
+/// How often the expiry of an export is put off. It has the daemon's own time to live, for the next process that resumes it.
 const RENEWAL: Duration = Duration::from_secs(300);
+/// How long an export that only keeps what is read outlives its process, and how often that is put off.
+const READ_TTL: Duration = Duration::from_secs(300);
+const READ_RENEWAL: Duration = Duration::from_secs(60);
 /// The labels of our exports: what is exported, and by which process.
 const ROOT: &str = "root";
 const PROCESS: &str = "process";
@@ -101,29 +104,45 @@ impl RemoteLease {
             Some(id) => id,
             None => self.open(root).await?,
         };
-        self.opened(id)
+        self.opened(id, (RENEWAL, None))
     }
 
-    pub(super) fn opened(&self, id: String) -> Result<Arc<RemoteExport>, EngineError> {
+    /// An export that only keeps what is read of the image `root`. The daemon chooses its id: it ends the export if this process
+    /// goes away before it knows of it, and soon if it goes away later, because nobody resumes it.
+    pub(super) async fn read(&self, root: &Descriptor) -> Result<Arc<RemoteExport>, EngineError> {
+        let request =
+            OpenRequest { export_id: String::new(), ttl: Some(duration_message(READ_TTL)), ..self.request(root) };
+        let id = self.send(request).await?;
+        self.opened(id, (READ_RENEWAL, Some(READ_TTL)))
+    }
+
+    fn opened(&self, id: String, renewal: (Duration, Option<Duration>)) -> Result<Arc<RemoteExport>, EngineError> {
         let content = self.connection.scoped(EXPORT, &id)?;
-        let renewal = tokio::spawn(renew(self.connection.clone(), id.clone()));
+        let renewal = tokio::spawn(renew(self.connection.clone(), id.clone(), renewal));
         let export = Arc::new(RemoteExport { id, content, _renewal: AbortOnDropHandle::new(renewal) });
         *self.export() = Some(export.clone());
         Ok(export)
     }
 
-    pub(super) async fn open(&self, root: &Descriptor) -> Result<String, EngineError> {
+    async fn open(&self, root: &Descriptor) -> Result<String, EngineError> {
+        self.send(self.request(root)).await
+    }
+
+    fn request(&self, root: &Descriptor) -> OpenRequest {
         let labels = [
             ("builder", self.origin.builder.clone()),
             (ROOT, root.digest.to_string()),
             (PROCESS, Process::this().to_string()),
         ];
-        let request = OpenRequest {
+        OpenRequest {
             export_id: self.origin.export.clone(),
             exporters: vec![exporter()],
             labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
             ..OpenRequest::default()
-        };
+        }
+    }
+
+    async fn send(&self, request: OpenRequest) -> Result<String, EngineError> {
         let operation = "opening an export";
         let call = async { self.connection.exports().open(request).await };
         let export = self.connection.unary(operation, call).await?.export;
@@ -188,13 +207,13 @@ fn is_abandoned(export: &Export) -> bool {
 }
 
 /// Puts off the expiry for as long as it is polled. What fails is seen by the next call of the export itself.
-async fn renew(connection: DaemonConnection, id: String) {
+async fn renew(connection: DaemonConnection, id: String, (pause, ttl): (Duration, Option<Duration>)) {
     loop {
-        let request = RenewRequest { export_id: id.clone(), ttl: None };
+        let request = RenewRequest { export_id: id.clone(), ttl: ttl.map(duration_message) };
         let call = async { connection.exports().renew(request).await };
         if let Err(error) = connection.unary("renewing the export", call).await {
             tracing::debug!(%error, "the export was not renewed");
         }
-        tokio::time::sleep(RENEWAL).await;
+        tokio::time::sleep(pause).await;
     }
 }

@@ -19,7 +19,7 @@ impl Lease for RemoteLease {
 
     /// By an export of its own: one that was left behind is for a client that exports.
     async fn pin_graph(&self, graph: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError> {
-        let export = self.opened(self.open(graph.root()).await?)?;
+        let export = self.read(graph.root()).await?;
         let present = self.negotiate(&export.id, graph).await?;
         Ok(graph.descriptors().filter(|blob| present.contains(&blob.digest)).cloned().collect())
     }

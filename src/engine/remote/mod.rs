@@ -34,7 +34,7 @@ use crate::export_v1::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::image::{Descriptor, Reference};
 use crate::net::Address;
 
-pub(crate) use cache_blobs::CacheBlobs;
+pub(crate) use cache_blobs::{CacheBlobs, HOLD_TTL};
 pub use connection::DaemonConnection;
 use images::RemoteImages;
 use lease::RemoteLease;

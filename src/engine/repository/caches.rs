@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
-use super::super::local::{Entry, LayoutIndex, MAX_FOREIGN};
+use super::super::local::{BlobReader, Entry, LayoutIndex, MAX_FOREIGN};
 use super::images::RepositoryImages;
 use super::lease::RepositoryLease;
 use super::stores::Stores;
 use crate::engine::caches::{
     CacheContent, CacheDocument, CacheStore, CacheVersion, NewVersion, PendingVersion, VERSION_PREFIX, check_new,
-    check_sizes, is_touch_due, new_id, now, sort,
+    check_sizes, is_touch_due, lease_origin, new_id, now, sort,
 };
 use crate::engine::images::Images;
 use crate::engine::{EngineError, Lease, Origin};
+use crate::image::cache::CacheRoot;
 use crate::image::{Descriptor, Digest, Limits};
 
 /// The caches of a repository.
@@ -34,8 +36,21 @@ impl RepositoryCaches {
 fn foreign(stores: &Stores, entry: &Entry) -> Option<CacheVersion> {
     let file = stores.blobs.open(&entry.target.digest).ok()?;
     let written = file.written().unwrap_or(UNIX_EPOCH);
+    entry.foreign_version(document(&file)?, written)
+}
+
+/// The blobs of the version with the root `root`; of one that cannot be read only the root. Blocks.
+fn blobs(stores: &Stores, root: &Descriptor) -> Vec<Digest> {
+    let document = stores.blobs.open(&root.digest).ok().and_then(|file| document(&file));
+    let listed = document.and_then(|bytes| CacheRoot::parse(root.clone(), bytes).ok());
+    let digests = |listed: CacheRoot| listed.blobs().into_iter().map(|blob| blob.digest.clone()).collect();
+    listed.map_or_else(|| vec![root.digest.clone()], digests)
+}
+
+/// The bytes of a document, or of what is too long to be one. Blocks.
+fn document(file: &BlobReader) -> Option<Bytes> {
     let limit = usize::try_from(Limits::default().document_bytes).unwrap_or(usize::MAX);
-    entry.foreign_version(file.read_at(0, limit.saturating_add(1)).ok()?, written)
+    file.read_at(0, limit.saturating_add(1)).ok()
 }
 
 #[async_trait]
@@ -80,6 +95,27 @@ impl CacheStore for RepositoryCaches {
             RepositoryLease::open(stores, &export, None)
         });
         Ok(Arc::new(PendingRepositoryCache { version, lease: Arc::new(lease.await?) }))
+    }
+
+    async fn lease(&self, ids: &[String], is_deletion: bool) -> Result<Option<Arc<dyn Lease>>, EngineError> {
+        let ids = ids.to_vec();
+        self.stores
+            .run(move |stores| {
+                if !stores.leases.is_ready() {
+                    return Ok(None);
+                }
+                let Some(index) = stores.names.read()? else { return Ok(None) };
+                let pins: Vec<_> = index.cache_roots(&ids).iter().flat_map(|root| blobs(stores, root)).collect();
+                let lease = RepositoryLease::open(stores, &lease_origin().export, None)?;
+                if let Err(error) = lease.pins.add(&pins) {
+                    lease.end()?;
+                    return Err(error);
+                }
+                // The collector then runs when it is released.
+                lease.committed(is_deletion);
+                Ok(Some(Arc::new(lease) as Arc<dyn Lease>))
+            })
+            .await
     }
 
     async fn delete(&self, ids: &[String]) -> Result<(), EngineError> {

@@ -39,7 +39,8 @@ impl RepositoryLease {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records a committed transaction; `has_replaced` tells whether it took a name from another image.
+    /// Records that what the lease has is complete; `has_replaced` tells whether a root lost its place for it, so that there is
+    /// garbage when it ends.
     pub(super) fn committed(&self, has_replaced: bool) {
         let mut done = self.done();
         done.has_replaced |= has_replaced;

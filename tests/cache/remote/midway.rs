@@ -108,3 +108,47 @@ async fn two_imports_of_one_cache_at_once_both_succeed() {
     server.through(&import).ok();
     assert_eq!(server.through(&["ls", "-q"]).ok().lines().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_direct_export_whose_version_is_deleted_midway_copies_all_of_it() {
+    let folder = large(Stack::shared(), 8).await;
+    let namespace = "midway-deleted";
+    for (engine, server, _) in servers(namespace).await {
+        let stack = server.stack;
+        let whole = stack.fresh_path("-whole");
+        server.direct(&["import", text(&folder), "midway/large"]).ok();
+        server.direct(&["export", "midway/large", text(&whole)]).ok();
+        for end in ["completed", "killed"] {
+            let to = stack.fresh_path("-to");
+            let exporting = server.direct(&["export", "midway/large", text(&to)]).spawn();
+            until_half_way(&to);
+            exporting.signal(Signal::STOP);
+            let index = json_of(&fs::read_to_string(to.join("index.json")).unwrap());
+            assert_eq!(index["manifests"], json!([]), "{engine}: it had ended already");
+            server.direct(&["rm", "midway/large"]).ok();
+            match engine {
+                "containerd" => stack.collect_garbage(namespace),
+                "docker" => stack.collect_garbage("moby"),
+                _ => {}
+            }
+            if end == "killed" {
+                exporting.signal(Signal::KILL);
+                exporting.wait();
+            } else {
+                exporting.signal(Signal::CONT);
+                let exported = exporting.wait();
+                assert!(exported.status.success(), "{engine}: {exported}");
+                assert_eq!(content(&to), content(&whole), "{engine}");
+            }
+            // The next command that changes the engine releases what a killed one left.
+            server.direct(&["import", text(&folder), "midway/large"]).ok();
+            match engine {
+                "containerd" => assert_eq!(stack.leases(namespace).len(), 1, "{end}: {:?}", stack.leases(namespace)),
+                "layout" => server.until_released(),
+                // It has leases of other tests.
+                _ => {}
+            }
+        }
+        server.direct(&["rm", "midway/large"]).ok();
+    }
+}

@@ -83,7 +83,7 @@ type CachesClient interface {
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
 	// The versions of one cache, with what they take.
 	Inspect(ctx context.Context, in *InspectRequest, opts ...grpc.CallOption) (*InspectResponse, error)
-	// Deletes a cache, a part of it, or one version. What is held is deleted when its last hold has ended.
+	// Deletes a cache, a part of it, or one version. What is held can be read until its last hold has ended.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
 	// Deletes the versions that a selection means. The last message holds the total.
 	Prune(ctx context.Context, in *PruneRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PruneResponse], error)
@@ -353,7 +353,7 @@ type CachesServer interface {
 	List(context.Context, *ListRequest) (*ListResponse, error)
 	// The versions of one cache, with what they take.
 	Inspect(context.Context, *InspectRequest) (*InspectResponse, error)
-	// Deletes a cache, a part of it, or one version. What is held is deleted when its last hold has ended.
+	// Deletes a cache, a part of it, or one version. What is held can be read until its last hold has ended.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	// Deletes the versions that a selection means. The last message holds the total.
 	Prune(*PruneRequest, grpc.ServerStreamingServer[PruneResponse]) error

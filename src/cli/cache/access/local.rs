@@ -7,16 +7,19 @@ use async_trait::async_trait;
 
 use super::{CacheAccess, Contents, Measured, Pruned, Readable, UNLISTED, Usage, is_folder};
 use crate::caches::{CacheError, CacheRef, CacheSettings, Caches, Copied, CopySource, Selection, VersionUsage};
+use crate::cli::abandoned::AbandonedLeases;
 use crate::cli::{CommandError, Leftover};
-use crate::engine::Origin;
 use crate::engine::caches::CacheVersion;
 use crate::engine::select::{self, select};
+use crate::engine::{Engine, Origin};
 
 /// Caches that this process opens itself.
 #[derive(Debug)]
 pub(in super::super) struct LocalCaches {
     caches: Arc<Caches>,
     is_folder: bool,
+    /// The engine in which a command that changes it releases what killed processes left; none for a folder that is copied.
+    engine: Option<Arc<dyn Engine>>,
 }
 
 impl LocalCaches {
@@ -24,12 +27,14 @@ impl LocalCaches {
     pub(super) async fn of(selection: &select::Selection, settings: CacheSettings) -> Result<Self, CommandError> {
         let engine = select(selection).await?.engine;
         let is_folder = is_folder(engine.identity().kind);
-        Ok(Self { caches: Caches::new(&*engine, settings)?, is_folder })
+        let caches = Caches::new(&*engine, settings)?;
+        Ok(Self { caches, is_folder, engine: Some(engine.cache_engine().unwrap_or(engine)) })
     }
 
     /// Those in the folder `path`.
     pub(super) async fn folder(path: &Path) -> Result<Self, CommandError> {
-        Self::of(&select::Selection::layout(path), CacheSettings::default()).await
+        let caches = Self::of(&select::Selection::layout(path), CacheSettings::default()).await?;
+        Ok(Self { engine: None, ..caches })
     }
 }
 
@@ -103,5 +108,10 @@ impl CacheAccess for LocalCaches {
 
     async fn finish(&self) {
         self.caches.finish().await;
+        let Some(engine) = &self.engine else { return };
+        AbandonedLeases::of(engine).await.release(&[]).await;
+        if let Err(error) = self.caches.recover().await {
+            tracing::debug!(%error, "unfinished build caches of killed processes stay");
+        }
     }
 }

@@ -101,7 +101,8 @@ pub(super) trait CacheAccess: Debug + Send + Sync {
     /// What is left if a copy is interrupted now.
     fn remains(&self) -> Leftover;
 
-    /// Releases what is held. To be called at the end of a command, also of one that failed.
+    /// Releases what is held, and in an engine what killed processes left. To be called at the end of a command that copies or
+    /// deletes, also of one that failed.
     async fn finish(&self);
 }
 
@@ -156,7 +157,9 @@ impl Readable {
     ) -> Result<(), CacheError> {
         match opened {
             Ok(source) => self.sources.push(source),
-            Err(error @ CacheError::Unusable { .. }) => self.left_out.push(LeftOut { version, error }),
+            Err(error @ (CacheError::Unusable { .. } | CacheError::Unknown { .. })) => {
+                self.left_out.push(LeftOut { version, error })
+            }
             Err(error) => return Err(error),
         }
         Ok(())

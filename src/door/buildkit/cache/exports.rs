@@ -38,7 +38,8 @@ impl ShownExport {
         listed.ask(move || {
             let (_, moved) = asked.upgrade()?.result();
             let blobs = (moved.present + moved.sent) as u64;
-            Some(Progress { state: None, blobs, bytes: moved.present_bytes.saturating_add(moved.sent_bytes) })
+            let bytes = moved.present_bytes.saturating_add(moved.sent_bytes);
+            Some(Progress { state: None, blobs, bytes, expires: None })
         });
         Self { export, display, engine, is_shown: OnceLock::new(), _listed: listed }
     }

@@ -77,6 +77,8 @@ impl RemoteCaches {
 
     /// Opens an export; `None` if that of its key has ended, or is another client's.
     async fn open_export(&self, request: OpenRequest) -> Result<Option<String>, CacheError> {
+        // From now on: a call that is interrupted may have opened it.
+        self.is_copying.store(true, Ordering::Relaxed);
         let call = async {
             match self.connection.caches().open(request).await {
                 Err(status) if is_conflict(&status) => Ok(Response::new(None)),
@@ -120,7 +122,7 @@ impl RemoteCaches {
 
     /// Sends what the daemon lacks, and commits.
     async fn send(&self, id: &str, from: &CopySource, documents: &Documents) -> Result<Copied, CacheError> {
-        let export = CacheBlobs::new(&self.connection, id)?;
+        let export = CacheBlobs::of_export(&self.connection, id)?;
         // Collected first: a lazy iterator held across an await defeats the compiler's check that this is `Send`.
         let (layers, in_flight) = (from.layers(), &InFlight::new());
         let writes: Vec<_> = layers.into_iter().map(|layer| write(&export, &*from.blobs, layer, in_flight)).collect();

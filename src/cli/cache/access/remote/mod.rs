@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use tonic::{Code, Response, Status};
 
 use self::messages::{absent, amount, descriptor, failure, version};
@@ -45,7 +46,9 @@ pub(super) struct RemoteCaches {
     capabilities: CapabilitiesResponse,
     /// Which refs the daemon lets this client write and delete.
     policy: CachePolicy,
-    holds: Mutex<Vec<Arc<CacheBlobs>>>,
+    holds: Arc<Mutex<Vec<Arc<CacheBlobs>>>>,
+    /// Calls of which the responses are holds.
+    resolving: TaskTracker,
     /// Whether an export is open, which an interrupted command leaves to the next one.
     is_copying: AtomicBool,
 }
@@ -66,8 +69,8 @@ impl RemoteCaches {
             return Err(EngineError::Daemon { message, hint: Some(UPGRADE.to_owned()), is_lost: false }.into());
         };
         let policy = CachePolicy { allowed: capabilities.allowed_refs.clone() };
-        let (holds, is_copying) = Default::default();
-        Ok(Self { connection, capabilities, policy, holds, is_copying })
+        let (holds, resolving, is_copying) = (Arc::default(), TaskTracker::new(), AtomicBool::default());
+        Ok(Self { connection, capabilities, policy, holds, resolving, is_copying })
     }
 
     /// Fails unless the daemon has `feature`.
@@ -240,6 +243,11 @@ impl CacheAccess for RemoteCaches {
     }
 
     async fn finish(&self) {
+        self.resolving.close();
+        if timeout(RELEASE, self.resolving.wait()).await.is_err() {
+            tracing::debug!("the daemon does not respond: what it holds of caches is held until that expires");
+            return;
+        }
         let holds = std::mem::take(&mut *self.holds.lock().unwrap_or_else(PoisonError::into_inner));
         for hold in holds {
             let request = ReleaseRequest { hold_id: hold.id().to_owned() };

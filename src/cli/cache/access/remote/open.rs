@@ -3,13 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 
+use tokio::task::JoinError;
+
 use super::RemoteCaches;
 use super::messages::{amount, descriptor, failure, version};
-use crate::cache_v1::proto::{ResolveRequest, ResolvedPart};
+use crate::cache_v1::proto::{ResolveRequest, ResolveResponse, ResolvedPart};
 use crate::caches::{CacheError, CopySource, read_root};
 use crate::cli::cache::access::{LeftOut, Readable};
+use crate::engine::EngineError;
 use crate::engine::caches::CacheVersion;
-use crate::engine::remote::CacheBlobs;
+use crate::engine::remote::{CacheBlobs, HOLD_TTL};
+use crate::export_v1::convert::duration_message;
 use crate::image::Digest;
 
 const OPERATION: &str = "resolving a build cache";
@@ -22,19 +26,14 @@ impl RemoteCaches {
         let request = ResolveRequest {
             refs: vec![first.reference.clone()],
             version_ids: versions.iter().map(|version| version.id.clone()).collect(),
+            ttl: Some(duration_message(HOLD_TTL)),
             ..ResolveRequest::default()
         };
-        let call = async { self.connection.caches().resolve(request).await };
-        let resolved = self.connection.unary(OPERATION, call).await?;
+        let (resolved, hold) = self.hold(request).await?;
         let mut parts = HashMap::new();
         for part in resolved.parts {
             parts.insert(version(OPERATION, part.version.clone())?.id, part);
         }
-        let hold = match resolved.hold_id.as_str() {
-            "" => None,
-            id => Some(Arc::new(CacheBlobs::new(&self.connection, id)?)),
-        };
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner).extend(hold.clone());
         for version in versions {
             match (&hold, parts.remove(&version.id)) {
                 (Some(hold), Some(part)) => readable.sources.push(source(version, &part, hold).await?),
@@ -45,6 +44,25 @@ impl RemoteCaches {
             }
         }
         Ok(readable)
+    }
+
+    /// Resolves what `request` asks for, and what it holds. To its end even if the command is interrupted meanwhile, so that
+    /// [`CacheAccess::finish`](super::super::CacheAccess::finish) knows what to release.
+    async fn hold(&self, request: ResolveRequest) -> Result<(ResolveResponse, Option<Arc<CacheBlobs>>), CacheError> {
+        let (connection, holds) = (self.connection.clone(), self.holds.clone());
+        let resolving = self.resolving.spawn(async move {
+            let call = async { connection.caches().resolve(request).await };
+            let resolved = connection.unary(OPERATION, call).await?;
+            let hold = match resolved.hold_id.as_str() {
+                "" => None,
+                id => Some(Arc::new(CacheBlobs::of_hold(&connection, id)?)),
+            };
+            holds.lock().unwrap_or_else(PoisonError::into_inner).extend(hold.clone());
+            Ok((resolved, hold))
+        });
+        let broken =
+            |error: JoinError| EngineError::Protocol { operation: OPERATION.to_owned(), reason: error.to_string() };
+        resolving.await.map_err(broken)?
     }
 
     /// Why a version is not offered.
