@@ -4,7 +4,7 @@
 # built from its own released Go module, inside the module cache, with exactly
 # the dependency versions that upstream released with. The results are kept in
 # $LINKSPAN_CACHE/bin (default: ~/.cache/linkspan/bin), outside any clone.
-# shellcheck shell=bash disable=SC2154  # cache and system_path are set by common.sh, old by scripts/stack
+# shellcheck shell=bash disable=SC2154  # cache and system_path are set by common.sh, old and peers by scripts/stack
 
 # name | module@version | packages | cgo | tags | extra ldflags | oldest accepted on PATH
 programs() {
@@ -24,6 +24,10 @@ TABLE
     [ "$old" = 0 ] || cat <<'TABLE'
 buildkitd-0.21.1|github.com/moby/buildkit@v0.21.1|./cmd/buildkitd|0||-X github.com/moby/buildkit/version.Version=v0.21.1|
 buildkitd-0.26.3|github.com/moby/buildkit@v0.26.3|./cmd/buildkitd|0||-X github.com/moby/buildkit/version.Version=v0.26.3|
+TABLE
+    # What only benchmarks compare with.
+    [ "$peers" = 0 ] || cat <<'TABLE'
+unregistry|github.com/psviderski/unregistry@v0.4.1|./cmd/unregistry|0|||
 TABLE
 }
 

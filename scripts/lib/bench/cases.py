@@ -6,6 +6,7 @@ from caching import export_first, export_warm, import_fresh, import_noop
 from exporting import api_memory, api_small, api_stream, api_warm
 from loads import load_cold, load_memory, load_warm
 from proxying import proxy
+from registering import blob, push_cold, push_edit, push_memory, push_warm
 
 CASES = {
     "bounds": bounds,
@@ -30,4 +31,9 @@ CASES = {
     "api-stream": api_stream,
     "api-small": api_small,
     "api-memory": api_memory,
+    "registry-warm": push_warm,
+    "registry-edit": push_edit,
+    "registry-cold": push_cold,
+    "registry-blob": blob,
+    "registry-memory": push_memory,
 }

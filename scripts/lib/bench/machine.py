@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -49,8 +50,8 @@ class Stack:
 
 
 @contextmanager
-def fresh_engine(bench, space_bytes):
-    """An engine that has seen nothing, on a file system that was just made: on a used one, deleted inodes slow the
+def fresh_engine(bench, space_bytes, parts="containerd,dockerd"):
+    """An engine that has seen nothing (and other parts of a stack), on a file system that was just made: on a used one, deleted inodes slow the
     kernel down for minutes."""
     mount, image = bench.folder("fresh"), os.path.join(bench.work, "fresh.img")
     with open(image, "wb") as file:
@@ -59,7 +60,7 @@ def fresh_engine(bench, space_bytes):
     run("mount", "-o", "loop", image, mount)
     engine = None
     try:
-        engine = Stack(os.path.join(mount, "s"), only="containerd,dockerd")
+        engine = Stack(os.path.join(mount, "s"), only=parts)
         yield engine
     finally:
         if engine:
@@ -101,16 +102,33 @@ def drop_caches():
         drop.write("3")
 
 
-class Program:
-    """The program under test, until it listens on all of `sockets`."""
+def listens(address):
+    """Whether something listens there: `unix://PATH` or `HOST:PORT`."""
+    if address.startswith("unix://"):
+        return os.path.exists(address.removeprefix("unix://"))
+    host, port = address.rsplit(":", 1)
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
 
-    def __init__(self, binary, arguments, env, folder, sockets):
-        self.log = open(f"{folder}/linkspan.log", "w", encoding="utf-8")
+
+def free_address():
+    """A port of this host that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+class Program:
+    """A program under test, until it listens on all of `addresses`."""
+
+    def __init__(self, binary, arguments, env, folder, addresses):
+        name = os.path.basename(binary)
+        self.log = open(f"{folder}/{name}.log", "w", encoding="utf-8")
         self.process = subprocess.Popen([binary, *arguments], env=env, stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + 20
-        while not all(os.path.exists(socket.removeprefix("unix://")) for socket in sockets):
+        while not all(map(listens, addresses)):
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"bench: error: linkspan did not start, see {self.log.name}:\n{open(self.log.name).read()}")
+                raise SystemExit(f"bench: error: {name} did not start, see {self.log.name}:\n{open(self.log.name).read()}")
             time.sleep(0.02)
 
     def peak_bytes(self):

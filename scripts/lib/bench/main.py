@@ -37,6 +37,13 @@ cases:
   api-small       the exporter API: 10,000 blobs of 1 KiB to layout until they are on the disk; 2,000 to containerd, as a
                   multiple of `ctr content ingest`, of which as many processes run at a time
   api-memory      the exporter API: --memory-size GB in 8 layers to layout; Linkspan's peak resident memory
+  registry-warm   `--push` to the registry door, to unregistry on the same engine, and to the distribution registry with
+                  `docker pull` after it; nothing changed
+  registry-edit   the same, the last line of the Dockerfile changed
+  registry-cold   the same to engines and registries that have seen nothing, until it runs; without unregistry
+  registry-blob   a blob of 2 GB to containerd in one PUT, and in PATCHes of 1 MiB, as a part of the speed of
+                  `ctr content ingest`; how much longer 2 GB of PATCHes take than 1 GB
+  registry-memory --memory-size GB in 8 blobs pushed to layout; Linkspan's peak resident memory
 
 Contenders take turns, each with a build of its own, so that none profits from another's cache; figures are medians.
 The base image is made of real files of this machine. Everything runs on a stack of its own, taken down at the end.

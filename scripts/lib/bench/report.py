@@ -10,6 +10,7 @@ def print_table(results):
     print_builds([result for result in results if "linkspan_s" in result])
     print_proxy([result for result in results if "version_direct_s" in result])
     print_caches([result for result in results if "cache_s" in result])
+    print_pushes([result for result in results if "push_s" in result])
     print_targets([result for result in results if "target" in result])
 
 
@@ -56,8 +57,22 @@ def print_caches(results):
         print("| " + " | ".join(cells) + " |")
 
 
+def print_pushes(results):
+    if not results:
+        return
+    print("\n| case | Linkspan | unregistry | registry, pulled | floor | unregistry / Linkspan | registry / Linkspan | peak memory | target |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for r in results:
+        cells = [r["case"], *(seconds(r["push_s"].get(way)) for way in ("linkspan", "unregistry", "registry", "floor"))]
+        cells += ["-" if r[key] is None else f"{r[key]:.2f}" for key in ("unregistry_over_linkspan", "registry_over_linkspan")]
+        cells += [f"{r['linkspan_peak_rss_bytes'] / (1 << 20):.0f} MiB", r["push_target"]]
+        print("| " + " | ".join(cells) + " |")
+
+
 UNITS = {"api-warm layout": ("ms", 1e3, "<="), "api-warm docker": ("ms", 1e3, "<="), "api-stream": ("of the machine", 1, ">="),
-         "api-small layout": ("blobs/s", 1, ">="), "api-small containerd": ("of ctr", 1, ">="), "api-memory": ("MiB", 1 / (1 << 20), "<=")}
+         "api-small layout": ("blobs/s", 1, ">="), "api-small containerd": ("of ctr", 1, ">="), "api-memory": ("MiB", 1 / (1 << 20), "<="),
+         "registry-blob PUT": ("of ctr", 1, ">="), "registry-blob PATCH": ("of ctr", 1, ">="), "registry-blob doubled": ("times", 1, "<="),
+         "registry-memory": ("MiB", 1 / (1 << 20), "<=")}
 
 
 def print_targets(results):
