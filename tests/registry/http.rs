@@ -89,6 +89,16 @@ pub(crate) fn exchange(address: &str, bytes: &[u8], is_head: bool) -> Response {
     parse(&received, is_head)
 }
 
+/// Sends a GET whose response is read no further than its first byte.
+#[track_caller]
+pub(crate) fn begin(address: &str, target: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    stream
+}
+
 #[track_caller]
 fn parse(received: &[u8], is_head: bool) -> Response {
     let shown = || String::from_utf8_lossy(&received[..received.len().min(500)]).into_owned();

@@ -4,7 +4,7 @@ use linkspan::engine::EngineKind;
 use linkspan::image::Digest;
 
 use crate::fixture::{Image, Layer, MANIFEST, export, names};
-use crate::http::{exchange, request};
+use crate::http::{begin, exchange, request};
 use crate::served::Served;
 
 /// An image of one layer that no other test has.
@@ -166,4 +166,20 @@ async fn nothing_is_written_and_connections_are_those_of_http() {
     let status = served.get("/_linkspan/status").json();
     assert_eq!(status["door"]["kind"], "registry");
     assert_eq!(status["door"]["address"], format!("tcp://{}", served.address));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_pause_hold_up_nobody() {
+    for served in Served::everywhere("registry-pauses", &[]).await {
+        // More than the buffers of a connection hold.
+        let noise = format!("{:?}\n", served.kind()).repeat(3_000_000);
+        let image = Image::new(&[Layer::new().file("noise", &noise).tar()]);
+        export(&*served.engine, &image, &names(&["pauses:1"])).await.unwrap();
+        let target = format!("/v2/pauses/blobs/{}", image.layers[0].digest);
+        let paused: Vec<_> = (0..24).map(|_| begin(&served.address, &target)).collect();
+        for target in ["/v2/pauses/tags/list", "/v2/pauses/manifests/1", &target] {
+            assert_eq!(served.get(target).status, 200, "{:?}: {target}", served.kind());
+        }
+        drop(paused);
+    }
 }

@@ -41,6 +41,7 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     channel: Channel,
+    socket: Arc<Path>,
     address: String,
     namespace: AsciiMetadataValue,
     lease: Option<Lease>,
@@ -63,6 +64,7 @@ impl Client {
         })?;
         Ok(Self {
             channel: dial(socket, "containerd")?,
+            socket: socket.into(),
             address: format!("unix://{}", socket.display()),
             namespace: header,
             lease: None,
@@ -73,6 +75,12 @@ impl Client {
     pub(crate) fn elsewhere(&self, namespace: &str) -> Option<Self> {
         let namespace = namespace.parse().ok()?;
         Some(Self { namespace, lease: None, ..self.clone() })
+    }
+
+    /// The same over a connection of its own, whose windows nobody else needs: what is received on a connection and not read
+    /// holds up all that comes over it.
+    pub(crate) fn apart(&self) -> Result<Self, EngineError> {
+        Ok(Self { channel: dial(&self.socket, "containerd")?, ..self.clone() })
     }
 
     /// The same connection, acting in the name of the lease `id`.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use containerd_client::services::v1::{Image, ListImagesRequest, ReadContentRequest};
+use containerd_client::services::v1::{Image, ListImagesRequest, ReadContentRequest, ReadContentResponse};
 use futures_util::{StreamExt as _, stream};
 use tokio::time::timeout;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use super::client::{Client, SILENCE, UNARY};
 use super::{content, equal_layers, images};
@@ -20,6 +20,9 @@ use crate::source::{Chunks, EqualLayers, Source, SourceError};
 /// How records of images without a name are called, each followed by `@` and a digest: ours, and dockerd's (moby
 /// `daemon/containerd/soft_delete.go`).
 const UNNAMED: [&str; 2] = [images::DANGLING, "moby-dangling"];
+
+/// Up to how many bytes are read at once, over the connection that everybody shares.
+const SMALL_BYTES: u64 = 64 << 10;
 
 /// The images of one namespace.
 #[derive(Debug, Clone)]
@@ -74,6 +77,24 @@ impl ContainerdImages {
         }
     }
 
+    /// Reads what `length` says is left of a blob, or one byte more: that it is longer is for the caller to find.
+    async fn read_small(&self, digest: &Digest, offset: u64, length: u64) -> Result<Chunks, SourceError> {
+        let reading = timeout(UNARY, async {
+            let mut messages = read(&self.client, digest, offset, length + 1).await?;
+            let mut chunks = Vec::new();
+            while let Some(message) = messages.message().await? {
+                chunks.push(Ok(Bytes::from(message.data)));
+            }
+            Ok(chunks)
+        });
+        let chunks = reading.await.map_err(|_| self.silent(digest, UNARY))?;
+        Ok(stream::iter(chunks.map_err(|status| self.refused(digest, status))?).boxed())
+    }
+
+    fn failed(&self, digest: &Digest, error: &EngineError) -> SourceError {
+        SourceError::Read { name: self.name.to_string(), digest: digest.clone(), reason: error.reason() }
+    }
+
     fn silent(&self, digest: &Digest, after: Duration) -> SourceError {
         let reason = format!("no response within {} s", after.as_secs());
         SourceError::Read { name: self.name.to_string(), digest: digest.clone(), reason }
@@ -83,12 +104,21 @@ impl ContainerdImages {
         let (name, digest) = (self.name.to_string(), digest.clone());
         match status.code() {
             Code::NotFound => SourceError::NotFound { name, digest },
-            _ => {
-                let reason = self.client.failure(format!("reading {digest}"), status).reason();
-                SourceError::Read { name, digest, reason }
-            }
+            _ => self.failed(&digest, &self.client.failure(format!("reading {digest}"), status)),
         }
     }
+}
+
+/// Calls `Read` for `size` bytes of a blob; 0 means all that is left.
+async fn read(
+    client: &Client,
+    digest: &Digest,
+    offset: u64,
+    size: u64,
+) -> Result<Streaming<ReadContentResponse>, Status> {
+    let (digest, offset) = (digest.to_string(), i64::try_from(offset).unwrap_or(i64::MAX));
+    let request = ReadContentRequest { digest, offset, size: i64::try_from(size).unwrap_or_default() };
+    Ok(client.content().read(client.request(request)).await?.into_inner())
 }
 
 /// A record as it is in the store; `None` if its target is none that a client of ours could name.
@@ -108,12 +138,16 @@ impl Source for ContainerdImages {
         &self.name
     }
 
+    /// Whoever reads may pause for as long as he likes and holds up nobody: what is small has come as a whole by then, and what
+    /// is not comes over a connection of its own.
     async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
-        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        let request = ReadContentRequest { digest: blob.digest.to_string(), offset, size: 0 };
-        let mut content = self.client.content();
+        let length = blob.size.saturating_sub(offset);
+        if length <= SMALL_BYTES {
+            return self.read_small(&blob.digest, offset, length).await;
+        }
+        let client = self.client.apart().map_err(|error| self.failed(&blob.digest, &error))?;
         let opened = timeout(UNARY, async {
-            let mut messages = content.read(self.client.request(request)).await?.into_inner();
+            let mut messages = read(&client, &blob.digest, offset, 0).await?;
             // The store says NOT_FOUND only when the first message is awaited.
             let first = messages.message().await?;
             Ok((first, messages))
@@ -122,12 +156,12 @@ impl Source for ContainerdImages {
         let (first, messages) = opened.map_err(|status| self.refused(&blob.digest, status))?;
         let Some(first) = first else { return Ok(stream::empty().boxed()) };
         let (this, digest) = (self.clone(), blob.digest.clone());
-        let rest = stream::unfold(Some(messages), move |messages| {
+        let rest = stream::unfold(Some((messages, client)), move |reading| {
             let (this, digest) = (this.clone(), digest.clone());
             async move {
-                let mut messages = messages?;
+                let (mut messages, client) = reading?;
                 match timeout(SILENCE, messages.message()).await {
-                    Ok(Ok(message)) => Some((Ok(Bytes::from(message?.data)), Some(messages))),
+                    Ok(Ok(message)) => Some((Ok(Bytes::from(message?.data)), Some((messages, client)))),
                     Ok(Err(status)) => Some((Err(this.refused(&digest, status)), None)),
                     Err(_) => Some((Err(this.silent(&digest, SILENCE)), None)),
                 }
