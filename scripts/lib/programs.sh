@@ -13,6 +13,7 @@ crane|github.com/google/go-containerregistry@v0.22.1|./cmd/crane|0|||
 runc|github.com/opencontainers/runc@v1.4.3|.|1|seccomp netgo osusergo|-extldflags -static|1.2
 buildkitd buildctl|github.com/moby/buildkit@v0.32.2|./cmd/buildkitd ./cmd/buildctl|0||-X github.com/moby/buildkit/version.Version=v0.32.2|0.13
 containerd ctr containerd-shim-runc-v2|github.com/containerd/containerd/v2@v2.3.4|./cmd/containerd ./cmd/ctr ./cmd/containerd-shim-runc-v2|0|no_btrfs||2.1
+minio|github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c|.|0||| 
 docker-buildx|github.com/docker/buildx@v0.36.1|./cmd/buildx|0||-X github.com/docker/buildx/version.Version=v0.36.1|
 docker-compose|github.com/docker/compose/v5@v5.6.0|./cmd|0||-X github.com/docker/compose/v5/internal.Version=v5.6.0|
 docker|github.com/docker/cli@v29.7.2+incompatible|./cmd/docker|0||-X github.com/docker/cli/cli/version.Version=29.7.2|25
