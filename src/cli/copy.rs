@@ -64,6 +64,7 @@ Locations, spelled as skopeo does:
                                the engine behind a daemon
                                (`serve --export-listen`)
   oci:DIR[:NAME]               an OCI image layout
+  s3://BUCKET/PREFIX[:NAME]    a bucket of an object store; also gs:// and az://
   oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
                                an archive; NAME picks one of its images, or
                                names the new one
@@ -111,6 +112,9 @@ impl Copy {
             ]),
             ImageLocation::Layout(folder, _) => {
                 repeat::flags([("engine", Some("layout")), ("layout", Some(folder.display().to_string().as_str()))])
+            }
+            ImageLocation::Object(bucket, _) => {
+                repeat::flags([("engine", Some("object")), ("object", Some(bucket.to_string().as_str()))])
             }
             ImageLocation::Daemon(address, _) => return repeat::flags([("to", Some(address.to_string().as_str()))]),
             ImageLocation::Configured(_) => return self.engine.repeated(),

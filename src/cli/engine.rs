@@ -149,7 +149,11 @@ pub(super) async fn reading<T>(
 
 /// How to write manifests for this engine if an archive has none.
 pub(super) fn manifest_format(engine: &dyn Engine) -> ManifestFormat {
-    if engine.identity().kind == EngineKind::Layout { ManifestFormat::Oci } else { ManifestFormat::Docker }
+    if matches!(engine.identity().kind, EngineKind::Layout | EngineKind::Object) {
+        ManifestFormat::Oci
+    } else {
+        ManifestFormat::Docker
+    }
 }
 
 /// The origin of a command's exports.

@@ -27,6 +27,7 @@ impl EngineSettings {
             ("containerd-address", self.containerd_address.as_deref()),
             ("namespace", self.namespace.as_deref()),
             ("layout", self.layout.as_deref()),
+            ("object", self.object.as_deref()),
             ("cache-dir", self.cache_dir.as_deref()),
             ("layer-applier", self.layer_applier.as_deref()),
         ])

@@ -16,8 +16,8 @@ pub(super) struct EngineSettings {
     pub(super) config: Option<String>,
 
     /// Which engine to work on: `docker` (with the containerd image store), `docker-classic` (without it), `containerd`,
-    /// `layout` or `auto` [env: LINKSPAN_ENGINE] [default: auto]
-    #[arg(long, value_name = "auto|docker|docker-classic|containerd|layout", help_heading = "Engine")]
+    /// `layout`, `object` or `auto` [env: LINKSPAN_ENGINE] [default: auto]
+    #[arg(long, value_name = "auto|docker|docker-classic|containerd|layout|object", help_heading = "Engine")]
     pub(super) engine: Option<String>,
 
     /// Where dockerd listens [env: LINKSPAN_DOCKER_HOST, DOCKER_HOST] [default: unix:///var/run/docker.sock]
@@ -40,6 +40,12 @@ pub(super) struct EngineSettings {
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
     pub(super) layout: Option<String>,
 
+    /// The bucket of an object store, and a folder in it, with the keys of the distribution registry: `s3://BUCKET/PREFIX`,
+    /// `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`. Alone it means `--engine object`. Credentials, region and endpoint are
+    /// those of the usual variables (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, …) [env: LINKSPAN_OBJECT]
+    #[arg(long, value_name = "ADDR", help_heading = "Engine")]
+    pub(super) object: Option<String>,
+
     /// The directory of build caches with `docker-classic`, whose dockerd cannot store them [env: LINKSPAN_CACHE_DIR]
     /// [default: /var/lib/linkspan/cache]
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
@@ -55,7 +61,7 @@ impl EngineSettings {
     /// Whether a flag chooses the engine.
     pub(super) fn is_given(&self) -> bool {
         let engine = [&self.engine, &self.docker_host, &self.containerd_address, &self.namespace, &self.layout];
-        engine.into_iter().chain([&self.cache_dir]).any(Option::is_some)
+        engine.into_iter().chain([&self.cache_dir, &self.object]).any(Option::is_some)
     }
 }
 
@@ -67,7 +73,7 @@ pub(super) struct TargetSettings {
     /// engine]
     #[arg(
         long, value_name = "ADDR", help_heading = "Engine",
-        conflicts_with_all = ["engine", "docker_host", "containerd_address", "namespace", "layout", "cache_dir"]
+        conflicts_with_all = ["engine", "docker_host", "containerd_address", "namespace", "layout", "object", "cache_dir"]
     )]
     pub(super) to: Option<Address>,
 
@@ -254,6 +260,7 @@ impl From<EngineSettings> for Layer {
             (Setting::ContainerdAddress, flags.containerd_address),
             (Setting::Namespace, flags.namespace),
             (Setting::Layout, flags.layout),
+            (Setting::Object, flags.object),
             (Setting::CacheDir, flags.cache_dir),
             (Setting::LayerApplier, flags.layer_applier),
         ] {

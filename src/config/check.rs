@@ -12,8 +12,8 @@ use super::{
     group, registry,
 };
 use crate::caches::{CacheLimits, CachePolicy, CacheSettings};
-use crate::engine::EngineKind;
 use crate::engine::select::{ApplierChoice, Selection};
+use crate::engine::{BucketAddress, BucketAddressError, EngineKind};
 use crate::net::Address;
 
 /// The longest time limit: longer than any build, and than any engine takes to start.
@@ -144,17 +144,20 @@ fn pattern(given: &Given) -> Result<String, ConfigError> {
 fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
     let mut kind = settings.last(Setting::Engine).map(self::kind).transpose()?.flatten();
     let is_flag = |setting| settings.last(setting).is_some_and(|given: &Given| matches!(given.origin, Origin::Flag(_)));
-    // A --layout flag chooses the layout engine over variables and the file; an --engine flag for another engine
-    // overrides a layout in these.
-    let (named, chosen) = (is_flag(Setting::Layout), is_flag(Setting::Engine));
-    let others = [Setting::DockerHost, Setting::ContainerdAddress, Setting::Namespace, Setting::DockerListen];
-    if named && !chosen && !others.into_iter().any(is_flag) {
-        kind = Some(EngineKind::Layout);
+    // A --layout or --object flag chooses its engine over variables and the file; an --engine flag for another engine
+    // overrides a layout or a bucket in these.
+    let (named, bucket_named, chosen) = (is_flag(Setting::Layout), is_flag(Setting::Object), is_flag(Setting::Engine));
+    if named && bucket_named {
+        return Err(ConfigError::Contradiction("a layout and a bucket are named; leave one of them out".to_owned()));
     }
-    // For containerd and layouts, DOCKER_HOST is ignored: its value need not be one that Linkspan can use.
+    let others = [Setting::DockerHost, Setting::ContainerdAddress, Setting::Namespace, Setting::DockerListen];
+    if (named || bucket_named) && !chosen && !others.into_iter().any(is_flag) {
+        kind = Some(if named { EngineKind::Layout } else { EngineKind::Object });
+    }
+    // Where dockerd has no part in the engine, DOCKER_HOST is ignored: its value need not be one that Linkspan can use.
     let docker_host = settings
         .last(Setting::DockerHost)
-        .filter(|_| !matches!(kind, Some(EngineKind::Containerd | EngineKind::Layout)));
+        .filter(|_| !matches!(kind, Some(EngineKind::Containerd | EngineKind::Layout | EngineKind::Object)));
     let mut layout = settings.last(Setting::Layout).map(folder).transpose()?;
     if chosen && !named && !matches!(kind, None | Some(EngineKind::Layout)) {
         layout = None;
@@ -164,12 +167,32 @@ fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
             "a layout is named, but the engine is another; use `--engine layout`, or leave the layout out".to_owned(),
         ));
     }
+    let mut object = settings.last(Setting::Object).map(bucket).transpose()?;
+    // A bucket in a variable or in the file may be meant for the commands that name the engine.
+    if !bucket_named && kind != Some(EngineKind::Object) {
+        object = None;
+    }
+    match (kind, &object) {
+        (Some(EngineKind::Object), None) => {
+            let advice = "the engine is `object`, and no bucket is named; name one with --object s3://BUCKET/PREFIX";
+            return Err(ConfigError::Contradiction(advice.to_owned()));
+        }
+        (kind, Some(_)) if kind != Some(EngineKind::Object) => {
+            return Err(ConfigError::Contradiction(
+                "a bucket is named, but the engine is another; use `--engine object`, or leave the bucket out"
+                    .to_owned(),
+            ));
+        }
+        _ => {}
+    }
     Ok(Selection {
         kind,
         docker_host: docker_host.map(self::docker_host).transpose()?,
         containerd_address: settings.last(Setting::ContainerdAddress).map(socket_path).transpose()?,
         namespace: settings.last(Setting::Namespace).map(namespace).transpose()?,
         layout,
+        object,
+        object_variables: Default::default(),
         cache_dir: settings.last(Setting::CacheDir).map(folder).transpose()?,
         layer_applier: settings.last(Setting::LayerApplier).map(layer_applier).transpose()?.unwrap_or_default(),
     })
@@ -184,7 +207,7 @@ fn layer_applier(given: &Given) -> Result<ApplierChoice, ConfigError> {
 }
 
 fn kind(given: &Given) -> Result<Option<EngineKind>, ConfigError> {
-    let expected = "is no engine; expected `auto`, `docker`, `docker-classic`, `containerd` or `layout`";
+    let expected = "is no engine; expected `auto`, `docker`, `docker-classic`, `containerd`, `layout` or `object`";
     match given.text.as_str() {
         "auto" => Ok(None),
         name => name.parse().map(Some).map_err(|_| invalid(given, expected)),
@@ -217,6 +240,14 @@ fn folder(given: &Given) -> Result<PathBuf, ConfigError> {
         return Err(invalid(given, "is no directory; expected a path such as `/var/lib/linkspan/layout`"));
     }
     Ok(given.text.clone().into())
+}
+
+/// The address of a bucket.
+fn bucket(given: &Given) -> Result<BucketAddress, ConfigError> {
+    given
+        .text
+        .parse()
+        .map_err(|error: BucketAddressError| invalid(given, format!("is no address of a bucket: {error}")))
 }
 
 /// A folder for outputs: absolute and without `..`, because clients' paths are compared with it.

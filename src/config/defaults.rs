@@ -32,7 +32,7 @@ pub(super) fn add(
         ["docker.sock", "export.sock"].map(|name| format!("unix://{}", folder.join(name).display()))
     };
     let engine = settings.last(Setting::Engine).map(|given| given.text.as_str());
-    if !matches!(engine, Some("containerd" | "layout")) {
+    if !matches!(engine, Some("containerd" | "layout" | "object")) {
         settings.add(Setting::DockerListen, docker, Origin::Default(Setting::DockerListen));
     }
     settings.add(Setting::ExportListen, export, Origin::Default(Setting::ExportListen));

@@ -5,7 +5,7 @@
 pub enum Setting {
     /// The configuration file; not settable in the file itself.
     Config,
-    /// `auto`, `docker`, `docker-classic`, `containerd` or `layout`.
+    /// `auto`, `docker`, `docker-classic`, `containerd`, `layout` or `object`.
     Engine,
     /// dockerd's address.
     DockerHost,
@@ -15,6 +15,8 @@ pub enum Setting {
     Namespace,
     /// The directory of an image layout.
     Layout,
+    /// The address of a bucket in an object store.
+    Object,
     /// The directory of build caches, for an engine that cannot store them.
     CacheDir,
     /// Who unpacks layers beside containerd: `auto` or `containerd`.
@@ -81,13 +83,14 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
         Self::ContainerdAddress,
         Self::Namespace,
         Self::Layout,
+        Self::Object,
         Self::CacheDir,
         Self::LayerApplier,
         Self::Builder,
@@ -130,6 +133,7 @@ impl Setting {
             Self::ContainerdAddress => "containerd-address",
             Self::Namespace => "namespace",
             Self::Layout => "layout",
+            Self::Object => "object",
             Self::CacheDir => "cache-dir",
             Self::LayerApplier => "layer-applier",
             Self::Builder => "builder",

@@ -101,6 +101,6 @@ fn engine(identity: &Identity) -> Engine {
             ..engine
         },
         Storage::Classic { storage_driver } => Engine { storage_driver: Some(storage_driver), ..engine },
-        Storage::Directory {} => engine,
+        Storage::Directory {} | Storage::Bucket {} => engine,
     }
 }

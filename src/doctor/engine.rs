@@ -72,6 +72,7 @@ pub(super) fn selection(configured: &Selection, subject: Option<&RunningLinkspan
             ..base
         },
         EngineKind::Layout => Selection { layout: Some(address.into()), ..base },
+        EngineKind::Object => Selection { object: address.parse().ok(), ..base },
         EngineKind::Other => configured.clone(),
     }
 }

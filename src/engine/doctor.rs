@@ -62,8 +62,8 @@ pub async fn examine(selection: &Selection) -> Findings {
         // It has no part in where the images are.
         Ok((Chosen::DockerClassic(_), _)) => None,
         Ok((Chosen::Containerd(engine), _)) => Some(Ok(describe(engine))),
-        Ok((Chosen::Layout(_), _)) => None,
-        Err(_) if selection.kind == Some(EngineKind::Layout) => None,
+        Ok((Chosen::Layout(_) | Chosen::Object(_), _)) => None,
+        Err(_) if matches!(selection.kind, Some(EngineKind::Layout | EngineKind::Object)) => None,
         Err(_) => containerd(selection).await,
     };
     let selected = chosen.map(|(chosen, reason)| Selected { engine: chosen.into_engine(), reason });
@@ -71,7 +71,7 @@ pub async fn examine(selection: &Selection) -> Findings {
 }
 
 async fn docker(selection: &Selection) -> Option<Result<Docker, EngineError>> {
-    if matches!(selection.kind, Some(EngineKind::Containerd | EngineKind::Layout)) {
+    if matches!(selection.kind, Some(EngineKind::Containerd | EngineKind::Layout | EngineKind::Object)) {
         return None;
     }
     let socket = match docker_socket(selection) {

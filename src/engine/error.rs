@@ -178,6 +178,18 @@ pub enum EngineError {
         /// What is wrong, what was expected, and what to do.
         reason: String,
     },
+    /// An object store refuses, or cannot be reached.
+    #[error("{operation} {object}: {reason}")]
+    Object {
+        /// What was being done, as `writing`.
+        operation: &'static str,
+        /// The object, as `s3://bucket/key`.
+        object: String,
+        /// The words of the store.
+        reason: String,
+        /// What to do about it, where that is known.
+        hint: Option<&'static str>,
+    },
     /// An engine is installed and not running: its user would not find what was written elsewhere.
     #[error("{engine} is installed here ({trace}), but nothing is at {docker} or {containerd}")]
     Stopped {
@@ -314,6 +326,10 @@ impl EngineError {
             Self::Namespace { .. } => "with `--engine containerd` any namespace can be named".to_owned(),
             Self::Layout { reason, .. } if is_denied(reason) => "name a folder of yours with --layout".to_owned(),
             Self::Snapshotter { .. } => "see `ctr plugins ls` for the snapshotters that loaded".to_owned(),
+            Self::NoSpace { operation, .. } if operation.contains("://") => {
+                "free space in the object store, or raise the quota of the bucket".to_owned()
+            }
+            Self::Object { hint, .. } => return hint.map(str::to_owned),
             Self::NoSpace { .. } => {
                 "free space on the engine's disk, for instance with `docker image prune`".to_owned()
             }

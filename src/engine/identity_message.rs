@@ -10,7 +10,7 @@ pub(crate) fn identity_message(engine: &dyn Engine) -> proto::Engine {
     let (identity, sharing) = (engine.identity(), engine.sharing());
     let (namespace, snapshotter) = match &identity.storage {
         Storage::Containerd { namespace, snapshotter, .. } => (namespace.clone(), snapshotter.clone()),
-        Storage::Classic { .. } | Storage::Directory {} => Default::default(),
+        Storage::Classic { .. } | Storage::Directory {} | Storage::Bucket {} => Default::default(),
     };
     proto::Engine {
         kind: identity.kind.to_string(),

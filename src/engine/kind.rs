@@ -17,6 +17,8 @@ pub enum EngineKind {
     Containerd,
     /// An OCI image layout directory.
     Layout,
+    /// A bucket of an object store.
+    Object,
     /// An engine that only a later version knows.
     #[default]
     #[serde(rename = "engine", other)]
@@ -25,7 +27,7 @@ pub enum EngineKind {
 
 impl EngineKind {
     /// The kinds that can be configured.
-    pub const ALL: [Self; 4] = [Self::Docker, Self::DockerClassic, Self::Containerd, Self::Layout];
+    pub const ALL: [Self; 5] = [Self::Docker, Self::DockerClassic, Self::Containerd, Self::Layout, Self::Object];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -34,6 +36,7 @@ impl EngineKind {
             Self::DockerClassic => "docker-classic",
             Self::Containerd => "containerd",
             Self::Layout => "layout",
+            Self::Object => "object",
             Self::Other => "engine",
         }
     }

@@ -37,6 +37,7 @@ mod kind;
 mod layer_applier;
 mod lease;
 mod local;
+mod object;
 pub(crate) mod process;
 mod release;
 pub mod remote;
@@ -69,6 +70,7 @@ pub use lease::{
 #[cfg(any(test, fuzzing))]
 pub(crate) use local::fuzz as layout_fuzz;
 pub(crate) use local::{NewLayout, cache_tags, cache_versions, new_cache_index};
+pub use object::{BucketAddress, BucketAddressError, ObjectVariables};
 pub(crate) use release::release;
 pub use stored::{StoredBlob, StoredBlobs};
 pub use transaction::{BlobWriter, ImageTransaction, Opened, Plan, Precondition, PreparedImage};
@@ -81,7 +83,7 @@ pub struct Identity {
     pub kind: EngineKind,
     /// The engine's version.
     pub version: String,
-    /// Its socket, as a URL, or the directory of a layout.
+    /// Its socket, as a URL, the directory of a layout, or the address of a bucket.
     pub address: String,
     /// Where it keeps images.
     pub storage: Storage,
@@ -107,6 +109,8 @@ pub enum Storage {
     },
     /// In the files of a directory.
     Directory {},
+    /// In an object store.
+    Bucket {},
 }
 
 impl fmt::Display for Identity {
@@ -118,7 +122,7 @@ impl fmt::Display for Identity {
                 write!(f, ", namespace {namespace}, snapshotter {snapshotter}")
             }
             Storage::Classic { storage_driver } => write!(f, ", storage driver {storage_driver}"),
-            Storage::Directory {} => Ok(()),
+            Storage::Directory {} | Storage::Bucket {} => Ok(()),
         }
     }
 }

@@ -21,6 +21,16 @@ impl Process {
         Self { boot: boot(), namespace: namespace(), pid, start: start(pid).unwrap_or_default() }
     }
 
+    /// Whether it began since this machine was started: only then can be told whether it lives.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        !self.boot.is_empty() && self.boot == boot()
+    }
+
+    /// Whether it runs, or ran, on the machine of the other one.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        self.boot == other.boot
+    }
+
     /// Whether it is certain that the process does not live any more. A process of another pid namespace
     /// (a Linkspan in another container) cannot be seen from here and counts as living until the machine restarts.
     pub(crate) fn is_gone(&self) -> bool {

@@ -9,6 +9,7 @@ use super::docker_classic::ClassicEngine;
 use super::installed::{self, DOCKER};
 pub use super::layer_applier::ApplierChoice;
 use super::local;
+use super::object::{BucketAddress, ObjectEngine, ObjectVariables};
 use super::repository::RepositoryEngine;
 use super::{Engine, EngineError, EngineKind};
 
@@ -42,6 +43,10 @@ pub struct Selection {
     pub namespace: Option<String>,
     /// The directory of the image layout; [`DEFAULT_LAYOUT`] if not given.
     pub layout: Option<PathBuf>,
+    /// The bucket of the engine `object`, which has no default.
+    pub object: Option<BucketAddress>,
+    /// Variables of the object store's client (`AWS_ACCESS_KEY_ID`, …), beside those of the process and before them.
+    pub object_variables: ObjectVariables,
     /// The directory of build caches with Docker's classic store, which cannot hold them; [`DEFAULT_CACHE_DIR`] if not given.
     pub cache_dir: Option<PathBuf>,
     /// Who unpacks layers into containerd's snapshots.
@@ -96,6 +101,7 @@ pub(super) enum Chosen {
     DockerClassic(Box<ClassicEngine>),
     Containerd(Box<ContainerdEngine>),
     Layout(Box<RepositoryEngine>),
+    Object(Box<ObjectEngine>),
 }
 
 impl Chosen {
@@ -105,6 +111,7 @@ impl Chosen {
             Self::DockerClassic(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Containerd(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Layout(engine) => Arc::from(engine as Box<dyn Engine>),
+            Self::Object(engine) => Arc::from(engine as Box<dyn Engine>),
         }
     }
 }
@@ -114,6 +121,7 @@ pub(super) async fn choose(selection: &Selection) -> Result<(Chosen, String), En
     match selection.kind {
         Some(EngineKind::Containerd) => containerd(selection, "as configured").await,
         Some(EngineKind::Layout) => layout(selection, "as configured").await,
+        Some(EngineKind::Object) => object(selection).await,
         Some(EngineKind::Docker) => docker(selection, &docker_socket(selection)?, "as configured").await,
         Some(EngineKind::DockerClassic) => docker_classic(selection, &docker_socket(selection)?, "as configured").await,
         Some(EngineKind::Other) | None => {
@@ -203,6 +211,21 @@ async fn containerd_or_layout(
 async fn layout(selection: &Selection, why: &str) -> Result<(Chosen, String), EngineError> {
     let engine = RepositoryEngine::connect(selection.layout.as_deref().unwrap_or(Path::new(DEFAULT_LAYOUT))).await?;
     Ok((Chosen::Layout(Box::new(engine)), why.to_owned()))
+}
+
+async fn object(selection: &Selection) -> Result<(Chosen, String), EngineError> {
+    let Some(address) = &selection.object else {
+        return Err(EngineError::Object {
+            operation: "opening",
+            object: "the bucket".to_owned(),
+            reason: "none is named".to_owned(),
+            hint: Some("name one with --object s3://BUCKET/PREFIX"),
+        });
+    };
+    Ok((
+        Chosen::Object(Box::new(ObjectEngine::connect(address, &selection.object_variables).await?)),
+        "as configured".to_owned(),
+    ))
 }
 
 /// dockerd's socket. Blobs go to the containerd beside dockerd, so it must be one of this machine.

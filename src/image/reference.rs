@@ -65,6 +65,20 @@ impl Reference {
         if self.domain.is_empty() { self.path.clone() } else { format!("{}/{}", self.domain, self.path) }
     }
 
+    /// The path at which a registry that holds the images of all registries has the repository `full` ([`Reference::name`]):
+    /// `app` for `docker.io/library/app`, `ghcr.io/o/app` for itself. `None` where no path leads to it, as for a registry with
+    /// a port.
+    pub(crate) fn path_in_registry(full: &str) -> Option<String> {
+        let short = full.strip_prefix("docker.io/").map(|path| match path.strip_prefix(OFFICIAL_PREFIX) {
+            Some(rest) if !rest.contains('/') => rest,
+            _ => path,
+        });
+        let leads_there = |path: &&str| {
+            !path.contains(':') && format!("{path}:{DEFAULT_TAG}").parse::<Self>().is_ok_and(|it| it.name() == full)
+        };
+        short.into_iter().chain([full]).find(leads_there).map(str::to_owned)
+    }
+
     /// The name as people type it: without `docker.io/` and `library/`.
     ///
     /// To be shown, not to be parsed: `docker.io/localhost/x` is `localhost/x` here, which names another image.

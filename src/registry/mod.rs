@@ -129,7 +129,7 @@ fn is_local(registry: &str) -> bool {
 }
 
 /// Installs the TLS provider of the whole program: rustls with ring.
-fn install_cryptography() {
+pub(crate) fn install_cryptography() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Fails if the embedding program has installed another provider, which is used instead.

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use crate::cli::engine::Target;
 use crate::config::Config;
-use crate::engine::EngineKind;
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
+use crate::engine::{BucketAddress, BucketAddressError, EngineKind};
 use crate::image::{Reference, ReferenceError};
 use crate::net::{Address, AddressError};
 use crate::output::archive::ArchiveFormat;
@@ -17,6 +17,7 @@ pub(super) enum ImageLocation {
     Docker(Option<String>),
     Containerd(String, Option<String>),
     Layout(PathBuf, Option<String>),
+    Object(BucketAddress, Option<String>),
     Archive(ArchiveFormat, PathBuf, Option<String>),
     Registry(Reference),
     Daemon(Address, Option<String>),
@@ -61,6 +62,12 @@ impl FromStr for ImageLocation {
                 let (file, rest) = rest.split_once(':').unwrap_or((rest, ""));
                 let kind = if kind == "oci-archive" { ArchiveFormat::Oci } else { ArchiveFormat::Save };
                 Ok(Self::Archive(kind, file.into(), name(rest)))
+            }
+            "s3" | "gs" | "az" if rest.starts_with("//") => {
+                // Neither a bucket nor a prefix has a colon.
+                let (address, rest) = rest.split_once(':').unwrap_or((rest, ""));
+                let address = format!("{kind}:{address}").parse();
+                Ok(Self::Object(address.map_err(|error: BucketAddressError| error.to_string())?, name(rest)))
             }
             "docker" if rest.starts_with("//") => {
                 let name = rest[2..].parse().map_err(|error: ReferenceError| error.to_string())?;
@@ -109,18 +116,32 @@ impl ImageLocation {
             Self::Docker(name) => {
                 // With either image store.
                 let docker_host = Some(selection.docker_host.unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()));
-                (Selection { kind: None, docker_host, namespace: None, layout: None, ..selection }, name.as_deref())
+                (
+                    Selection { kind: None, docker_host, namespace: None, layout: None, object: None, ..selection },
+                    name.as_deref(),
+                )
             }
             Self::Containerd(namespace, name) => {
                 let namespace = Some(namespace.clone());
                 (
-                    Selection { kind: Some(EngineKind::Containerd), namespace, layout: None, ..selection },
+                    Selection {
+                        kind: Some(EngineKind::Containerd),
+                        namespace,
+                        layout: None,
+                        object: None,
+                        ..selection
+                    },
                     name.as_deref(),
                 )
             }
             Self::Layout(folder, name) => {
                 let selection =
                     Selection { kind: Some(EngineKind::Layout), layout: Some(folder.clone()), ..Selection::default() };
+                (selection, name.as_deref())
+            }
+            Self::Object(bucket, name) => {
+                let selection =
+                    Selection { kind: Some(EngineKind::Object), object: Some(bucket.clone()), ..Selection::default() };
                 (selection, name.as_deref())
             }
             Self::Configured(name) => return Some((target.clone(), Some(name.as_str()))),
@@ -150,6 +171,8 @@ mod tests {
             ("oci:/dir", ImageLocation::Layout("/dir".into(), None)),
             ("docker-archive:a.tar", ImageLocation::Archive(ArchiveFormat::Save, "a.tar".into(), None)),
             ("oci-archive:/b.tar:demo:1", ImageLocation::Archive(ArchiveFormat::Oci, "/b.tar".into(), some("demo:1"))),
+            ("s3://b/p:demo:1", ImageLocation::Object("s3://b/p".parse().unwrap(), some("demo:1"))),
+            ("gs://b", ImageLocation::Object("gs://b".parse().unwrap(), None)),
             ("docker://alpine", ImageLocation::Registry("alpine".parse().unwrap())),
             ("docker://localhost:5000/a/b:1", ImageLocation::Registry("localhost:5000/a/b:1".parse().unwrap())),
             ("unix:///run/a.sock:demo:1", ImageLocation::Daemon("unix:///run/a.sock".parse().unwrap(), some("demo:1"))),
@@ -184,6 +207,8 @@ mod tests {
             "docker-deamon:demo:1",
             "containrd:k8s.io",
             "unix://x",
+            "s3://",
+            "s3://B:demo",
             "tcp://x",
         ] {
             text.parse::<ImageLocation>().unwrap_err();

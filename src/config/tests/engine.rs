@@ -9,6 +9,7 @@ fn every_engine_can_be_configured() {
         ("docker", Some(EngineKind::Docker)),
         ("docker-classic", Some(EngineKind::DockerClassic)),
         ("containerd", Some(EngineKind::Containerd)),
+        ("layout", Some(EngineKind::Layout)),
     ] {
         let sources = Sources::new().flag(Setting::Engine, text).flag(Setting::Builder, "unix:///b");
         assert_eq!(sources.config().engine.kind, kind);
@@ -73,6 +74,33 @@ fn a_layout_goes_with_its_own_engine_or_with_none_that_is_named() {
     }
     let error = Sources::new().flag(Setting::Layout, "file:///images").refusal();
     assert!(error.starts_with("--layout: `file:///images` is no directory"), "{error}");
+}
+
+#[test]
+fn a_bucket_goes_with_its_own_engine() {
+    let bucket = |sources: Sources| sources.flag(Setting::Object, "s3://images/ci").config().engine;
+    for selection in [
+        bucket(Sources::new()),
+        bucket(Sources::new().variable("LINKSPAN_ENGINE", "docker")),
+        bucket(Sources::new().flag(Setting::Engine, "object").variable("DOCKER_HOST", "tcp://elsewhere:1")),
+        Sources::new().file("engine = 'object'\nobject = 's3://images/ci'").config().engine,
+    ] {
+        assert_eq!(selection.kind, Some(EngineKind::Object));
+        assert_eq!(selection.object.unwrap().to_string(), "s3://images/ci");
+        assert_eq!(selection.docker_host, None);
+    }
+    let ambient = Sources::new().variable("LINKSPAN_OBJECT", "s3://images/ci").config().engine;
+    assert_eq!((ambient.kind, ambient.object), (None, None), "only which, not that it is meant");
+    for (flags, expected) in [
+        (&[(Setting::Engine, "object")][..], "--object s3://BUCKET/PREFIX"),
+        (&[(Setting::Engine, "docker"), (Setting::Object, "s3://b")], "--engine object"),
+        (&[(Setting::Layout, "/images"), (Setting::Object, "s3://b")], "leave one of them out"),
+        (&[(Setting::Object, "/images")], "expected `s3://BUCKET/PREFIX`"),
+    ] {
+        let sources = flags.iter().fold(Sources::new(), |sources, (setting, text)| sources.flag(*setting, text));
+        let error = sources.refusal();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

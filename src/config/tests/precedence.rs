@@ -89,6 +89,8 @@ fn every_setting_can_be_given_by_variable() {
                 containerd_address: Some("/c.sock".into()),
                 namespace: Some("moby".to_owned()),
                 layout: None,
+                object: None,
+                object_variables: Default::default(),
                 cache_dir: Some("/srv/cache".into()),
                 layer_applier: ApplierChoice::Containerd,
             },

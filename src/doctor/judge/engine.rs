@@ -6,7 +6,7 @@ use crate::doctor::facts::{Facts, RunningLinkspan};
 use crate::doctor::inflate::Inflate;
 use crate::doctor::report::{Check, Containerd, Engine, Mark, check};
 use crate::engine::select::Selected;
-use crate::engine::{EngineError, Storage, doctor};
+use crate::engine::{EngineError, EngineKind, Storage, doctor};
 use crate::status;
 
 pub(super) fn engine_check(selected: &Result<Selected, EngineError>, subject: Option<&RunningLinkspan>) -> Check {
@@ -51,6 +51,7 @@ pub(super) fn engine(selected: &Result<Selected, EngineError>, subject: Option<&
                     parallel_unpack: it.parallel_unpack.unwrap_or_default(),
                 },
                 (_, _, Some(storage_driver)) => Storage::Classic { storage_driver },
+                _ if it.kind == EngineKind::Object => Storage::Bucket {},
                 _ => Storage::Directory {},
             };
             let (kind, version, address) = (it.kind, it.version, it.address);

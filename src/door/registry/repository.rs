@@ -79,12 +79,8 @@ fn canonical(registry: &str) -> String {
 
 /// The name by which clients reach the repository with the engine's name `full`; `None` if no client can.
 pub(super) fn public_name(full: &str) -> Option<String> {
-    let short = full.strip_prefix("docker.io/").map(|path| match path.strip_prefix("library/") {
-        Some(rest) if !rest.contains('/') => rest,
-        _ => path,
-    });
-    let leads_there = |name: &&str| Repository::of(name, None).is_ok_and(|found| found.full == full);
-    short.into_iter().chain([full]).find(leads_there).map(str::to_owned)
+    let leads_there = |name: &String| Repository::of(name, None).is_ok_and(|found| found.full == full);
+    Reference::path_in_registry(full).filter(leads_there)
 }
 
 #[cfg(test)]

@@ -93,6 +93,7 @@ impl RemoteEngine {
                 snapshotter: engine.snapshotter,
                 parallel_unpack: false,
             },
+            true if engine.kind == EngineKind::Object.name() => Storage::Bucket {},
             true => Storage::Directory {},
         };
         let identity = Identity {

@@ -16,10 +16,10 @@ pub(super) struct Image;
 #[async_trait]
 impl Exporter for Image {
     fn describe(&self, engine: &Identity) -> ExporterType {
-        // dockerd unpacks whatever it loads, and a layout nothing.
+        // dockerd unpacks whatever it loads, a layout and a bucket nothing.
         let unpack = match engine.kind {
             EngineKind::Containerd => &["true", "false"][..],
-            EngineKind::Layout => &["false"],
+            EngineKind::Layout | EngineKind::Object => &["false"],
             _ => &["true"],
         };
         ExporterType {

@@ -1,0 +1,219 @@
+//! Build caches in a bucket: an object for each version, which is written last and makes it visible.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+
+use super::bucket::{Condition, PARALLEL};
+use super::images::ObjectImages;
+use super::keys;
+use super::lease::ObjectLease;
+use super::stores::Stores;
+use crate::engine::caches::{
+    CacheContent, CacheStore, CacheVersion, NewVersion, PendingVersion, VERSION_PREFIX, check_new, check_sizes,
+    id_prefix, is_touch_due, milliseconds, new_id, now, sort, time,
+};
+use crate::engine::images::Images;
+use crate::engine::{EngineError, Lease, Origin, Pin};
+use crate::image::{Descriptor, Digest};
+
+/// The longest record of a version, in bytes.
+const MAX_RECORD: u64 = 64 << 10;
+/// How many versions are read.
+const MAX_VERSIONS: usize = 2_000;
+
+/// A version as it is stored; its id is in its key.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredVersion {
+    reference: String,
+    #[serde(default)]
+    part: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    mode: String,
+    #[serde(default)]
+    builder: String,
+    /// Milliseconds since 1970, as `used`.
+    created: u64,
+    used: u64,
+    root: Descriptor,
+    layers: u64,
+    bytes: u64,
+}
+
+impl StoredVersion {
+    fn of(version: &CacheVersion) -> Self {
+        let CacheVersion { reference, part, title, mode, builder, root, layers, bytes, .. } = version.clone();
+        let (created, used) = (milliseconds(version.created), milliseconds(version.used));
+        Self { reference, part, title, mode, builder, created, used, root, layers, bytes }
+    }
+
+    fn version(self, id: String) -> CacheVersion {
+        let Self { reference, part, title, mode, builder, created, used, root, layers, bytes } = self;
+        let at = |milliseconds: u64| time(Some(&milliseconds.to_string()));
+        let (created, used) = (at(created), at(used));
+        CacheVersion { id, reference, part, title, mode, builder, created, used, root, layers, bytes }
+    }
+}
+
+/// The caches of a bucket.
+#[derive(Debug)]
+pub(super) struct ObjectCaches {
+    stores: Arc<Stores>,
+}
+
+impl ObjectCaches {
+    pub(super) fn new(stores: Arc<Stores>) -> Self {
+        Self { stores }
+    }
+
+    /// What is stored of a version, and its bytes; `None` if it is gone, or cannot be read.
+    async fn read(&self, id: &str) -> Result<Option<(StoredVersion, super::bucket::Found)>, EngineError> {
+        let key = keys::cache(id);
+        let Some(found) = self.stores.bucket().get(&key, MAX_RECORD).await? else { return Ok(None) };
+        match serde_json::from_slice(&found.bytes) {
+            Ok(stored) => Ok(Some((stored, found))),
+            Err(error) => {
+                tracing::warn!(%error, object = self.stores.bucket().object(&key), "a build cache cannot be read");
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn record(stores: &Stores, version: &CacheVersion) -> Result<Bytes, EngineError> {
+    let text = serde_json::to_vec(&StoredVersion::of(version));
+    text.map(Bytes::from).map_err(|error| stores.bucket().invalid(&keys::cache(&version.id), error.to_string()))
+}
+
+#[async_trait]
+impl CacheStore for ObjectCaches {
+    async fn versions(&self, reference: Option<&str>) -> Result<Vec<CacheVersion>, EngineError> {
+        let prefix = reference.map_or_else(|| VERSION_PREFIX.to_owned(), id_prefix);
+        let listed = self.stores.bucket().list(keys::CACHES, MAX_VERSIONS).await?;
+        let ids = listed.iter().filter_map(|(key, _)| key.strip_prefix(keys::CACHES)?.strip_prefix('/'));
+        let read = ids.filter(|id| id.starts_with(&prefix)).map(|id| async move {
+            Ok::<_, EngineError>(self.read(id).await?.map(|(stored, _)| stored.version(id.to_owned())))
+        });
+        let read: Vec<_> = stream::iter(read.collect::<Vec<_>>()).buffered(PARALLEL).try_collect().await?;
+        let mut versions: Vec<_> = read.into_iter().flatten().collect();
+        versions.retain(|version| reference.is_none_or(|reference| version.reference == reference));
+        sort(&mut versions);
+        Ok(versions)
+    }
+
+    async fn begin(&self, new: &NewVersion, origin: &Origin) -> Result<Arc<dyn PendingVersion>, EngineError> {
+        check_new(new)?;
+        let created = now();
+        let id = new_id(&new.reference, created);
+        // Letters, digits and dashes, and short enough for the id of an export.
+        let export = id.strip_prefix("linkspan-").unwrap_or(&id).to_owned();
+        let version = CacheVersion {
+            id,
+            reference: new.reference.clone(),
+            part: new.part.clone(),
+            title: new.title.clone(),
+            mode: new.mode.clone(),
+            builder: origin.builder.clone(),
+            created,
+            used: created,
+            root: Descriptor::new("", Digest::sha256(b""), 0),
+            layers: 0,
+            bytes: 0,
+        };
+        let lease = ObjectLease::open(&self.stores, &export, None).await?;
+        Ok(Arc::new(PendingObjectCache { version, lease: Arc::new(lease) }))
+    }
+
+    /// Nothing is collected, so the blobs of versions need no pins.
+    async fn lease(&self, _: &[String], _: bool) -> Result<Option<Arc<dyn Lease>>, EngineError> {
+        Ok(None)
+    }
+
+    /// Their blobs stay: nothing is collected yet.
+    async fn delete(&self, ids: &[String]) -> Result<(), EngineError> {
+        let is_ours = |id: &String| {
+            let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            id.starts_with(VERSION_PREFIX) && id.bytes().all(is_plain)
+        };
+        if let Some(other) = ids.iter().find(|id| !is_ours(id)) {
+            let reason = format!("its versions have ids that begin with `{VERSION_PREFIX}`");
+            return Err(EngineError::Cache { reference: other.clone(), reason });
+        }
+        let deletions = ids.iter().map(|id| async move { self.stores.bucket().delete(&keys::cache(id)).await });
+        stream::iter(deletions.collect::<Vec<_>>()).buffer_unordered(PARALLEL).try_collect().await
+    }
+
+    async fn touch(&self, version: &CacheVersion) -> Result<(), EngineError> {
+        let now = now();
+        if !is_touch_due(version, now) {
+            return Ok(());
+        }
+        let Some((stored, found)) = self.read(&version.id).await? else { return Ok(()) };
+        let used = CacheVersion { used: now, ..stored.version(version.id.clone()) };
+        let bytes = record(&self.stores, &used)?;
+        // If another reader notes it, or deletes it, that is as good; a store without preconditions is not asked.
+        if self.stores.names.is_conditional().await? {
+            self.stores.bucket().put_if(&keys::cache(&version.id), bytes, Condition::Version(found.version)).await?;
+        }
+        Ok(())
+    }
+
+    async fn recover(&self) -> Result<usize, EngineError> {
+        self.stores.leases.recover().await
+    }
+
+    fn blobs(&self) -> Arc<dyn Images> {
+        Arc::new(ObjectImages::new(self.stores.clone()))
+    }
+}
+
+/// A version that is being stored under a lease.
+#[derive(Debug)]
+struct PendingObjectCache {
+    version: CacheVersion,
+    lease: Arc<ObjectLease>,
+}
+
+#[async_trait]
+impl PendingVersion for PendingObjectCache {
+    fn id(&self) -> &str {
+        &self.version.id
+    }
+
+    fn lease(&self) -> Arc<dyn Lease> {
+        self.lease.clone()
+    }
+
+    async fn commit(&self, content: &CacheContent) -> Result<CacheVersion, EngineError> {
+        let (layers, stores) = (content.present(), &self.lease.stores);
+        let documents = [&content.config, &content.root];
+        let digests = layers.iter().chain(documents.map(|document| &document.descriptor)).map(|blob| &blob.digest);
+        self.lease.pins.add(digests).await?;
+        let pins: Vec<_> = layers.iter().map(|layer| Pin::from(&layer.digest)).collect();
+        check_sizes(&layers, &stores.blobs.sizes(&pins).await?)?;
+        for document in documents {
+            stores.blobs.store(vec![(document.descriptor.digest.clone(), document.bytes.clone())]).await?;
+        }
+        let version = CacheVersion {
+            root: content.root.descriptor.clone(),
+            layers: u64::try_from(layers.len()).unwrap_or(u64::MAX),
+            bytes: content.bytes(),
+            used: now(),
+            ..self.version.clone()
+        };
+        stores.bucket().put(&keys::cache(&version.id), record(stores, &version)?).await?;
+        if let Err(error) = self.lease.release().await {
+            tracing::warn!(%error, "the lease of a complete cache stays until the process ends");
+        }
+        Ok(version)
+    }
+
+    async fn abort(&self) -> Result<(), EngineError> {
+        self.lease.release().await
+    }
+}

@@ -1,0 +1,163 @@
+//! The client of a bucket, by the variables that other tools read as well.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::{BackoffConfig, ClientConfigKey, Error, RetryConfig};
+
+use super::address::{BucketAddress, Provider};
+use super::bucket::{Bucket, Objects};
+use crate::engine::EngineError;
+
+/// How long one request may take: a part of 16 MiB at 2 Mbit/s.
+const REQUEST: &str = "75 seconds";
+/// How long connecting may take.
+const CONNECT: &str = "5 seconds";
+/// How often a request is repeated, and until how long after its beginning.
+const RETRIES: (usize, Duration) = (6, Duration::from_secs(90));
+/// How long to wait before the second repetition at most; they double from 100 ms on.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+const PLAIN: &str = "an endpoint without TLS must be allowed: set AWS_ALLOW_HTTP=true if the network to it is trusted";
+
+/// Variables of the client of an object store, among them secrets.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct ObjectVariables(Vec<(String, String)>);
+
+impl From<Vec<(String, String)>> for ObjectVariables {
+    fn from(variables: Vec<(String, String)>) -> Self {
+        Self(variables)
+    }
+}
+
+impl fmt::Debug for ObjectVariables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// The variables of this process.
+fn of_process() -> Vec<(String, String)> {
+    let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((key.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
+}
+
+fn retry() -> RetryConfig {
+    let backoff = BackoffConfig { max_backoff: LONGEST_PAUSE, ..BackoffConfig::default() };
+    RetryConfig { backoff, max_retries: RETRIES.0, retry_timeout: RETRIES.1 }
+}
+
+/// Opens the bucket at `address`; sends nothing. `variables` count before those of the process.
+pub(super) fn open(address: &BucketAddress, variables: &ObjectVariables) -> Result<Bucket, EngineError> {
+    let mut all = variables.0.clone();
+    all.extend(of_process().into_iter().filter(|(name, _)| variables.0.iter().all(|(own, _)| own != name)));
+    with(address, &all)
+}
+
+fn with(address: &BucketAddress, variables: &[(String, String)]) -> Result<Bucket, EngineError> {
+    crate::registry::install_cryptography();
+    let text = address.to_string();
+    let refused =
+        |reason: String, hint| EngineError::Object { operation: "opening", object: text.clone(), reason, hint };
+    let objects = match address.provider {
+        Provider::Amazon => {
+            check_plain(variables)
+                .map_err(|endpoint| refused(format!("the endpoint {endpoint} has no TLS"), Some(PLAIN)))?;
+            amazon(&address.bucket, variables)
+        }
+        Provider::Google => google(&address.bucket, variables),
+        Provider::Azure => azure(&address.bucket, variables),
+    };
+    let objects = objects.map_err(|error| refused(error.to_string(), None))?;
+    Ok(Bucket::new(objects, &text, &address.prefix))
+}
+
+/// Fails with the endpoint if that has no TLS and nobody allowed it.
+fn check_plain(variables: &[(String, String)]) -> Result<(), String> {
+    let value = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let is_allowed = value("AWS_ALLOW_HTTP").is_some_and(|text| matches!(text, "1" | "true" | "yes" | "on"));
+    let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(value);
+    match endpoint {
+        Some(endpoint) if endpoint.starts_with("http://") && !is_allowed => Err(endpoint.to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// Those of `variables` that begin with `prefix` and mean something to the client.
+fn settings<'a, K: std::str::FromStr>(
+    variables: &'a [(String, String)],
+    prefix: &'a str,
+) -> impl Iterator<Item = (K, &'a str)> {
+    let given = variables.iter().filter(move |(key, value)| key.starts_with(prefix) && !value.is_empty());
+    given.filter_map(|(key, value)| Some((key.to_ascii_lowercase().parse().ok()?, value.as_str())))
+}
+
+fn amazon(bucket: &str, variables: &[(String, String)]) -> Result<Arc<dyn Objects>, Error> {
+    let mut builder = AmazonS3Builder::new()
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST)
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT)
+        // What is sent over TLS need not be hashed for its signature: we hash it once for its digest.
+        .with_unsigned_payload(true);
+    if variables.iter().any(|(key, value)| key == "AWS_ALLOW_HTTP" && !value.is_empty()) {
+        builder = builder.with_unsigned_payload(false);
+    }
+    for (key, value) in settings(variables, "AWS_") {
+        builder = builder.with_config(key, value);
+    }
+    Ok(Arc::new(builder.with_bucket_name(bucket).with_retry(retry()).build()?))
+}
+
+fn google(bucket: &str, variables: &[(String, String)]) -> Result<Arc<dyn Objects>, Error> {
+    let mut builder = GoogleCloudStorageBuilder::new()
+        .with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), REQUEST)
+        .with_config(GoogleConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT);
+    for (key, value) in settings(variables, "GOOGLE_") {
+        builder = builder.with_config(key, value);
+    }
+    Ok(Arc::new(builder.with_bucket_name(bucket).with_retry(retry()).build()?))
+}
+
+fn azure(container: &str, variables: &[(String, String)]) -> Result<Arc<dyn Objects>, Error> {
+    let mut builder = MicrosoftAzureBuilder::new()
+        .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), REQUEST)
+        .with_config(AzureConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT);
+    for (key, value) in settings(variables, "AZURE_") {
+        builder = builder.with_config(key, value);
+    }
+    Ok(Arc::new(builder.with_container_name(container).with_retry(retry()).build()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(address: &str, variables: &[(&str, &str)]) -> Result<Bucket, EngineError> {
+        let variables: Vec<_> = variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        with(&address.parse().unwrap(), &variables)
+    }
+
+    #[test]
+    fn every_provider_has_a_client() {
+        let azure = [("AZURE_STORAGE_ACCOUNT_NAME", "account"), ("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")];
+        assert_eq!(open("s3://bucket/x", &[("AWS_REGION", "eu-north-1")]).unwrap().address(), "s3://bucket/x");
+        assert_eq!(open("gs://bucket", &[]).unwrap().address(), "gs://bucket");
+        assert_eq!(open("az://container", &azure).unwrap().address(), "az://container");
+        let error = open("az://container", &[]).unwrap_err();
+        assert!(error.to_string().contains("az://container"), "{error}");
+    }
+
+    #[test]
+    fn an_endpoint_without_tls_must_be_allowed() {
+        let plain = ("AWS_ENDPOINT_URL", "http://127.0.0.1:9000");
+        let error = open("s3://bucket", &[plain]).unwrap_err();
+        assert!(error.to_string().contains("http://127.0.0.1:9000"), "{error}");
+        assert!(error.hint().unwrap().contains("AWS_ALLOW_HTTP"));
+        open("s3://bucket", &[plain, ("AWS_ALLOW_HTTP", "true")]).unwrap();
+    }
+}

@@ -1,0 +1,103 @@
+//! What an object store's refusals mean.
+
+use object_store::Error;
+
+use crate::engine::EngineError;
+
+/// The longest text of a store that is shown, in characters: some answer with whole pages.
+const MAX_TEXT: usize = 600;
+
+const DENIED: &str = "check that the credentials (AWS_ACCESS_KEY_ID, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, …) may \
+                      read, list, write and delete below this address";
+const NO_CREDENTIALS: &str = "set the credentials in the usual variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+                              GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY), or run where \
+                              a role of the machine gives them";
+const NO_BUCKET: &str =
+    "create the bucket first, and check its name, region (AWS_REGION) and endpoint (AWS_ENDPOINT_URL)";
+const UNREACHABLE: &str = "check the endpoint (AWS_ENDPOINT_URL), the network and the state of the store; nothing of an export is \
+                           visible until all of it is stored: export again";
+
+/// The error of the operation on `object`.
+pub(super) fn failure(operation: &'static str, object: String, error: &Error) -> EngineError {
+    let text = describe(error);
+    let is = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if is(&["507 ", "StorageFull", "QuotaExceeded", "InsufficientStorage"]) || EngineError::is_no_space(&text) {
+        return EngineError::NoSpace { operation: format!("{operation} {object}"), message: text };
+    }
+    let hint = match error {
+        Error::Unauthenticated { .. } => Some(NO_CREDENTIALS),
+        _ if is(&["169.254.169.254", "metadata.google", "MissingCredential"]) => Some(NO_CREDENTIALS),
+        Error::PermissionDenied { .. } => Some(DENIED),
+        // A list has no error of its own for that.
+        _ if is(&["403 Forbidden", "AccessDenied"]) => Some(DENIED),
+        _ if is(&["401 Unauthorized"]) => Some(NO_CREDENTIALS),
+        _ if is(&["NoSuchBucket", "ContainerNotFound", "PermanentRedirect", "without LOCATION"]) => Some(NO_BUCKET),
+        Error::Generic { .. } => Some(UNREACHABLE),
+        _ => None,
+    };
+    EngineError::Object { operation, object, reason: text, hint }
+}
+
+/// What happened: the answer of the store, without the request's URL and how often it was repeated.
+fn describe(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    // `Error performing PUT http://… in 12ms, after 5 retries, … - Server returned …: <xml>`
+    let answer = text.split_once("Error performing").and_then(|(_, rest)| rest.split_once(" - "));
+    let answer = answer.map_or(text.as_str(), |(_, answer)| answer);
+    let element = |name: &str| {
+        let (_, rest) = answer.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>")).map(|(text, _)| text)
+    };
+    let text = match (element("Code"), element("Message"), answer.split_once(": <")) {
+        (Some(code), Some(message), Some((status, _))) => format!("{status}: {code}: {message}"),
+        _ => answer.to_owned(),
+    };
+    let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> EngineError {
+        failure("writing", "s3://b/key".to_owned(), &Error::Generic { store: "S3", source: text.into() })
+    }
+
+    #[test]
+    fn the_words_of_the_store_are_shown_without_the_request() {
+        let busy = "Error performing PUT http://h/b/key in 1.2s, after 3 retries, max_retries: 3, retry_timeout: 60s  - Server \
+                    returned non-2xx status code: 503 Service Unavailable: <?xml version=\"1.0\"?>\n<Error><Code>SlowDown</Code>\
+                    <Message>Reduce your request rate</Message></Error>";
+        let error = of(busy);
+        let expected = "writing s3://b/key: Server returned non-2xx status code: 503 Service Unavailable: SlowDown: Reduce your \
+                        request rate";
+        assert_eq!(error.to_string(), expected);
+        assert!(error.hint().unwrap().contains("AWS_ENDPOINT_URL"));
+        assert!(of(&"x".repeat(10_000)).to_string().len() < 1_000);
+    }
+
+    #[test]
+    fn what_can_be_done_depends_on_the_refusal() {
+        let full = of("Error performing PUT - 507 Insufficient Storage: <Code>XMinioStorageFull</Code>");
+        assert!(matches!(full, EngineError::NoSpace { .. }) && full.hint().unwrap().contains("bucket"), "{full}");
+        let none = of("<Code>NoSuchBucket</Code>");
+        assert!(none.hint().unwrap().contains("create the bucket"));
+        let source = || "no".to_owned().into();
+        let unsigned = of("Error performing GET - 403 Forbidden: <Code>SignatureDoesNotMatch</Code>");
+        assert!(unsigned.hint().unwrap().contains("credentials"), "{unsigned}");
+        let denied = Error::PermissionDenied { path: "key".to_owned(), source: source() };
+        assert!(failure("writing", String::new(), &denied).hint().unwrap().contains("credentials"));
+    }
+}

@@ -1,0 +1,287 @@
+//! The leases of a bucket: an object for each, with what it pins and the uploads that are under way under it.
+//!
+//! A lease is written before what it pins is looked up, and renewed as a whole. One is abandoned when its process is gone, which
+//! only a process of the same boot can tell, else when it has not been written for a day; a durable one eight hours after it
+//! was created. Its uploads are aborted then.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use object_store::{Error, MultipartId, ObjectMeta};
+use serde::{Deserialize, Serialize};
+
+use super::bucket::{Bucket, PARALLEL};
+use super::keys;
+use super::upload::Begun;
+use crate::engine::caches::milliseconds;
+use crate::engine::process::Process;
+use crate::engine::{DurableLease, EngineError};
+use crate::image::Digest;
+
+/// How long a durable lease lasts after it was created, the same as in other engines.
+const LIFETIME: Duration = Duration::from_secs(8 * 3600);
+/// How long a lease of a process that cannot be seen from here lasts after it was written.
+const UNSEEN: Duration = Duration::from_secs(24 * 3600);
+/// The longest lease that is read, in bytes.
+const MAX_BYTES: u64 = 16 << 20;
+/// How many blobs a lease may pin.
+const MAX_PINNED: usize = 100_000;
+/// How many leases are read.
+const MAX_LEASES: usize = 1_000;
+
+/// A lease as it is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredLease {
+    /// The process that wrote it.
+    process: String,
+    /// What makes it durable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    record: Option<String>,
+    /// When it was created, in milliseconds since 1970.
+    created: u64,
+    #[serde(default)]
+    pinned: BTreeSet<Digest>,
+    #[serde(default)]
+    uploads: Vec<StoredUpload>,
+}
+
+/// A multipart upload as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredUpload {
+    key: String,
+    id: String,
+}
+
+impl StoredLease {
+    fn created(&self) -> SystemTime {
+        UNIX_EPOCH.checked_add(Duration::from_millis(self.created)).unwrap_or(UNIX_EPOCH)
+    }
+
+    /// Whether nobody uses it any more; `written` is the store's time of its object.
+    fn is_abandoned(&self, written: SystemTime) -> bool {
+        let age = |since: SystemTime| SystemTime::now().duration_since(since).unwrap_or_default();
+        if self.record.is_some() {
+            return age(self.created()) >= LIFETIME;
+        }
+        match self.process.parse::<Process>() {
+            Ok(process) if process.is_of_this_boot() => process.is_gone(),
+            _ => age(written) >= UNSEEN,
+        }
+    }
+}
+
+/// A lease of this process.
+#[derive(Debug)]
+pub(super) struct StoredPins {
+    bucket: Bucket,
+    export: String,
+    inner: Mutex<StoredLease>,
+    /// Counts the changes, and those that are stored.
+    changes: AtomicU64,
+    stored: tokio::sync::Mutex<u64>,
+    is_released: AtomicBool,
+}
+
+impl StoredPins {
+    fn inner(&self) -> MutexGuard<'_, StoredLease> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pins blobs, whether they are there or not. What is looked up after that stays.
+    pub(super) async fn add<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Result<(), EngineError> {
+        let is_changed = {
+            let mut inner = self.inner();
+            let before = inner.pinned.len();
+            inner.pinned.extend(digests.into_iter().cloned());
+            if inner.pinned.len() > MAX_PINNED {
+                let key = keys::lease(&self.export);
+                return Err(self
+                    .bucket
+                    .invalid(&key, format!("it would pin more than {MAX_PINNED} blobs; use several exports")));
+            }
+            inner.pinned.len() > before
+        };
+        if is_changed { self.write().await } else { Ok(()) }
+    }
+
+    /// Removes pins of blobs that are not there; that need not be stored.
+    pub(super) fn forget<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) {
+        let mut inner = self.inner();
+        for digest in digests {
+            inner.pinned.remove(digest);
+        }
+    }
+
+    /// All pins.
+    pub(super) fn all(&self) -> Vec<Digest> {
+        self.inner().pinned.iter().cloned().collect()
+    }
+
+    /// Notes an upload that has begun, so that whoever finds the lease aborts it.
+    pub(super) async fn begun(&self, upload: &Begun) -> Result<(), EngineError> {
+        self.inner().uploads.push(StoredUpload { key: upload.key.clone(), id: upload.id.clone() });
+        self.write().await
+    }
+
+    /// Forgets an upload that has ended.
+    pub(super) fn ended(&self, upload: &Begun) {
+        self.inner().uploads.retain(|own| own.id != upload.id || own.key != upload.key);
+    }
+
+    /// Aborts an upload.
+    pub(super) async fn abort(&self, upload: &Begun) -> Result<(), EngineError> {
+        abort(&self.bucket, &upload.key, &upload.id).await?;
+        self.ended(upload);
+        Ok(())
+    }
+
+    /// Stores the lease as it is now. Changes that come while another one is stored are stored together.
+    pub(super) async fn write(&self) -> Result<(), EngineError> {
+        let own = self.changes.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut stored = self.stored.lock().await;
+        if self.is_released() {
+            return Err(EngineError::LeaseLost { lease: self.export.clone() });
+        }
+        if *stored >= own {
+            return Ok(());
+        }
+        let until = self.changes.load(Ordering::Acquire);
+        let key = keys::lease(&self.export);
+        let bytes = serde_json::to_vec(&*self.inner()).map_err(|error| self.bucket.invalid(&key, error.to_string()))?;
+        self.bucket.put(&key, bytes.into()).await?;
+        *stored = until;
+        Ok(())
+    }
+
+    /// Whether it was removed.
+    pub(super) fn is_released(&self) -> bool {
+        self.is_released.load(Ordering::Acquire)
+    }
+
+    /// Removes the lease, and aborts its uploads.
+    pub(super) async fn release(&self) -> Result<(), EngineError> {
+        let stored = self.stored.lock().await;
+        self.is_released.store(true, Ordering::Release);
+        let uploads = self.inner().uploads.clone();
+        for upload in &uploads {
+            abort(&self.bucket, &upload.key, &upload.id).await?;
+        }
+        self.inner().uploads.clear();
+        // What was never stored need not be deleted.
+        if *stored == 0 { Ok(()) } else { self.bucket.delete(&keys::lease(&self.export)).await }
+    }
+}
+
+/// Aborts an upload; fine if it has ended.
+async fn abort(bucket: &Bucket, key: &str, id: &MultipartId) -> Result<(), EngineError> {
+    match bucket.objects.abort_multipart(&bucket.path(key), id).await {
+        Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(bucket.failed("aborting the upload of", key, &error)),
+    }
+}
+
+/// The leases of a bucket.
+#[derive(Debug)]
+pub(super) struct LeaseStore {
+    bucket: Bucket,
+}
+
+impl LeaseStore {
+    pub(super) fn new(bucket: Bucket) -> Self {
+        Self { bucket }
+    }
+
+    /// The lease of `export`, which ends with this process, or is durable if there is a `record`; a durable one may be there.
+    pub(super) async fn open(&self, export: &str, record: Option<String>) -> Result<StoredPins, EngineError> {
+        let is_durable = record.is_some();
+        let found = if is_durable { self.read(export).await?.filter(|found| found.record.is_some()) } else { None };
+        let is_found = found.is_some();
+        let process = Process::this().to_string();
+        let mut lease = found.unwrap_or_else(|| StoredLease {
+            process: process.clone(),
+            record,
+            created: milliseconds(SystemTime::now()),
+            pinned: BTreeSet::new(),
+            uploads: Vec::new(),
+        });
+        // The uploads of a process that is gone cannot be resumed: what was hashed is not known.
+        let former = if lease.process == process { Vec::new() } else { std::mem::take(&mut lease.uploads) };
+        for upload in &former {
+            abort(&self.bucket, &upload.key, &upload.id).await?;
+        }
+        lease.process = process;
+        let opened = StoredPins {
+            bucket: self.bucket.clone(),
+            export: export.to_owned(),
+            inner: Mutex::new(lease),
+            changes: AtomicU64::new(1),
+            stored: tokio::sync::Mutex::new(u64::from(is_found)),
+            is_released: AtomicBool::new(false),
+        };
+        if is_durable {
+            opened.write().await?;
+        }
+        Ok(opened)
+    }
+
+    async fn read(&self, export: &str) -> Result<Option<StoredLease>, EngineError> {
+        let key = keys::lease(export);
+        let Some(found) = self.bucket.get(&key, MAX_BYTES).await? else { return Ok(None) };
+        Ok(serde_json::from_slice(&found.bytes)
+            .inspect_err(|error| tracing::warn!(%error, object = self.bucket.object(&key), "a lease cannot be read"))
+            .ok())
+    }
+
+    /// All leases: exports, what is stored, when.
+    async fn all(&self) -> Result<Vec<(String, StoredLease, ObjectMeta)>, EngineError> {
+        let listed = self.bucket.list(keys::LEASES, MAX_LEASES).await?;
+        let read = listed.into_iter().filter_map(|(key, meta)| {
+            let export = key.strip_prefix(keys::LEASES)?.strip_prefix('/')?.to_owned();
+            Some(async move { Ok::<_, EngineError>(self.read(&export).await?.map(|lease| (export, lease, meta))) })
+        });
+        let found: Vec<_> = stream::iter(read.collect::<Vec<_>>()).buffered(PARALLEL).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// The durable leases of this machine: those of others are for their own daemons.
+    pub(super) async fn durable(&self) -> Result<Vec<DurableLease>, EngineError> {
+        let this = Process::this();
+        let is_ours =
+            |lease: &StoredLease| lease.process.parse::<Process>().is_ok_and(|process| process.is_beside(&this));
+        let found = self.all().await?.into_iter().filter(|(_, lease, _)| is_ours(lease) && lease.record.is_some());
+        let durable = |(export, lease, _): (String, StoredLease, ObjectMeta)| {
+            let created = lease.created();
+            Some(DurableLease { export, record: lease.record?, created })
+        };
+        Ok(found.filter_map(durable).collect())
+    }
+
+    /// The exports whose leases are abandoned.
+    pub(super) async fn abandoned(&self) -> Result<Vec<String>, EngineError> {
+        let found = self.all().await?.into_iter();
+        let is_abandoned =
+            |(_, lease, meta): &(String, StoredLease, ObjectMeta)| lease.is_abandoned(meta.last_modified.into());
+        Ok(found.filter(is_abandoned).map(|(export, ..)| export).collect())
+    }
+
+    /// Removes the leases that are abandoned, and aborts their uploads. Returns how many there were.
+    pub(super) async fn recover(&self) -> Result<usize, EngineError> {
+        let mut count = 0;
+        for export in self.abandoned().await? {
+            let Some(lease) = self.read(&export).await? else { continue };
+            for upload in &lease.uploads {
+                abort(&self.bucket, &upload.key, &upload.id).await?;
+            }
+            let below = format!("_linkspan/uploads/{export}");
+            for (key, _) in self.bucket.list(&below, MAX_LEASES).await? {
+                self.bucket.delete(&key).await?;
+            }
+            self.bucket.delete(&keys::lease(&export)).await?;
+            count += 1;
+        }
+        Ok(count)
+    }
+}

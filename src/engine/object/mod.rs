@@ -1,0 +1,206 @@
+//! The engine over a bucket of an object store, with the keys of the distribution registry: whatever registry has that bucket
+//! as its storage serves the images, and what it was pushed is read here ([`keys`]).
+//!
+//! * Nothing is visible before an image is complete: blobs, then documents, then the links of its repositories, then the link of
+//!   its tag. A blob itself is visible when its digest was compared ([`upload`]).
+//! * Any number of processes may write to a bucket at once. A tag is compared and set where somebody cares what it was; else the
+//!   last writer wins, as in registries.
+//! * Nothing is unpacked, and nothing is collected yet. What an interrupted export left is removed by the next start: uploads
+//!   that were under way; its blobs are of use to the next export.
+
+mod address;
+mod blob_store;
+mod bucket;
+mod caches;
+mod connect;
+mod failure;
+mod images;
+mod ingest_writer;
+mod ingests;
+mod keys;
+mod lease;
+mod lease_store;
+mod lease_trait;
+mod name_index;
+mod open_leases;
+mod probe;
+mod stores;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod upload;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use self::bucket::Bucket;
+use self::caches::ObjectCaches;
+use self::images::ObjectImages;
+use self::open_leases::OpenLeases;
+use self::stores::Stores;
+use super::caches::CacheStore;
+use super::images::{Images, Record};
+use super::{
+    Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, MAX_RECORD, Origin,
+    PersistentLeases, Pin, Storage, StoredBlobs,
+};
+use crate::image::{Descriptor, Graph, GraphError, Limits, Reference};
+use crate::source::{OnMissing, ReadGraphError, read_graph};
+
+pub use address::{BucketAddress, BucketAddressError};
+pub use connect::ObjectVariables;
+
+/// The version of the registry's storage that the keys are of.
+const VERSION: &str = "v2";
+
+/// An engine that keeps images in a bucket.
+#[derive(Debug)]
+pub(crate) struct ObjectEngine {
+    stores: Arc<Stores>,
+    leases: OpenLeases,
+    identity: Identity,
+}
+
+impl ObjectEngine {
+    /// Connects to the bucket at `address`, which must exist.
+    pub(crate) async fn connect(address: &BucketAddress, variables: &ObjectVariables) -> Result<Self, EngineError> {
+        let bucket = connect::open(address, variables)?;
+        // Whether it is there, and can be read.
+        bucket.list(keys::LEASES, 1).await?;
+        Ok(Self::new(&bucket))
+    }
+
+    fn new(bucket: &Bucket) -> Self {
+        let identity = Identity {
+            kind: EngineKind::Object,
+            version: VERSION.to_owned(),
+            address: bucket.address().to_owned(),
+            storage: Storage::Bucket {},
+        };
+        Self { stores: Stores::new(bucket), leases: OpenLeases::default(), identity }
+    }
+
+    fn object_images(&self) -> ObjectImages {
+        ObjectImages::new(self.stores.clone())
+    }
+
+    /// The image `root` as it is in the bucket; `None` if documents are missing, or it is none.
+    async fn graph(&self, root: &Descriptor) -> Result<Option<Graph>, EngineError> {
+        match read_graph(&self.object_images(), root.clone(), Limits::default(), OnMissing::Stop).await {
+            Ok(graph) => Ok(Some(graph)),
+            Err(ReadGraphError::Missing { .. } | ReadGraphError::Source(_)) => Ok(None),
+            Err(ReadGraphError::Graph(GraphError::Document(_) | GraphError::Root { .. })) => Ok(None),
+            Err(ReadGraphError::Graph(error)) => Err(error.into()),
+        }
+    }
+}
+
+/// Checks the id of an export, which becomes a part of keys.
+fn check_id(export: &str) -> Result<(), EngineError> {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if (1..=64).contains(&export.len()) && export.bytes().all(is_plain) {
+        return Ok(());
+    }
+    let (operation, shown) = ("opening an export".to_owned(), export.chars().take(80).collect::<String>());
+    Err(EngineError::Protocol { operation, reason: format!("`{shown}` is no id: expected up to 64 of a-z, 0-9 and -") })
+}
+
+#[async_trait]
+impl Engine for ObjectEngine {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The number of blobs of `root`, if `names` resolve to it and all its blobs are there.
+    async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
+        if names.is_empty() || !self.stores.names.resolves_to(&root.digest, names).await? {
+            return Ok(None);
+        }
+        let Some(graph) = self.graph(root).await? else { return Ok(None) };
+        // The documents were just read.
+        let sizes = self.stores.blobs.sizes(&graph.leaves().iter().map(Pin::from).collect::<Vec<_>>()).await?;
+        Ok(sizes.iter().all(Option::is_some).then(|| graph.blobs()))
+    }
+
+    async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
+        check_id(&origin.export)?;
+        let record = match lifetime {
+            Lifetime::Process => None,
+            Lifetime::Durable { record } if record.len() > MAX_RECORD => {
+                let (operation, reason) = ("opening an export".to_owned(), "its record is too long".to_owned());
+                return Err(EngineError::Protocol { operation, reason });
+            }
+            Lifetime::Durable { record } => Some(record.to_owned()),
+        };
+        Ok(self.leases.open(&self.stores, &origin.export, record).await?)
+    }
+
+    fn persistent_leases(&self) -> Option<&dyn PersistentLeases> {
+        Some(self)
+    }
+
+    fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
+        Ok(Arc::new(self.object_images()))
+    }
+
+    fn caches(&self) -> Result<Arc<dyn CacheStore>, EngineError> {
+        Ok(Arc::new(ObjectCaches::new(self.stores.clone())))
+    }
+
+    /// Nothing is collected, so a reader needs no pins, and no right to write.
+    async fn read_lease(&self, _: &Origin, _: &Arc<Graph>) -> Result<Option<Arc<dyn Lease>>, EngineError> {
+        Ok(None)
+    }
+
+    /// Says in the log what this store cannot do.
+    async fn recover(&self) -> Result<usize, EngineError> {
+        match self.stores.names.is_conditional().await {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(
+                "this store has no conditional writes: of two writers of a tag the last one wins, and whoever requires what a \
+                 tag was, or denies that it moves, is refused"
+            ),
+            Err(error) => tracing::warn!(%error, "this bucket cannot be written; its images can be read"),
+        }
+        self.stores.leases.recover().await
+    }
+
+    async fn tag(&self, root: &Descriptor, name: &Reference) -> Result<(), EngineError> {
+        let Some(graph) = self.graph(root).await? else {
+            return Err(EngineError::Missing { digests: vec![root.digest.clone()] });
+        };
+        let sizes = self.stores.blobs.sizes(&graph.leaves().iter().map(Pin::from).collect::<Vec<_>>()).await?;
+        let absent = graph.leaves().iter().zip(sizes).filter(|(_, size)| size.is_none());
+        let absent = absent.map(|(leaf, _)| leaf.digest.clone()).collect();
+        self.stores.names.publish(&graph, &absent, std::slice::from_ref(name), &[]).await?;
+        // It has a name now.
+        self.stores.names.remove(None, &root.digest).await
+    }
+
+    async fn remove(&self, record: &Record, _: bool) -> Result<(), EngineError> {
+        let name = record.name.as_ref().and_then(|name| name.parse::<Reference>().ok());
+        self.stores.names.remove(name.as_ref(), &record.target.digest).await
+    }
+
+    /// Only Linkspan itself loads archives into a bucket.
+    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl PersistentLeases for ObjectEngine {
+    async fn durable(&self) -> Result<Vec<DurableLease>, EngineError> {
+        self.stores.leases.durable().await
+    }
+
+    async fn abandoned(&self) -> Result<Abandoned, EngineError> {
+        Ok(Abandoned { leases: self.stores.leases.abandoned().await?, ..Abandoned::default() })
+    }
+
+    /// Releases all leases that are abandoned by then.
+    async fn release_abandoned(&self, _: &[String]) -> Result<(), EngineError> {
+        self.stores.leases.recover().await.map(|_| ())
+    }
+}
