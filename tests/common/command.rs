@@ -3,8 +3,15 @@
 use super::{Run, Stack};
 
 /// Variables by which the machine's shell could change what the program does.
-pub(super) const ENVIRONMENT: [&str; 6] =
-    ["DOCKER_HOST", "CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE", "BUILDKIT_HOST", "LINKSPAN_TO", "LINKSPAN_LAYOUT"];
+pub(super) const ENVIRONMENT: [&str; 7] = [
+    "DOCKER_HOST",
+    "CONTAINERD_ADDRESS",
+    "CONTAINERD_NAMESPACE",
+    "BUILDKIT_HOST",
+    "LINKSPAN_TO",
+    "LINKSPAN_LAYOUT",
+    "LINKSPAN_OBJECT",
+];
 
 /// `linkspan ARGS`, without the variables of the machine's shell.
 pub(crate) fn linkspan<'s>(args: impl IntoIterator<Item = &'s str>) -> Run {

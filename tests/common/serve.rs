@@ -45,8 +45,14 @@ impl Linkspan {
     /// A registry door at a free port of the loopback address; `args` are flags. Returns its `127.0.0.1:PORT`, too.
     #[track_caller]
     pub(crate) fn registry(stack: &Stack, args: &[&str]) -> (Self, String) {
+        Self::registry_with(stack, args, &[])
+    }
+
+    /// The same with variables.
+    #[track_caller]
+    pub(crate) fn registry_with(stack: &Stack, args: &[&str], variables: &[(String, String)]) -> (Self, String) {
         let args = [args, &["--registry-listen", "tcp://127.0.0.1:0", "--log-level", "debug"]].concat();
-        let mut linkspan = Self::spawn(stack, &args, &[], Vec::new());
+        let mut linkspan = Self::spawn(stack, &args, &[], Vec::new(), variables);
         let look = || (linkspan.child.try_wait().unwrap(), registry_address(&linkspan.log()));
         let (ended, address) =
             until("linkspan to listen", look, |(ended, address)| ended.is_some() || address.is_some());
@@ -81,13 +87,31 @@ impl Linkspan {
     /// The same with chosen sockets, for a restart.
     #[track_caller]
     pub(crate) fn start_at(stack: &Stack, args: &[impl AsRef<OsStr>], builders: &[&str], doors: Vec<PathBuf>) -> Self {
-        let mut linkspan = Self::spawn(stack, args, builders, doors);
+        Self::start_with(stack, args, builders, doors, &[])
+    }
+
+    /// The same with variables.
+    #[track_caller]
+    pub(crate) fn start_with(
+        stack: &Stack,
+        args: &[impl AsRef<OsStr>],
+        builders: &[&str],
+        doors: Vec<PathBuf>,
+        variables: &[(String, String)],
+    ) -> Self {
+        let mut linkspan = Self::spawn(stack, args, builders, doors, variables);
         linkspan.wait();
         linkspan
     }
 
     #[track_caller]
-    fn spawn(stack: &Stack, args: &[impl AsRef<OsStr>], builders: &[&str], doors: Vec<PathBuf>) -> Self {
+    fn spawn(
+        stack: &Stack,
+        args: &[impl AsRef<OsStr>],
+        builders: &[&str],
+        doors: Vec<PathBuf>,
+        variables: &[(String, String)],
+    ) -> Self {
         let log = stack.fresh_path("-linkspan.log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_linkspan"));
         command.arg("serve").args(args);
@@ -99,7 +123,7 @@ impl Linkspan {
             command.env_remove(name);
         }
         let (name, value) = stack.mark();
-        command.env(name, value);
+        command.env(name, value).envs(variables.iter().map(|(name, value)| (name, value)));
         let file = File::create(&log).unwrap();
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         Self { child: command.spawn().unwrap(), log, doors }

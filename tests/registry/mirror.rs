@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use linkspan::engine::EngineKind;
+
 use crate::common::{Buildkitd, Context, Stack, text};
 use crate::fixture::{Image, Layer, export, names};
 use crate::served::Served;
@@ -16,18 +18,25 @@ async fn a_mirror_serves_digests_always_and_tags_on_request() {
     let with_tags = Served::everywhere("registry-mirror", &["--registry-mirror-tags"]).await;
     for (served, is_by_tag) in plain.iter().map(|it| (it, false)).chain(with_tags.iter().map(|it| (it, true))) {
         let image = image("mirrored\n");
-        export(&*served.engine, &image, &names(&["mirrored.example:5000/o/app:1", "mirrored:1"])).await.unwrap();
+        // A bucket has the paths of a registry, in which no port can be written.
+        let is_bucket = served.kind() == EngineKind::Object;
+        let (mirrored, other) = match is_bucket {
+            true => ("mirrored.example", "mirrored.example:5000"),
+            false => ("mirrored.example:5000", "mirrored.example"),
+        };
+        let all_names = [format!("{mirrored}/o/app:1"), "mirrored:1".to_owned()];
+        export(&*served.engine, &image, &names(&all_names.each_ref().map(String::as_str))).await.unwrap();
         let digest = image.root.digest.to_string();
         for (name, namespace, reference, is_there) in [
-            ("o/app", "mirrored.example:5000", digest.as_str(), true),
+            ("o/app", mirrored, digest.as_str(), true),
             ("o/app", "another.example", &digest, true),
-            ("o/app", "mirrored.example:5000", "1", is_by_tag),
+            ("o/app", mirrored, "1", is_by_tag),
             ("library/mirrored", "docker.io", "1", is_by_tag),
-            ("o/app", "mirrored.example:5000", "2", false),
-            ("o/app", "mirrored.example", "1", false),
+            ("o/app", mirrored, "2", false),
+            ("o/app", other, "1", false),
             // What another registry refuses is only absent here.
-            ("o/app", "mirrored.example:5000", "-x", false),
-            ("O/app", "mirrored.example:5000", "1", false),
+            ("o/app", mirrored, "-x", false),
+            ("O/app", mirrored, "1", false),
             ("o/app", "no/registry", "1", false),
         ] {
             let target = format!("/v2/{name}/manifests/{reference}?ns={namespace}");
@@ -36,9 +45,9 @@ async fn a_mirror_serves_digests_always_and_tags_on_request() {
             assert_eq!((head.status, served.get(&target).status), (expected, expected), "{target} {is_by_tag}");
             assert_eq!(head.header("oci-namespace"), Some(namespace));
         }
-        let blob = format!("/v2/o/app/blobs/{}?ns=mirrored.example:5000", image.layers[0].digest);
+        let blob = format!("/v2/o/app/blobs/{}?ns={mirrored}", image.layers[0].digest);
         assert_eq!(served.get(&blob).status, 200);
-        assert_eq!(served.get("/v2/o/app/blobs/sha256:12?ns=mirrored.example:5000").status, 404);
+        assert_eq!(served.get(&format!("/v2/o/app/blobs/sha256:12?ns={mirrored}")).status, 404);
     }
 }
 

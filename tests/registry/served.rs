@@ -6,7 +6,7 @@ use std::sync::Arc;
 use linkspan::engine::select::{Selection, select};
 use linkspan::engine::{Engine, EngineKind};
 
-use crate::common::{Linkspan, Stack, text};
+use crate::common::{Linkspan, Minio, Stack, text};
 use crate::fixture::{containerd, docker};
 use crate::http::{Response, request};
 
@@ -46,9 +46,20 @@ impl Served {
         Self { linkspan, address, engine, _folder: None }
     }
 
+    /// In front of a bucket of its own.
+    pub(crate) async fn object(args: &[&str]) -> Self {
+        let bucket = Minio::shared().bucket();
+        let engine = bucket.engine().await.unwrap().engine;
+        let flags = bucket.flags();
+        let args = [&flags.each_ref().map(String::as_str)[..], args].concat();
+        let (linkspan, address) = Linkspan::registry_with(Stack::shared(), &args, &bucket.variables());
+        Self { linkspan, address, engine, _folder: None }
+    }
+
     /// One in front of each engine, the containerd in `namespace`.
-    pub(crate) async fn everywhere(namespace: &str, args: &[&str]) -> [Self; 3] {
-        [Self::layout(args).await, Self::containerd(namespace, args).await, Self::docker(args).await]
+    pub(crate) async fn everywhere(namespace: &str, args: &[&str]) -> [Self; 4] {
+        let [layout, object] = [Self::layout(args).await, Self::object(args).await];
+        [layout, Self::containerd(namespace, args).await, Self::docker(args).await, object]
     }
 
     #[track_caller]

@@ -1,0 +1,19 @@
+//! The engine over a bucket: by the commands and the doors, beside a registry that has the same bucket as its storage, and behind
+//! a store that fails.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests state what they expect by failing loudly")]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../engine/fixture.rs"]
+#[allow(dead_code, reason = "made for the tests of engines")]
+mod fixture;
+
+mod caches;
+mod commands;
+mod doors;
+mod faults;
+mod faulty;
+mod killed;
+mod names;
+mod registries;
+mod uploads;
