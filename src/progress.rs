@@ -91,6 +91,11 @@ pub enum Event {
         /// The layer's blob.
         digest: Digest,
     },
+    /// The image is stored as it is, because it cannot be unpacked.
+    NotUnpacked {
+        /// Why.
+        reason: String,
+    },
     /// A remark for people, such as a line of the engine's response.
     Note(String),
 }

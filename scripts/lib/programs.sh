@@ -19,6 +19,7 @@ docker-compose|github.com/docker/compose/v5@v5.6.0|./cmd|0||-X github.com/docker
 docker|github.com/docker/cli@v29.7.2+incompatible|./cmd/docker|0||-X github.com/docker/cli/cli/version.Version=29.7.2|25
 dockerd|github.com/moby/moby/v2@v2.0.0-beta.21|./cmd/dockerd|0||-X github.com/moby/moby/v2/dockerversion.Version=29.7.2|29
 registry|github.com/distribution/distribution/v3@v3.1.1|./cmd/registry|0|||3
+oci-conformance|github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111|.|0|||
 buildkitd-0.11.6|github.com/moby/buildkit@v0.11.6|./cmd/buildkitd|0||-X github.com/moby/buildkit/version.Version=v0.11.6|
 TABLE
     # Builders between the oldest one that Linkspan supports and the one above: only where somebody asks for them.

@@ -175,7 +175,7 @@ impl Lines {
             Event::Unpacked { digest } if !self.missing.contains_key(digest) => {
                 line(&format!("{}: unpacked", short(digest)));
             }
-            Event::Note(note) => line(note),
+            Event::Note(note) | Event::NotUnpacked { reason: note } => line(note),
             _ => {}
         }
     }

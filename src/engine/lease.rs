@@ -66,9 +66,19 @@ pub enum UnpackFor {
     Nobody,
     /// For the commit of the transaction: files are on the disk before anybody can use them.
     Commit,
+    /// The same if it can be, and what cannot is committed all the same ([`Event::NotUnpacked`](crate::progress::Event)): a
+    /// registry stores what is valid, whether it runs or not.
+    CommitIfPossible,
     /// For an engine that commits the image by itself, or refuses it. What keeps the snapshots is written when they are there, and
     /// files are as safe as those that the engine unpacks: a power failure within half a minute may leave them empty.
     Engine,
+}
+
+impl UnpackFor {
+    /// Whether it is unpacked before the commit of the transaction.
+    pub(crate) fn precedes_commit(self) -> bool {
+        matches!(self, Self::Commit | Self::CommitIfPossible)
+    }
 }
 
 /// What a transaction does beside storing an image.

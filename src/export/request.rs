@@ -1,6 +1,6 @@
 //! What is exported, and what came of it.
 
-use crate::engine::{Origin, Precondition};
+use crate::engine::{Origin, Precondition, UnpackFor};
 use crate::image::{Descriptor, Reference};
 
 /// What to export.
@@ -13,7 +13,7 @@ pub struct Request {
     /// What names must resolve to before they are set, beside what policy wants.
     pub preconditions: Vec<Precondition>,
     /// Whether the image is unpacked before it becomes visible, where the engine leaves the choice.
-    pub unpack: bool,
+    pub unpack: UnpackFor,
     /// Who exports.
     pub origin: Origin,
 }
@@ -21,7 +21,7 @@ pub struct Request {
 impl Request {
     /// An image that becomes visible under `names` when it is unpacked, whatever they were before.
     pub fn new(root: Descriptor, names: Vec<Reference>, origin: Origin) -> Self {
-        Self { root, names, preconditions: Vec::new(), unpack: true, origin }
+        Self { root, names, preconditions: Vec::new(), unpack: UnpackFor::Commit, origin }
     }
 }
 

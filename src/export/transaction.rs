@@ -7,9 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{
-    EngineError, ImageTransaction, Lease, Lifetime, Precondition, PreparedImage, TransactionOptions, UnpackFor,
-};
+use crate::engine::{EngineError, ImageTransaction, Lease, Lifetime, Precondition, PreparedImage, TransactionOptions};
 use crate::image::{Graph, Reference, Walk};
 use crate::progress::{Event, Events, State};
 use crate::source::{OnMissing, Source, read_graph};
@@ -144,7 +142,7 @@ impl Transaction {
         cancel: &CancellationToken,
     ) -> Result<Outcome, ExportError> {
         let options = TransactionOptions {
-            unpack: if self.request.unpack { UnpackFor::Commit } else { UnpackFor::Nobody },
+            unpack: self.request.unpack,
             names: self.request.names.clone(),
             events: self.events.clone(),
         };

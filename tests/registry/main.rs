@@ -7,7 +7,9 @@ mod common;
 #[allow(dead_code, reason = "made for the tests of engines")]
 mod fixture;
 
+mod artifacts;
 mod clients;
+mod conformance;
 mod guard;
 mod http;
 mod leases;

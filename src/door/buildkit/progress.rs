@@ -140,7 +140,7 @@ impl Inner {
             Event::Stored { digest } => self.blob(digest.to_string(), 0, 0, true),
             Event::Unpacking { digest } => self.blob(format!("extracting {digest}"), 0, 0, false),
             Event::Unpacked { digest } => self.blob(format!("extracting {digest}"), 0, 0, true),
-            Event::Note(text) => self.line(text),
+            Event::Note(text) | Event::NotUnpacked { reason: text } => self.line(text),
             Event::State(_) | Event::Planned { .. } => {}
         }
     }

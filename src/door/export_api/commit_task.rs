@@ -39,7 +39,7 @@ impl CommitTask {
                 }
                 Event::State(State::Ready) => ProgressKind::Ready,
                 Event::State(State::Committed) => ProgressKind::Committed,
-                Event::Note(note) => {
+                Event::Note(note) | Event::NotUnpacked { reason: note } => {
                     progress.note.clone_from(note);
                     ProgressKind::Note
                 }

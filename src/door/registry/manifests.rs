@@ -75,11 +75,18 @@ impl Door {
         if !is_usable(&self.images, manifest).await {
             return Ok(true);
         }
+        if self.packed.contains(&manifest.digest) {
+            return Ok(false);
+        }
         // An image of which only a part was pushed is as complete as it was.
         let graph = read_graph(&self.images, manifest.clone(), Limits::default(), OnMissing::Stop).await;
         let is_unpacked_here = graph.is_ok_and(|graph| {
             let image = graph.image_for(&Platform::host());
-            image.is_some_and(|(_, image, ..)| image.layers.iter().all(|layer| layer.kind() == Kind::Layer))
+            image.is_some_and(|(_, image, _, config)| {
+                let is_described = image.layers_with_diff_ids(config).is_ok();
+                let are_layers = || image.layers.iter().all(|layer| layer.kind() == Kind::Layer);
+                is_described && !image.layers.is_empty() && are_layers()
+            })
         });
         let names = [repository.tagged(reference)?];
         Ok(is_unpacked_here && self.exports.engine().already_complete(manifest, &names).await?.is_none())

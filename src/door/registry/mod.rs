@@ -12,6 +12,7 @@ mod graph;
 mod guard;
 mod list;
 mod manifests;
+mod packed;
 mod push;
 mod put_manifest;
 mod query;
@@ -43,6 +44,7 @@ use crate::export::Exports;
 use crate::net::{self, Drain, Stream};
 use crate::status::StatusReport;
 
+use packed::PackedImages;
 use push::Pushes;
 use reading::Readers;
 use stall::StallLimit;
@@ -78,6 +80,7 @@ pub struct Door {
     readers: Arc<Readers>,
     pushes: Option<Arc<Pushes>>,
     subjects: Subjects,
+    packed: PackedImages,
     status: Option<StatusReport>,
 }
 
@@ -98,7 +101,8 @@ impl Door {
             pushes = Some(open);
         }
         let subjects = Subjects::new(images.clone());
-        Ok(Self { exports, images, mirror_tags, catalog, readers, pushes, subjects, status: None })
+        let (packed, status) = (PackedImages::default(), None);
+        Ok(Self { exports, images, mirror_tags, catalog, readers, pushes, subjects, packed, status })
     }
 
     /// Adds the report that status requests get.

@@ -1,7 +1,7 @@
 //! Pushing manifests and indexes: stored by their digest, and with a tag made an image of the engine.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -17,13 +17,13 @@ use super::refusal::{Code, Refusal};
 use super::repository::Repository;
 use super::response::{CONTENT_DIGEST, empty, put};
 use super::subjects::subject_of;
-use crate::engine::EngineError;
 use crate::engine::images::Images;
+use crate::engine::{EngineError, UnpackFor};
 use crate::export::{ExportError, Request};
 use crate::http2::Body;
 use crate::image::{Algorithm, Descriptor, Digest, Document, Graph, Kind, Limits, Reference, media_type_of};
 use crate::net::Principal;
-use crate::progress::Events;
+use crate::progress::{Event, Events};
 use crate::source::{
     BlobLookup, ChoiceError, Chunks, OnMissing, ReadGraphError, Source, SourceError, part, read_graph,
 };
@@ -95,25 +95,35 @@ impl Door {
         let _committing = push.committing.lock().await;
         let graph = Arc::new(self.pushed_graph(&pushed.document).await?);
         self.check_leaves(&graph).await?;
-        let is_docker = self.exports.engine().identity().kind.is_docker();
-        let is_image = graph.images().next().is_some();
-        if is_docker && !is_image && !pushed.names.is_empty() {
-            let message = "docker keeps images only, and this is none; push it to a registry of artifacts";
-            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::ManifestInvalid, message));
-        }
-        // What refers to another manifest is found by that, and has no tag: it is kept as an image without a name.
-        let is_referrer = pushed.subject.is_some() && !is_docker;
-        if pushed.names.is_empty() && !is_referrer {
+        if pushed.names.is_empty() && pushed.subject.is_none() {
             let pinned: HashSet<_> = push.lease.pin_graph(&graph).await?.into_iter().map(|blob| blob.digest).collect();
             push.awaits(Some(&root.digest));
             let leaves = graph.leaves().iter().filter(|leaf| leaf.kind() != Kind::ForeignLayer);
             let gone: Vec<_> = leaves.map(|leaf| leaf.digest.clone()).filter(|leaf| !pinned.contains(leaf)).collect();
             return if gone.is_empty() { Ok(()) } else { Err(blobs_unknown(&gone)) };
         }
-        let request = Request::new(root.clone(), pushed.names.clone(), push.origin());
-        let cancel = CancellationToken::new();
-        self.exports.commit(request, graph.clone(), push.lease.clone(), Events::none(), cancel).await?;
+        let mut names = pushed.names.clone();
+        if names.is_empty() && self.exports.engine().identity().kind.is_docker() {
+            // What refers to another manifest is found by that, and has no tag. In other engines it is an image without a
+            // name; docker would remove that with `docker image prune`, and not what was pulled by its digest.
+            names.extend(format!("{}@{}", push.repository, root.digest).parse::<Reference>());
+        }
+        let origin = push.origin();
+        let request = Request { unpack: UnpackFor::CommitIfPossible, ..Request::new(root.clone(), names, origin) };
+        let (packed, cancel) = (Arc::<OnceLock<String>>::default(), CancellationToken::new());
+        let first = packed.clone();
+        let events = Events::new(move |event| {
+            if let Event::NotUnpacked { reason } = event {
+                first.get_or_init(|| reason.clone());
+            }
+        });
+        self.exports.commit(request, graph.clone(), push.lease.clone(), events, cancel).await?;
         push.has_committed(&graph);
+        if let Some(reason) = packed.get() {
+            let names: Vec<_> = pushed.names.iter().map(ToString::to_string).collect();
+            tracing::warn!(digest = %root.digest, ?names, reason, "an image was stored that cannot be unpacked, and so not run");
+            self.packed.add(&root.digest);
+        }
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use crate::engine::{
     BlobWriter, EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage, TransactionOptions, UnpackFor,
 };
 use crate::image::{Descriptor, Digest, Graph, Platform, Reference};
-use crate::progress::Events;
+use crate::progress::{Event, Events};
 
 /// What makes a visible image of blobs that are in place: containerd's image service, or a dockerd.
 #[async_trait]
@@ -88,7 +88,7 @@ impl ContainerdTransaction {
         let (lease, snapshots) = (&self.lease, &self.lease.snapshots);
         let unpack = self.options.unpack;
         let job = if unpack == UnpackFor::Nobody { None } else { self.job() };
-        let labelled = job.as_ref().filter(|_| unpack == UnpackFor::Commit);
+        let labelled = job.as_ref().filter(|_| unpack.precedes_commit());
         let plan = plan(&lease.client, &lease.id, &self.graph, labelled).await?;
         self.committed.add(plan.present.iter().map(|blob| blob.digest.clone()));
         if let Some(job) = job {
@@ -97,7 +97,7 @@ impl ContainerdTransaction {
             // A foreign layer that is absent cannot be unpacked, and so nothing can.
             if job.layers.iter().all(|layer| known(&layer.blob)) {
                 let (committed, events) = (self.committed.clone(), self.options.events.clone());
-                let snapshots = snapshots.with_sync(unpack == UnpackFor::Commit);
+                let snapshots = snapshots.with_sync(unpack.precedes_commit());
                 *self.unpack() = Some(Unpack::start(job, snapshots, lease.parallel, committed, events));
             }
         }
@@ -107,6 +107,17 @@ impl ContainerdTransaction {
     /// What there is to be unpacked.
     fn job(&self) -> Option<Job> {
         Job::of(&self.graph, &Platform::host(), self.lease.snapshots.snapshotter())
+    }
+
+    /// Whether the image is committed if it cannot be unpacked.
+    pub(crate) fn may_stay_packed(&self) -> bool {
+        self.options.unpack == UnpackFor::CommitIfPossible
+    }
+
+    /// The image is committed as it is. The label of its config stays: whoever unpacks it after all needs it.
+    async fn stay_packed(&self, reason: String) {
+        self.lease.snapshots.remove_active().await;
+        self.events().emit(Event::NotUnpacked { reason });
     }
 
     /// Labels the config with the snapshots that it is to keep.
@@ -146,7 +157,15 @@ impl ContainerdTransaction {
         let unpack = self.unpack().take();
         if let Some(unpack) = unpack {
             let took_time = !unpack.is_finished();
-            unpack.finish().await?;
+            match unpack.finish().await {
+                Err(EngineError::Unpack { layer, reason }) if self.may_stay_packed() => {
+                    self.stay_packed(format!("layer {layer} cannot be unpacked: {reason}")).await;
+                }
+                Err(error @ EngineError::Corrupt { .. }) if self.may_stay_packed() => {
+                    self.stay_packed(error.to_string()).await;
+                }
+                outcome => outcome?,
+            }
             if self.options.unpack == UnpackFor::Engine {
                 self.label_config().await?;
             }

@@ -68,12 +68,19 @@ impl Loads {
             let response =
                 self.docker.send("/images/load?quiet=1", "application/x-tar", archive.clone(), LOAD_TIMEOUT).await?;
             let outcome = match response.status {
-                StatusCode::OK => judge(&response.body, root, names),
+                StatusCode::OK => judge(&response.body, root, names, image.may_stay_packed()),
                 _ => Err(refused(response.message())),
             };
             match outcome {
                 Ok(lines) => {
-                    lines.into_iter().for_each(|line| image.events().emit(Event::Note(line)));
+                    for line in lines {
+                        let is_packed = line.starts_with(UNPACK_FAILED);
+                        image.events().emit(if is_packed {
+                            Event::NotUnpacked { reason: line }
+                        } else {
+                            Event::Note(line)
+                        });
+                    }
                     return Ok(());
                 }
                 Err(EngineError::Commit { reason, .. })
@@ -161,8 +168,13 @@ fn refused(reason: String) -> EngineError {
 }
 
 /// Reads every line of the response: the status was sent before the work began, so it means nothing. Returns the lines
-/// for people.
-fn judge(body: &Bytes, root: &Descriptor, names: &[Reference]) -> Result<Vec<String>, EngineError> {
+/// for people. An image that docker cannot unpack is loaded nevertheless; whether that is failure is `may_stay_packed`.
+fn judge(
+    body: &Bytes,
+    root: &Descriptor,
+    names: &[Reference],
+    may_stay_packed: bool,
+) -> Result<Vec<String>, EngineError> {
     let mut notes = Vec::new();
     for line in serde_json::Deserializer::from_slice(body).into_iter::<Line>() {
         let line = line.map_err(|error| refused(format!("its response cannot be read: {error}")))?;
@@ -171,7 +183,7 @@ fn judge(body: &Bytes, root: &Descriptor, names: &[Reference]) -> Result<Vec<Str
         }
         let Some(text) = line.stream else { continue };
         let text = text.trim_end();
-        if text.starts_with(UNPACK_FAILED) {
+        if text.starts_with(UNPACK_FAILED) && !may_stay_packed {
             return Err(refused(text.to_owned()));
         }
         notes.push(text.to_owned());
@@ -186,6 +198,10 @@ mod tests {
 
     use super::*;
     fn check(body: &'static str, names: &[&str]) -> Result<Vec<String>, EngineError> {
+        check_as(body, names, false)
+    }
+
+    fn check_as(body: &'static str, names: &[&str], may_stay_packed: bool) -> Result<Vec<String>, EngineError> {
         let root = Descriptor {
             media_type: String::new(),
             digest: Digest::sha256(b"root"),
@@ -195,7 +211,7 @@ mod tests {
             artifact_type: None,
         };
         let names: Vec<Reference> = names.iter().map(|name| name.parse().unwrap()).collect();
-        judge(&Bytes::from_static(body.as_bytes()), &root, &names)
+        judge(&Bytes::from_static(body.as_bytes()), &root, &names, may_stay_packed)
     }
 
     #[test]
@@ -206,6 +222,15 @@ mod tests {
         // The short form of dockerd means another image to whoever parses it.
         let body = "{\"stream\":\"Loaded image: localhost/x:1\\n\"}";
         assert!(check(body, &["docker.io/localhost/x:1"]).is_ok());
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_unpacked_is_loaded_where_that_is_enough() {
+        let line = "{\"stream\":\"Error unpacking image a:1: unexpected EOF\\n\"}";
+        let body: &'static str = format!("{{\"stream\":\"Loaded image: a:1\\n\"}}\n{line}").leak();
+        assert!(check_as(body, &["a:1"], false).is_err());
+        assert_eq!(check_as(body, &["a:1"], true).unwrap().len(), 2);
+        assert!(check_as(line, &["a:1"], true).is_err(), "it does not say that it was loaded");
     }
 
     #[test]

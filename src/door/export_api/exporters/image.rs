@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{Exporter, Job, Success, attribute, response};
-use crate::engine::{EngineKind, Identity};
+use crate::engine::{EngineKind, Identity, UnpackFor};
 use crate::export::Request;
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
@@ -60,7 +60,8 @@ impl Exporter for Image {
                 .collect();
             names.extend(canonical);
         }
-        let unpack = job.attributes.get("unpack").is_none_or(|value| value != "false");
+        let is_unpacked = job.attributes.get("unpack").is_none_or(|value| value != "false");
+        let unpack = if is_unpacked { UnpackFor::Commit } else { UnpackFor::Nobody };
         let request = Request { unpack, ..Request::new(job.root.clone(), names.clone(), job.origin) };
         let response = response(&job.root, &job.graph, &names);
         job.exports.commit(request, job.graph, job.lease, job.events, job.cancel).await?;
