@@ -3,7 +3,8 @@
 //! `route` says what a path asks for. Manifests are read in `manifests`, blobs in `blobs`,
 //! names in `list`, referrers in `referrers`, and `refusal` is every other response. What is read is leased while it is
 //! read (`reading`). What clients push goes into the engine under a durable lease for each client and repository (`push`):
-//! blobs by `uploads`, manifests by `put_manifest`, which makes them images as exports do. A repository is a part of the engine's names: `repository` says which.
+//! blobs by `uploads`, manifests by `put_manifest`, which makes them images as exports do; of those that cannot be unpacked
+//! `packed` knows. A repository is a part of the engine's names: `repository` says which.
 //!
 //! The engine keeps blobs and not repositories: a manifest or a blob can be read by its digest through any repository.
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Door;
 use super::blobs::digest_of;
-use super::push::{Push, Pushes, UploadBody};
+use super::push::{Push, PushLease, Pushes, UploadBody};
 use super::query;
 use super::refusal::{Code, Refusal};
 use super::repository::Repository;
@@ -72,7 +72,14 @@ impl Door {
             .map_err(|error| Refusal::bad(Code::ManifestInvalid, error.to_string()))?;
         let pushed = Pushed { document, names, tags, subject };
         let push = pushes.of(repository, client).await?;
-        self.store(&push, &pushed).await?;
+        let leased = push.leased();
+        match self.store(&push, &leased, &pushed).await {
+            Err(refusal) if refusal.is_lease_lost => {
+                let renewed = push.renew(&leased).await?;
+                self.store(&push, &renewed, &pushed).await?;
+            }
+            stored => stored?,
+        }
         if !pushed.names.is_empty() {
             pushes.finish(push);
         }
@@ -90,13 +97,14 @@ impl Door {
     }
 
     /// Stores a manifest under the lease of its push, and makes it an image if it gets a name.
-    async fn store(&self, push: &Push, pushed: &Pushed) -> Result<(), Refusal> {
+    async fn store(&self, push: &Push, leased: &PushLease, pushed: &Pushed) -> Result<(), Refusal> {
         let root = &pushed.document.descriptor;
         let _committing = push.committing.lock().await;
         let graph = Arc::new(self.pushed_graph(&pushed.document).await?);
         self.check_leaves(&graph).await?;
         if pushed.names.is_empty() && pushed.subject.is_none() {
-            let pinned: HashSet<_> = push.lease.pin_graph(&graph).await?.into_iter().map(|blob| blob.digest).collect();
+            let pinned: HashSet<_> =
+                leased.lease.pin_graph(&graph).await?.into_iter().map(|blob| blob.digest).collect();
             push.awaits(Some(&root.digest));
             let leaves = graph.leaves().iter().filter(|leaf| leaf.kind() != Kind::ForeignLayer);
             let gone: Vec<_> = leaves.map(|leaf| leaf.digest.clone()).filter(|leaf| !pinned.contains(leaf)).collect();
@@ -117,7 +125,7 @@ impl Door {
                 first.get_or_init(|| reason.clone());
             }
         });
-        self.exports.commit(request, graph.clone(), push.lease.clone(), events, cancel).await?;
+        self.exports.commit(request, graph.clone(), leased.lease.clone(), events, cancel).await?;
         push.has_committed(&graph);
         if let Some(reason) = packed.get() {
             let names: Vec<_> = pushed.names.iter().map(ToString::to_string).collect();

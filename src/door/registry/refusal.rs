@@ -68,11 +68,14 @@ pub(super) struct Refusal {
     message: String,
     detail: Value,
     headers: Vec<(HeaderName, String)>,
+    /// Whether something else has deleted the lease under which the request was served.
+    pub(super) is_lease_lost: bool,
 }
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), detail: Value::Null, headers: Vec::new() }
+        let (detail, headers) = (Value::Null, Vec::new());
+        Self { status, code, message: message.into(), detail, headers, is_lease_lost: false }
     }
 
     /// Something of the client's is malformed.
@@ -103,7 +106,7 @@ impl Refusal {
     }
 
     pub(super) fn response(self) -> Response<Body> {
-        let Self { status, code, message, detail, headers } = self;
+        let Self { status, code, message, detail, headers, .. } = self;
         let mut error = json!({ "code": code.name(), "message": message });
         if !detail.is_null() {
             error["detail"] = detail;
@@ -127,7 +130,8 @@ impl From<EngineError> for Refusal {
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         tracing::warn!(%error, "a request could not be served");
-        Self::new(status, Code::Unavailable, error.to_string())
+        let is_lease_lost = matches!(error, EngineError::LeaseLost { .. });
+        Self { is_lease_lost, ..Self::new(status, Code::Unavailable, error.to_string()) }
     }
 }
 

@@ -120,10 +120,10 @@ impl Door {
         match digest {
             None => Ok(request.uploading(StatusCode::ACCEPTED, &push, &upload)),
             Some(digest) => {
-                let outcome = upload.finish(&*push.lease, None, &digest, body).await;
+                let outcome = upload.finish(&push, None, &digest, body).await;
                 if outcome.is_err() {
                     // Nobody knows its id.
-                    let _ = upload.cancel(&*push.lease).await;
+                    let _ = upload.cancel(&push).await;
                 }
                 push.end(&upload);
                 outcome?;
@@ -154,24 +154,23 @@ impl Door {
         upload: &Upload,
         body: &mut UploadBody,
     ) -> Result<Response<Body>, Refusal> {
-        let lease = &*push.lease;
         match *request.method {
             Method::GET | Method::HEAD => Ok(request.uploading(StatusCode::NO_CONTENT, push, upload)),
             Method::PATCH => {
                 let start = request.start(body)?;
-                upload.append(lease, start, body).await?;
+                upload.append(push, start, body).await?;
                 Ok(request.uploading(StatusCode::ACCEPTED, push, upload))
             }
             Method::PUT => {
                 let start = request.start(body)?;
                 let missing = || Refusal::bad(Code::DigestInvalid, "the request names no `digest`");
                 let digest = request.digest().unwrap_or_else(|| Err(missing()))?;
-                upload.finish(lease, start, &digest, body).await?;
+                upload.finish(push, start, &digest, body).await?;
                 push.awaits(Some(&digest));
                 Ok(request.created(&digest))
             }
             Method::DELETE => {
-                upload.cancel(lease).await?;
+                upload.cancel(push).await?;
                 Ok(empty(StatusCode::NO_CONTENT))
             }
             _ => Err(unknown()),

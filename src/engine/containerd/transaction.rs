@@ -88,6 +88,9 @@ impl ContainerdTransaction {
         let (lease, snapshots) = (&self.lease, &self.lease.snapshots);
         let unpack = self.options.unpack;
         let job = if unpack == UnpackFor::Nobody { None } else { self.job() };
+        if job.is_none() && self.may_stay_packed() {
+            self.note_undescribed();
+        }
         let labelled = job.as_ref().filter(|_| unpack.precedes_commit());
         let plan = plan(&lease.client, &lease.id, &self.graph, labelled).await?;
         self.committed.add(plan.present.iter().map(|blob| blob.digest.clone()));
@@ -107,6 +110,14 @@ impl ContainerdTransaction {
     /// What there is to be unpacked.
     fn job(&self) -> Option<Job> {
         Job::of(&self.graph, &Platform::host(), self.lease.snapshots.snapshotter())
+    }
+
+    /// An image for this machine whose config does not describe its layers is none that can be unpacked.
+    fn note_undescribed(&self) {
+        let Some((_, manifest, _, config)) = self.graph.image_for(&Platform::host()) else { return };
+        if let Err(error) = manifest.layers_with_diff_ids(config) {
+            self.events().emit(Event::NotUnpacked { reason: error.to_string() });
+        }
     }
 
     /// Whether the image is committed if it cannot be unpacked.

@@ -106,6 +106,10 @@ impl Inner {
             WriterGuard { ingests: self.clone(), ingest }
         };
         self.files.create()?;
+        if expected.digest.is_none() {
+            // Its client sends it piece by piece, and may go on with it after this process was killed.
+            self.files.write_note(&guard.ingest.note)?;
+        }
         let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
         let suspended = lock_of(&self.suspended).remove(name);
         let hashed = match suspended {

@@ -16,12 +16,14 @@ pub(in crate::door::registry) struct UploadBody {
     body: Incoming,
     /// Whether the client waits for a word before it sends it.
     is_awaited: bool,
+    /// Whether none of it has been asked for.
+    is_unread: bool,
 }
 
 impl UploadBody {
     /// The body of a request; `is_awaited` if its client said `Expect: 100-continue`.
     pub(in crate::door::registry) fn new(body: Incoming, is_awaited: bool) -> Self {
-        Self { body, is_awaited }
+        Self { body, is_awaited, is_unread: true }
     }
 
     /// Its length, where the client says it.
@@ -29,9 +31,14 @@ impl UploadBody {
         self.body.size_hint().exact()
     }
 
+    /// Whether nothing of it has been read, so that the request can be served once more.
+    pub(super) fn is_unread(&self) -> bool {
+        self.is_unread
+    }
+
     /// The next bytes; `None` at its end.
     pub(in crate::door::registry) async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
-        self.is_awaited = false;
+        (self.is_awaited, self.is_unread) = (false, false);
         loop {
             match timeout(SILENCE, self.body.frame()).await {
                 Ok(Some(Ok(frame))) => {
@@ -78,10 +85,10 @@ impl UploadBody {
         Ok(())
     }
 
-    /// Reads the rest of a refused request's body, unless that is much.
+    /// Reads the rest of a refused request's body, unless that takes long: a client that cannot send it may not read the refusal.
     pub(in crate::door::registry) async fn skip_little(&mut self) {
         let (most, limit) = REFUSED_BODY;
-        if self.is_awaited || self.length().is_some_and(|length| length > most) {
+        if self.is_awaited {
             return;
         }
         let mut read = 0;

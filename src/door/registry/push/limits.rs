@@ -29,4 +29,4 @@ pub(super) const BLOB_BYTES: u64 = 1 << 42;
 /// How often it is looked what is overdue.
 pub(super) const SWEEP: Duration = Duration::from_secs(5);
 /// How much of a refused request's body is read, and for how long, so that its client reads the refusal.
-pub(super) const REFUSED_BODY: (u64, Duration) = (8 << 20, Duration::from_secs(5));
+pub(super) const REFUSED_BODY: (u64, Duration) = (1 << 30, Duration::from_secs(5));

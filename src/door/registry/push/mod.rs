@@ -1,6 +1,7 @@
 //! Pushes: what one client sends to one repository, under a durable lease.
 
 mod body;
+mod leased;
 mod limits;
 mod pinning;
 mod pushes;
@@ -11,26 +12,21 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
-use super::graph::held;
 use super::refusal::Refusal;
 use super::repository::Repository;
-use crate::engine::images::{Images, Query};
-use crate::engine::{Lease, Origin};
-use crate::export::{Listed, unique_id};
-use crate::image::{Descriptor, Digest, Graph};
+use crate::engine::images::Images;
+use crate::engine::{EngineError, Lifetime, Origin};
+use crate::export::{Exports, Listed, unique_id};
+use crate::image::{Digest, Graph};
 use crate::net::Principal;
 
 pub(super) use body::UploadBody;
+pub(super) use leased::PushLease;
 pub(super) use pushes::Pushes;
 pub(super) use upload::{Upload, unknown};
-
-use pinning::Pinning;
-
-/// How many images of the repository are pinned at first.
-const COVERED: usize = 4;
 
 /// How many blobs are remembered whose images are still to come.
 const MAX_AWAITED: usize = 100_000;
@@ -51,15 +47,17 @@ pub(super) struct Push {
     /// The repository's name in the engine.
     pub(super) repository: String,
     pub(super) principal: Principal,
-    pub(super) lease: Arc<dyn Lease>,
+    leased: Mutex<Arc<PushLease>>,
+    /// Held while the lease is created again.
+    renewing: AsyncMutex<()>,
+    exports: Arc<Exports>,
+    /// What is stored with the lease.
+    record: String,
     created: SystemTime,
     used: Mutex<Instant>,
     /// What came or was found and belongs to no image that was committed: its image is still to come.
     awaited: Mutex<Awaited>,
     uploads: Mutex<HashMap<String, Arc<Upload>>>,
-    pinning: Pinning,
-    /// Filled when the images of the repository are pinned.
-    covered: OnceCell<()>,
     /// Held while an image is committed: a lease has one transaction at a time.
     pub(super) committing: AsyncMutex<()>,
     /// Lists it among the exports that are under way.
@@ -112,6 +110,27 @@ impl Push {
         Origin { export, door: "registry", builder: self.repository.clone(), principal }
     }
 
+    /// The lease, as far as is known.
+    pub(super) fn leased(&self) -> Arc<PushLease> {
+        self.leased.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Creates the lease anew instead of `lost`, which something else has deleted. What it kept may be gone: the manifest is
+    /// refused then, and its client sends that again.
+    pub(super) async fn renew(&self, lost: &Arc<PushLease>) -> Result<Arc<PushLease>, Refusal> {
+        let _renewing = self.renewing.lock().await;
+        let current = self.leased();
+        if !Arc::ptr_eq(&current, lost) {
+            return Ok(current);
+        }
+        let (export, repository) = (&self.id, &self.repository);
+        tracing::warn!(export, repository, "the lease of a push was deleted by something else; it is created again");
+        let lifetime = Lifetime::Durable { record: &self.record };
+        let renewed = Arc::new(PushLease::new(self.exports.engine().lease(&self.origin(), lifetime).await?));
+        *self.leased.lock().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
+        Ok(renewed)
+    }
+
     /// Begins an upload.
     pub(super) fn begin(&self) -> Arc<Upload> {
         let upload = Arc::new(Upload::new(unique_id(), None));
@@ -126,7 +145,7 @@ impl Push {
             return Ok(upload);
         }
         let is_one = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let status = if is_one { self.lease.ingests()?.status(id).await? } else { None };
+        let status = if is_one { self.leased().lease.ingests()?.status(id).await? } else { None };
         let offset = status.ok_or_else(unknown)?.offset;
         let mut uploads = self.uploads();
         let upload = uploads.entry(id.to_owned()).or_insert_with(|| Arc::new(Upload::new(id.to_owned(), Some(offset))));
@@ -140,42 +159,18 @@ impl Push {
         }
     }
 
-    /// The size of a blob, which is pinned before it is looked up; `None` if the engine lacks it. The first look pins the images
-    /// that the repository's tags name: most blobs of a push are theirs.
+    /// The size of a blob, which is pinned before it is looked up; `None` if the engine lacks it.
     pub(super) async fn find(&self, images: &Arc<dyn Images>, digest: &Digest) -> Result<Option<u64>, Refusal> {
-        self.covered.get_or_init(|| self.cover(images)).await;
-        let covered = if self.pinning.is_covered(digest) { images.size(digest).await? } else { None };
-        let found = match covered {
-            Some(size) => Some(size),
-            None => self.pinning.pin(&*self.lease, digest).await?,
-        };
+        let leased = self.leased();
+        let found = match leased.find(images, &self.repository, digest).await {
+            Err(EngineError::LeaseLost { .. }) => {
+                self.renew(&leased).await?.find(images, &self.repository, digest).await
+            }
+            found => found,
+        }?;
         if found.is_some() {
             self.awaits(Some(digest));
         }
         Ok(found)
-    }
-
-    /// Pins the images that tags of the repository name, as far as they can be read: what is not is pinned blob by blob.
-    async fn cover(&self, images: &Arc<dyn Images>) {
-        let query = Query { prefix: format!("{}:", self.repository), ..Query::default() };
-        let Ok(page) = images.list(&query).await else { return };
-        let mut records = page.records;
-        // The usual tag first, then those that are called by the highest numbers.
-        let is_usual = |name: &Option<String>| name.as_ref().is_some_and(|name| name.ends_with(":latest"));
-        records.sort_by(|one, other| (is_usual(&other.name), &other.name).cmp(&(is_usual(&one.name), &one.name)));
-        let mut roots: Vec<_> = Vec::new();
-        for record in records {
-            if roots.len() < COVERED && !roots.iter().any(|root: &Descriptor| root.digest == record.target.digest) {
-                roots.push(record.target);
-            }
-        }
-        for root in roots {
-            let Some(graph) = held(images, &root).await else { continue };
-            let graph = Arc::new(graph);
-            match self.lease.pin_graph(&graph).await {
-                Ok(_) => self.pinning.covers(&graph),
-                Err(error) => tracing::debug!(%error, root = %root.digest, "its blobs are pinned one by one"),
-            }
-        }
     }
 }

@@ -6,14 +6,14 @@ use std::time::SystemTime;
 
 use http::StatusCode;
 use http::header::RETRY_AFTER;
-use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::limits::{self, EMPTY_IDLE, IDLE, LIFETIME, PUSHES, SWEEP, UPLOAD_IDLE, UPLOADS, UPLOADS_OF_CLIENT};
 use super::record::Record;
 use super::upload::{Upload, unknown};
-use super::{Push, Repository};
+use super::{Push, PushLease, Repository};
 use crate::door::registry::refusal::{Code, Refusal};
 use crate::engine::{DurableLease, EngineError, Lease, Lifetime, Origin};
 use crate::export::{Exports, unique_id};
@@ -82,15 +82,16 @@ impl Pushes {
         listed.began(created);
         let push = Arc::new(Push {
             id: id.clone(),
+            record: record.write(),
             repository: record.repository,
             principal: record.principal,
-            lease,
+            leased: Mutex::new(Arc::new(PushLease::new(lease))),
+            renewing: AsyncMutex::default(),
+            exports: self.exports.clone(),
             created,
             used: Mutex::new(Instant::now()),
             awaited: Mutex::default(),
             uploads: Mutex::default(),
-            pinning: Default::default(),
-            covered: OnceCell::new(),
             committing: AsyncMutex::default(),
             _listed: listed,
         });
@@ -151,7 +152,7 @@ impl Pushes {
         let is_done = push.uploads().is_empty() && push.waits_for_nothing() && Arc::strong_count(&push) <= 2;
         if is_done && pushes.remove(&push.id).is_some() {
             drop(pushes);
-            self.exports.release(push.lease.clone());
+            self.exports.release(push.leased().lease.clone());
         }
     }
 
@@ -177,7 +178,7 @@ impl Pushes {
                 upload.suspend().await;
             }
             if uploads.is_empty() && push.waits_for_nothing() {
-                self.exports.release(push.lease.clone());
+                self.exports.release(push.leased().lease.clone());
             }
         }
     }
@@ -191,7 +192,7 @@ impl Pushes {
         drop(pushes);
         for push in overdue {
             tracing::debug!(export = push.id, repository = push.repository, "a push has ended");
-            self.exports.release(push.lease.clone());
+            self.exports.release(push.leased().lease.clone());
         }
     }
 }
@@ -218,7 +219,7 @@ impl Push {
                 continue;
             }
             tracing::debug!(upload = upload.id, "an upload was left, and is given up");
-            match upload.cancel(&*self.lease).await {
+            match upload.cancel(self).await {
                 Ok(()) => self.end(&upload),
                 Err(_) => tracing::debug!(upload = upload.id, "it goes with its lease"),
             }

@@ -8,6 +8,7 @@ use http::StatusCode;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::Push;
 use super::body::UploadBody;
 use super::limits::{BLOB_BYTES, STREAM_IDLE, TURN};
 use crate::door::registry::refusal::{Code, Refusal};
@@ -80,20 +81,27 @@ impl Upload {
     /// Appends a body. `start` is where the client says that it belongs; without it, it belongs at the end.
     pub(in crate::door::registry) async fn append(
         &self,
-        lease: &dyn Lease,
+        push: &Push,
         start: Option<u64>,
         body: &mut UploadBody,
     ) -> Result<(), Refusal> {
+        let leased = push.leased();
+        match self.append_under(&*leased.lease, start, body).await {
+            Err(refusal) if refusal.is_lease_lost && body.is_unread() => {
+                self.append_under(&*push.renew(&leased).await?.lease, start, body).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn append_under(&self, lease: &dyn Lease, start: Option<u64>, body: &mut UploadBody) -> Result<(), Refusal> {
         let mut stream = self.turn().await?;
         self.check_start(start)?;
-        let is_first_chunk = start == Some(0);
         self.open(lease, &mut stream, &Expected::default()).await?;
-        let appended = self.write(&mut stream, body).await;
-        // After the first of several chunks the store notes the upload, so that it is found again if this process is killed.
-        if let Some(writer) = stream.writer.take_if(|_| is_first_chunk || appended.is_err()) {
-            let suspended = writer.suspend().await;
-            appended?;
-            suspended?;
+        self.write(&mut stream, body).await?;
+        if let Some(writer) = &mut stream.writer {
+            // The store has it then, whatever becomes of this process.
+            writer.digest().await?;
         }
         Ok(())
     }
@@ -125,16 +133,33 @@ impl Upload {
         match opened {
             OpenedIngest::Present => Ok(false),
             OpenedIngest::Writer(writer) => {
-                if stream.is_begun {
-                    self.offset.store(writer.offset(), Ordering::Relaxed);
-                }
+                let (known, offset) = (self.offset(), writer.offset());
                 stream.writer = Some(writer);
+                if stream.is_begun {
+                    self.offset.store(offset, Ordering::Relaxed);
+                    if offset < known {
+                        // The client goes on where it is told, or begins anew.
+                        let message = format!("the store has only {offset} bytes of this upload, and had {known}");
+                        return Err(Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, Code::BlobUploadInvalid, message));
+                    }
+                }
                 Ok(true)
             }
         }
     }
 
+    /// Writes a body. What came of one that breaks off is stored.
     async fn write(&self, stream: &mut UploadStream, body: &mut UploadBody) -> Result<(), Refusal> {
+        let written = self.try_write(stream, body).await;
+        if let Some(writer) = stream.writer.take_if(|_| written.is_err())
+            && let Err(error) = writer.suspend().await
+        {
+            tracing::debug!(%error, upload = self.id, "the last bytes of a request are not stored");
+        }
+        written
+    }
+
+    async fn try_write(&self, stream: &mut UploadStream, body: &mut UploadBody) -> Result<(), Refusal> {
         let Some(writer) = &mut stream.writer else { return Err(unknown()) };
         stream.is_begun = true;
         while let Some(bytes) = body.next().await? {
@@ -152,6 +177,22 @@ impl Upload {
 
     /// Appends a body, and makes the upload the blob `digest`. What is no such blob is gone afterwards, and so is the upload.
     pub(in crate::door::registry) async fn finish(
+        &self,
+        push: &Push,
+        start: Option<u64>,
+        digest: &Digest,
+        body: &mut UploadBody,
+    ) -> Result<(), Refusal> {
+        let leased = push.leased();
+        match self.finish_under(&*leased.lease, start, digest, body).await {
+            Err(refusal) if refusal.is_lease_lost && body.is_unread() => {
+                self.finish_under(&*push.renew(&leased).await?.lease, start, digest, body).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn finish_under(
         &self,
         lease: &dyn Lease,
         start: Option<u64>,
@@ -210,13 +251,17 @@ impl Upload {
     }
 
     /// Gives the upload up.
-    pub(in crate::door::registry) async fn cancel(&self, lease: &dyn Lease) -> Result<(), Refusal> {
+    pub(in crate::door::registry) async fn cancel(&self, push: &Push) -> Result<(), Refusal> {
         let mut stream = self.turn().await?;
         if let Some(writer) = stream.writer.take() {
             writer.suspend().await?;
         }
         if stream.is_begun {
-            lease.ingests()?.abort(&self.id).await?;
+            match push.leased().lease.ingests()?.abort(&self.id).await {
+                // It went with its lease.
+                Err(EngineError::LeaseLost { .. }) => {}
+                aborted => aborted?,
+            }
         }
         stream.has_ended = true;
         Ok(())
