@@ -22,10 +22,16 @@ registry|github.com/distribution/distribution/v3@v3.1.1|./cmd/registry|0|||3
 oci-conformance|github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111|.|0|||
 buildkitd-0.11.6|github.com/moby/buildkit@v0.11.6|./cmd/buildkitd|0||-X github.com/moby/buildkit/version.Version=v0.11.6|
 TABLE
-    # Builders between the oldest one that Linkspan supports and the one above: only where somebody asks for them.
+    # Builders between the oldest one that Linkspan supports and the one above, and clients of registries: only where somebody
+    # asks for them.
     [ "$old" = 0 ] || cat <<'TABLE'
 buildkitd-0.21.1|github.com/moby/buildkit@v0.21.1|./cmd/buildkitd|0||-X github.com/moby/buildkit/version.Version=v0.21.1|
 buildkitd-0.26.3|github.com/moby/buildkit@v0.26.3|./cmd/buildkitd|0||-X github.com/moby/buildkit/version.Version=v0.26.3|
+oras|oras.land/oras@v1.3.6|./cmd/oras|0|||
+regctl|github.com/regclient/regclient@v0.11.7|./cmd/regctl|0|||
+ko|github.com/google/ko@v0.19.1|.|0|||
+helm|helm.sh/helm/v4@v4.3.2|./cmd/helm|0|||
+cosign|github.com/sigstore/cosign/v3@v3.1.3|./cmd/cosign|0|||
 TABLE
     # What only benchmarks compare with.
     [ "$peers" = 0 ] || cat <<'TABLE'

@@ -5,7 +5,7 @@
 //! binary has its own daemons and a test that kills one can have its own too
 //! (a stack takes under a second to start). A machine that lacks something
 //! fails the test with the words of `scripts/stack`, which name the remedy.
-//! Only the builders that `scripts/stack install --old` brings may be missing:
+//! Only the builders and clients that `scripts/stack install --old` brings may be missing:
 //! their tests say on standard error that they did not run.
 #![allow(
     dead_code,

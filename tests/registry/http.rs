@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// How long a response may be silent.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A response.
 #[derive(Debug)]
@@ -51,10 +51,12 @@ impl Response {
 }
 
 /// A byte stream.
-trait Stream: Read + Write {}
+pub(crate) trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
-fn connect(address: &str) -> Box<dyn Stream> {
+/// A connection to `address` (`HOST:PORT` or `unix:///…`).
+#[track_caller]
+pub(crate) fn connect(address: &str) -> Box<dyn Stream> {
     if let Some(path) = address.strip_prefix("unix://") {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -10,26 +10,39 @@ use crate::served::Served;
 
 const WRITABLE: &[&str] = &["--registry-writable"];
 
-fn image(content: &str) -> Image {
+pub(crate) fn image(content: &str) -> Image {
     Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", content).tar()])
 }
 
 /// Pushes the blobs of an image that are no manifests.
 #[track_caller]
 pub(crate) fn push_blobs(served: &Served, name: &str, image: &Image) {
+    push_blobs_to(&served.address, name, image);
+}
+
+/// The same to an address.
+#[track_caller]
+pub(crate) fn push_blobs_to(address: &str, name: &str, image: &Image) {
     for blob in image.layers.iter().chain([&image.config]) {
         let target = format!("/v2/{name}/blobs/uploads/?digest={}", blob.digest);
-        assert_eq!(send(&served.address, "POST", &target, &[], &image.blobs[&blob.digest]).status, 201);
+        let pushed = send(address, "POST", &target, &[], &image.blobs[&blob.digest]);
+        assert_eq!(pushed.status, 201, "{pushed:?}");
     }
 }
 
 #[track_caller]
 pub(crate) fn put(served: &Served, name: &str, reference: &str, kind: &str, bytes: &[u8]) -> Response {
-    send(&served.address, "PUT", &format!("/v2/{name}/manifests/{reference}"), &[("Content-Type", kind)], bytes)
+    put_to(&served.address, name, reference, kind, bytes)
+}
+
+/// The same to an address.
+#[track_caller]
+pub(crate) fn put_to(address: &str, name: &str, reference: &str, kind: &str, bytes: &[u8]) -> Response {
+    send(address, "PUT", &format!("/v2/{name}/manifests/{reference}"), &[("Content-Type", kind)], bytes)
 }
 
 #[track_caller]
-fn refused(response: &Response, status: u16, code: &str) {
+pub(crate) fn refused(response: &Response, status: u16, code: &str) {
     assert_eq!((response.status, response.code().as_str()), (status, code), "{response:?}");
 }
 
@@ -160,6 +173,46 @@ async fn an_index_needs_one_image_that_is_complete() {
         assert_eq!(put(&served, "index/app", "1", INDEX, bytes).status, 201);
         assert_eq!(served.get(&format!("/v2/index/app/manifests/{}", there.root.digest)).status, 200);
         is_found_again(&served, &here);
+    }
+}
+
+/// An index in an index, beside what no engine runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_are_nested_and_have_other_manifests_beside_their_images() {
+    for served in Served::everywhere("registry-nested", WRITABLE).await {
+        let (name, here) = ("nested/app", image(&format!("nested {}\n", served.kind())));
+        push_blobs(&served, name, &here);
+        let statement = Image::new(&[]);
+        let mut attestation: serde_json::Value =
+            serde_json::from_slice(&statement.blobs[&statement.root.digest]).unwrap();
+        attestation["layers"] = json!([here.config]);
+        let attestation = serde_json::to_vec(&attestation).unwrap();
+        push_blobs(&served, name, &statement);
+        let children = [here.blobs[&here.root.digest].to_vec(), attestation.clone()];
+        let entries = children.map(|bytes| {
+            let digest = Digest::sha256(&bytes);
+            assert_eq!(put(&served, name, digest.as_str(), MANIFEST, &bytes).status, 201);
+            json!({"mediaType": MANIFEST, "digest": digest, "size": bytes.len()})
+        });
+        let [image, mut other] = entries;
+        other["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+        other["annotations"] = json!({
+            "vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": image["digest"],
+        });
+        let inner = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [image, other]});
+        let inner = serde_json::to_vec(&inner).unwrap();
+        assert_eq!(put(&served, name, Digest::sha256(&inner).as_str(), INDEX, &inner).status, 201);
+        let entry = json!({"mediaType": INDEX, "digest": Digest::sha256(&inner), "size": inner.len()});
+        let outer = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]});
+        let outer = serde_json::to_vec(&outer).unwrap();
+        let pushed = put(&served, name, "1", INDEX, &outer);
+        assert_eq!(pushed.status, 201, "{pushed:?}");
+        assert_eq!(served.get("/v2/nested/app/manifests/1").body, outer);
+        assert_eq!(served.head("/v2/nested/app/manifests/1").status, 200);
+        if served.kind() == linkspan::engine::EngineKind::Docker {
+            let output = Stack::shared().run_image("nested/app:1", &["cat", "/etc/greeting"]).ok().stdout;
+            assert_eq!(output, "nested docker\n");
+        }
     }
 }
 
