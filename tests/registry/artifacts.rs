@@ -69,17 +69,15 @@ fn broken(content: &str) -> Vec<(&'static str, Image)> {
         let rootfs = json!({"type": "layers", "diff_ids": diff_ids});
         json!({"architecture": platform.architecture, "os": "linux", "config": {}, "rootfs": rootfs}).to_string()
     };
-    let typed = |kind: &'static str| {
-        let layer = tar("typed").to_vec();
-        manifest((CONFIG, config(&[Digest::sha256(&layer)]).as_bytes()), &[(kind, layer)], json!({}))
-    };
+    let layer = tar("typed").to_vec();
+    let config = config(&[Digest::sha256(&layer)]);
+    let typed = manifest((CONFIG, config.as_bytes()), &[("application/x-unknown", layer)], json!({}));
     let child = Image::new(&[Bytes::from(format!("of an index: {content}").repeat(100))]);
     vec![
         ("not-tar", Image::new(&[text])),
         ("wrong-diff", Image::with_diff_ids(&[tar("wrong")], &[Digest::sha256(content.as_bytes())])),
         ("few-diffs", Image::with_diff_ids(&[tar("one"), tar("two")], &[Digest::sha256(&tar("one"))])),
-        ("unknown-type", typed("application/x-unknown")),
-        ("not-gzip", typed("application/vnd.oci.image.layer.v1.tar+gzip")),
+        ("unknown-type", typed),
         ("index", Image::index(&[child])),
     ]
 }

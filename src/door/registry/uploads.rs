@@ -155,7 +155,10 @@ impl Door {
         body: &mut UploadBody,
     ) -> Result<Response<Body>, Refusal> {
         match *request.method {
-            Method::GET | Method::HEAD => Ok(request.uploading(StatusCode::NO_CONTENT, push, upload)),
+            Method::GET | Method::HEAD => {
+                upload.locate(push).await;
+                Ok(request.uploading(StatusCode::NO_CONTENT, push, upload))
+            }
             Method::PATCH => {
                 let start = request.start(body)?;
                 upload.append(push, start, body).await?;

@@ -99,11 +99,26 @@ impl Upload {
         self.check_start(start)?;
         self.open(lease, &mut stream, &Expected::default()).await?;
         self.write(&mut stream, body).await?;
-        if let Some(writer) = &mut stream.writer {
-            // The store has it then, whatever becomes of this process.
-            writer.digest().await?;
+        let Some(writer) = &mut stream.writer else { return Ok(()) };
+        // The store has it then, whatever becomes of this process.
+        if let Err(error) = writer.digest().await {
+            stream.writer = None;
+            return Err(error.into());
         }
         Ok(())
+    }
+
+    /// Asks the store where the upload is, unless its stream is open: of what came last it may have less.
+    pub(in crate::door::registry) async fn locate(&self, push: &Push) {
+        let Ok(stream) = self.stream.try_lock() else { return };
+        if !stream.is_begun || stream.writer.is_some() {
+            return;
+        }
+        let leased = push.leased();
+        let Ok(ingests) = leased.lease.ingests() else { return };
+        if let Ok(Some(status)) = ingests.status(&self.id).await {
+            self.offset.store(status.offset, Ordering::Relaxed);
+        }
     }
 
     fn check_start(&self, start: Option<u64>) -> Result<(), Refusal> {
