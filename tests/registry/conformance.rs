@@ -87,6 +87,11 @@ async fn a_layout_conforms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_object_store_conforms() {
+    conforms(&Served::object(&["--registry-writable"]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn containerd_conforms() {
     conforms(&Served::containerd("registry-conformance", &["--registry-writable"]).await);
 }
