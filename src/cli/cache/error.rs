@@ -23,10 +23,17 @@ pub(in crate::cli) enum CacheFolderError {
     NotLayout { folder: String },
     #[error("the build cache `{reference}` cannot be used: {reason}")]
     Unusable { reference: String, reason: String },
-    #[error("`{folder}` has {} build caches, and none was named", tags.len())]
+    #[error("`{folder}` {}", unnamed(tags))]
     Unnamed { folder: String, tags: Vec<String> },
     #[error("`{folder}` has no build cache `{tag}`")]
     Tag { folder: String, tag: String, tags: Vec<String> },
+}
+
+fn unnamed(tags: &[String]) -> String {
+    match tags.len() {
+        0 => "has no build cache".to_owned(),
+        count => format!("has {count} build caches, and none was named"),
+    }
 }
 
 impl CacheFolderError {
@@ -48,7 +55,9 @@ impl CacheFolderError {
                 Some(expected.to_owned())
             }
             Self::Archive(error) => error.hint(),
-            Self::NotLayout { .. } => Some(expected.to_owned()),
+            Self::NotLayout { .. } => {
+                Some(format!("{expected}; in an archive, files are at its top: `tar -C DIR -cf FILE .`"))
+            }
             Self::Unnamed { tags, .. } | Self::Tag { tags, .. } if tags.is_empty() => Some(expected.to_owned()),
             Self::Unnamed { tags, .. } => Some(format!("name one with --tag: {}", tags.join(", "))),
             Self::Tag { tags, .. } => Some(format!("it has {}", tags.join(", "))),

@@ -14,6 +14,7 @@ use super::{find, named, on_caches};
 use crate::byte_size;
 use crate::caches::{CacheRef, Selection};
 use crate::config::bytes_of;
+use crate::engine::caches::CacheVersion;
 
 /// A folder keeps what just became garbage for a while.
 const FREED_LATER: &str = "The folder keeps these bytes for an hour; a change of it after that frees them.";
@@ -126,7 +127,7 @@ impl Remove {
                 return Ok(code);
             }
             for version in &gone {
-                output::print(&format!("{}: {}", verb(is_dry), named(&version.reference, &version.title)))?;
+                output::print(&format!("{}: {}", verb(is_dry), shown(version)))?;
             }
             if !gone.is_empty() && caches.is_folder() && !is_dry {
                 output::print(FREED_LATER)?;
@@ -168,11 +169,15 @@ fn verb(is_dry: bool) -> &'static str {
     if is_dry { "Would delete" } else { "Deleted" }
 }
 
+/// A version as tables have it: its cache may have others, which stay.
+fn shown(version: &CacheVersion) -> String {
+    format!("{} {}", find::short_id(version), named(&version.reference, &version.title))
+}
+
 fn report(pruned: &Pruned, is_dry: bool, is_folder: bool) -> Result<(), CommandError> {
     for Measured { version, unique, .. } in &pruned.versions {
         let size = byte_size::human(*unique);
-        let name = named(&version.reference, &version.title);
-        output::print(&format!("{}: {name}, {size} of its own", verb(is_dry)))?;
+        output::print(&format!("{}: {}, {size} of its own", verb(is_dry), shown(version)))?;
     }
     let total = match (is_dry, is_folder && pruned.bytes > 0) {
         (true, _) => "Would reclaim",

@@ -125,13 +125,16 @@ async fn every_command_prints_the_same_as_on_the_engine_itself() {
         assert!(unknown.stderr.contains("no cache `remote-same/none`") && unknown.stderr.contains(&hint), "{unknown}");
 
         let removed = server.through(&["rm", short, "remote-same/none", other]).fails();
-        let lines: Vec<_> = removed.stdout.lines().take(2).collect();
-        assert_eq!(lines, [format!("Deleted: {app} (linux/arm64)"), format!("Deleted: {other} (linux/amd64)")]);
+        let lines: Vec<_> =
+            removed.stdout.lines().take(2).map(|line| line.splitn(3, ' ').collect::<Vec<_>>()).collect();
+        let expected = [format!("{app} (linux/arm64)"), format!("{other} (linux/amd64)")];
+        assert_eq!(lines[0], ["Deleted:", short, &expected[0]]);
+        assert_eq!((lines[1][0], lines[1][1].len(), lines[1][2]), ("Deleted:", 12, expected[1].as_str()));
         assert_eq!((removed.stdout.contains("for an hour"), removed.status.code()), (name == "layout", Some(1)));
         let left = server.direct(&["ls", "-q", "remote-same/*"]).ok();
         assert_eq!(left.lines().len(), 2, "{left}");
         let pruned = server.through(&["prune", "--filter", "ref=remote-same/*"]).ok().stdout;
-        assert!(pruned.contains(&format!("Deleted: {app} (linux/amd64), ")), "{name}: {pruned}");
+        assert!(pruned.contains(&format!(" {app} (linux/amd64), ")), "{name}: {pruned}");
         assert_eq!(server.direct(&["ls", "-q", "remote-same/*"]).ok().stdout, "", "{name}");
     }
 }
@@ -247,14 +250,17 @@ async fn what_the_daemon_does_not_let_be_written_stays_and_costs_no_bytes() {
     for dry in [&["--dry-run"][..], &[]] {
         let removed = server.through(&[&["rm", "other", "team/app"][..], dry].concat()).fails();
         let verb = if dry.is_empty() { "Deleted" } else { "Would delete" };
-        assert!(removed.stdout.starts_with(&format!("{verb}: team/app\n")), "{removed}");
+        assert!(
+            removed.stdout.starts_with(&format!("{verb}: ")) && removed.stdout.contains(" team/app\n"),
+            "{removed}"
+        );
         assert!(!removed.stdout.contains("other"), "{removed}");
         assert_eq!((removed.stderr.as_str(), removed.status.code()), (expected, Some(1)));
     }
     store(&caches, "team/app", "", &["one"], INDEX).await;
     for (dry, verb) in [(&["--dry-run"][..], "Would delete"), (&[], "Deleted")] {
         let pruned = server.through(&[&["prune", "--all"][..], dry].concat()).ok();
-        assert!(pruned.stdout.starts_with(&format!("{verb}: team/app, ")), "{pruned}");
+        assert!(pruned.stdout.starts_with(&format!("{verb}: ")) && pruned.stdout.contains(" team/app, "), "{pruned}");
         assert!(pruned.stderr.contains("note: the daemon lets 2 versions stay"), "{pruned}");
     }
     assert_eq!(caches.versions(None).await.unwrap().len(), 2);
