@@ -7,7 +7,7 @@ use crate::image::{Descriptor, Digest};
 
 /// How many indexes are kept, and of how many bytes of configs.
 const INDEXES: usize = 32;
-const INDEXED_BYTES: u64 = 64 << 20;
+const INDEXED_BYTES: u64 = 16 << 20;
 
 /// One cache config, to be looked up.
 #[derive(Debug, Default)]
@@ -15,17 +15,19 @@ pub struct CacheIndex {
     content: CacheRecords,
     /// The records without inputs, by digest.
     roots: Vec<u32>,
-    /// For each record those that have it for an input, ordered by digest, input and selector.
-    following: Vec<Vec<Following>>,
+    /// Which records have which for an input: ordered by the latter, then by digest, input and selector.
+    following: Vec<Following>,
 }
 
 /// A record that has another for an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Following {
+    /// The other.
+    pub of: u32,
     /// For which input.
     pub input: u32,
     /// With which selector.
-    pub selector: String,
+    pub selector: Box<str>,
     /// The record.
     pub record: u32,
 }
@@ -33,26 +35,33 @@ pub struct Following {
 impl CacheIndex {
     /// An index of `content`.
     pub fn new(mut content: CacheRecords) -> Self {
-        let mut following = vec![Vec::new(); content.records.len()];
-        let mut roots = Vec::new();
+        let (mut roots, mut following) = (Vec::new(), Vec::new());
         for (at, record) in content.records.iter_mut().enumerate() {
             let (record, inputs) = (position(at), std::mem::take(&mut record.inputs));
             if inputs.is_empty() {
                 roots.push(record);
             }
             for (input, alternatives) in inputs.into_iter().enumerate() {
-                for (selector, link) in alternatives {
-                    following[link].push(Following { input: position(input), selector, record });
-                }
+                let following_of = |(selector, link)| {
+                    let (of, input) = (position(link), position(input));
+                    Following { of, input, selector, record }
+                };
+                following.extend(alternatives.into_iter().map(following_of));
             }
         }
-        let mut index = Self { content, roots, following: Vec::new() };
-        roots = std::mem::take(&mut index.roots);
+        let mut index = Self { content, roots: Vec::new(), following: Vec::new() };
         roots.sort_by_key(|at| index.digest(*at));
-        for all in &mut following {
-            all.sort_by_key(|it| (index.digest(it.record), it.input, it.selector.clone(), it.record));
-        }
-        Self { roots, following, ..index }
+        following.sort_unstable_by(|one, other| {
+            (one.of, index.place(one), one.record).cmp(&(other.of, index.place(other), other.record))
+        });
+        following.shrink_to_fit();
+        (index.roots, index.following) = (roots, following);
+        index
+    }
+
+    /// By what those that have one record for an input are ordered.
+    fn place<'a>(&'a self, it: &'a Following) -> (&'a str, u32, &'a str) {
+        (self.digest(it.record), it.input, &it.selector)
     }
 
     /// The digest of a record; empty if there is no such record.
@@ -76,8 +85,7 @@ impl CacheIndex {
     /// The records that have `record` for the input `input`, with these digest and selector; none if there is no such record.
     pub fn linked(&self, record: u32, input: u32, digest: &str, selector: &str) -> &[Following] {
         let all = self.following(record);
-        let key =
-            |it: &Following| (self.digest(it.record), it.input, it.selector.as_str()).cmp(&(digest, input, selector));
+        let key = |it: &Following| self.place(it).cmp(&(digest, input, selector));
         let begin = all.partition_point(|it| key(it).is_lt());
         let length = all[begin..].partition_point(|it| key(it).is_eq());
         &all[begin..begin + length]
@@ -85,7 +93,9 @@ impl CacheIndex {
 
     /// All records that have `record` for an input.
     pub fn following(&self, record: u32) -> &[Following] {
-        self.following.get(record as usize).map(Vec::as_slice).unwrap_or_default()
+        let begin = self.following.partition_point(|it| it.of < record);
+        let length = self.following[begin..].partition_point(|it| it.of == record);
+        &self.following[begin..begin + length]
     }
 
     /// How many results a record has.
@@ -135,8 +145,8 @@ mod tests {
     use crate::image::cache::CacheRecord;
 
     fn record(digest: &str, inputs: &[(&str, usize)]) -> CacheRecord {
-        let inputs = inputs.iter().map(|(selector, link)| vec![((*selector).to_owned(), *link)]).collect();
-        CacheRecord { digest: digest.to_owned(), inputs, results: Vec::new() }
+        let inputs = inputs.iter().map(|(selector, link)| vec![((*selector).into(), *link)]).collect();
+        CacheRecord { digest: digest.into(), inputs, results: Box::default() }
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl<'a> QueriedParts<'a> {
                 found.push(Following {
                     from_key: write_key((part, record)),
                     input: following.input,
-                    selector: following.selector.clone(),
+                    selector: following.selector.to_string(),
                     record_digest: index.digest(following.record).to_owned(),
                     key: Some(self.record_key(key)),
                 });

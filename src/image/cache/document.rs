@@ -23,22 +23,23 @@ pub(super) struct Layer {
     pub(super) parent: i64,
 }
 
+/// There may be hundreds of thousands, most of them with one input: what a list has grown to is given back.
 #[derive(Deserialize)]
 pub(super) struct Record {
     #[serde(default)]
-    pub(super) digest: String,
+    pub(super) digest: Box<str>,
     #[serde(default, deserialize_with = "null_as_default")]
-    pub(super) layers: Vec<LayerResult>,
+    pub(super) layers: Box<[LayerResult]>,
     #[serde(default, deserialize_with = "null_as_default")]
-    pub(super) chains: Vec<ChainResult>,
+    pub(super) chains: Box<[ChainResult]>,
     #[serde(default, deserialize_with = "null_as_default")]
-    pub(super) inputs: Vec<Option<Vec<Input>>>,
+    pub(super) inputs: Box<[Option<Box<[Input]>>]>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct Input {
     #[serde(default)]
-    pub(super) selector: String,
+    pub(super) selector: Box<str>,
     #[serde(default)]
     pub(super) link: usize,
 }
@@ -114,41 +115,55 @@ fn check_parents(layers: &[Layer]) -> Result<(), String> {
     Ok(())
 }
 
+/// Which records each record has for its inputs.
+#[derive(Default)]
+struct Links {
+    inputs: Vec<usize>,
+    /// Where those of each record end.
+    ends: Vec<usize>,
+}
+
+impl Links {
+    fn of(&self, record: usize) -> &[usize] {
+        let begin = record.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.inputs[begin..self.ends[record]]
+    }
+}
+
 /// Which records each record has for its inputs. Refuses what is not there.
-fn links(records: &[Record], layers: usize) -> Result<Vec<Vec<usize>>, String> {
-    let (mut links, mut count) = (Vec::with_capacity(records.len()), 0);
+fn links(records: &[Record], layers: usize) -> Result<Links, String> {
+    let (mut links, mut results) = (Links::default(), 0);
     for (at, record) in records.iter().enumerate() {
-        let results = record.layers.iter().map(|result| result.layer);
+        let whole = record.layers.iter().map(|result| result.layer);
         let chains = record.chains.iter().flat_map(|chain| chain.layers.iter().copied());
-        for layer in results.chain(chains) {
-            count += 1;
+        for layer in whole.chain(chains) {
+            results += 1;
             if layer >= layers {
                 return Err(format!("record {at} has the layer {layer} of {layers}"));
             }
         }
-        let inputs: Vec<_> = record.inputs.iter().flatten().flatten().map(|link| link.link).collect();
-        if let Some(other) = inputs.iter().find(|other| **other >= records.len()) {
+        links.inputs.extend(record.inputs.iter().flatten().flat_map(|inputs| inputs.iter().map(|input| input.link)));
+        links.ends.push(links.inputs.len());
+        if let Some(other) = links.of(at).iter().find(|other| **other >= records.len()) {
             return Err(format!("record {at} has the record {other} of {} for an input", records.len()));
         }
-        count += inputs.len();
-        if count > MAX_LINKS {
+        if results + links.inputs.len() > MAX_LINKS {
             return Err(format!("its records have more than {MAX_LINKS} results and inputs"));
         }
-        links.push(inputs);
     }
     Ok(links)
 }
 
 /// Refuses records that are inputs of themselves: BuildKit refuses the whole cache for one.
-fn check_loops(links: &[Vec<usize>]) -> Result<(), String> {
+fn check_loops(links: &Links) -> Result<(), String> {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         New,
         Open,
         Done,
     }
-    let mut marks = vec![Mark::New; links.len()];
-    for start in 0..links.len() {
+    let mut marks = vec![Mark::New; links.ends.len()];
+    for start in 0..links.ends.len() {
         // A record, and which of its inputs comes next.
         let mut path = vec![(start, 0)];
         while let Some((at, next)) = path.last_mut() {
@@ -158,7 +173,7 @@ fn check_loops(links: &[Vec<usize>]) -> Result<(), String> {
                 continue;
             }
             marks[at] = Mark::Open;
-            let Some(input) = links[at].get(*next).copied() else {
+            let Some(input) = links.of(at).get(*next).copied() else {
                 marks[at] = Mark::Done;
                 path.pop();
                 continue;

@@ -22,11 +22,11 @@ pub struct CacheRecords {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CacheRecord {
     /// The digest of the step's definition and output, as BuildKit writes it.
-    pub digest: String,
+    pub digest: Box<str>,
     /// For each input the records that can stand for it, each with the selector.
-    pub inputs: Vec<Vec<(String, usize)>>,
+    pub inputs: Vec<Vec<(Box<str>, usize)>>,
     /// Its results.
-    pub results: Vec<CacheResult>,
+    pub results: Box<[CacheResult]>,
 }
 
 /// A result of a record.
@@ -100,7 +100,7 @@ impl CacheRecords {
 
 impl From<Record> for CacheRecord {
     fn from(record: Record) -> Self {
-        let alternatives = |inputs: Option<Vec<Input>>| {
+        let alternatives = |inputs: Option<Box<[Input]>>| {
             inputs.unwrap_or_default().into_iter().map(|input| (input.selector, input.link)).collect()
         };
         let inputs = record.inputs.into_iter().map(alternatives).collect();
@@ -139,7 +139,7 @@ mod tests {
             .collect();
         assert_eq!(chains, [vec![vec![&digest("a"), &digest("b")]], vec![vec![&digest("b")]], vec![]]);
         assert_eq!(read.records[0].results[0].created.as_deref(), Some("2026-01-02T03:04:05Z"));
-        assert_eq!(read.records[1].inputs, [[("s".to_owned(), 0)]]);
+        assert_eq!(read.records[1].inputs, [[("s".into(), 0)]]);
     }
 
     #[test]
