@@ -112,7 +112,7 @@ impl Upload {
         self.begun.as_ref()
     }
 
-    /// Takes bytes, at most as many as [`Self::room`]; returns whether a part is complete, which [`Self::send`] sends.
+    /// Takes the first of `bytes`, as many as the part has room for; returns whether it is complete, so that [`Self::send`] sends it.
     pub(super) fn push(&mut self, bytes: &mut Bytes) -> bool {
         let part = bytes.split_to(bytes.len().min(self.part_size - self.buffer.len()));
         let length = self.buffer.len() + part.len();
