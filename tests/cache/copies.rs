@@ -197,6 +197,9 @@ async fn a_disk_that_is_full_or_read_only_is_named_with_what_helps() {
     let packed = Run::new("sh").args(["-c", &format!("gzip -1 -c {} > {}", text(&tar), text(&compressed))]);
     packed.ok();
     let into = stack.fresh_path("-in");
+    let absent = disk.root().join("absent");
+    let output = on(&into, &["import", text(&compressed), "app"]).env("TMPDIR", &absent).fails();
+    assert!(output.stderr.contains("hint: set TMPDIR to a folder that can be written"), "{output}");
     let output = on(&into, &["import", text(&compressed), "app"]).env("TMPDIR", disk.root()).fails();
     assert!(output.stderr.contains(text(&compressed)) && output.stderr.contains(text(&disk.root())), "{output}");
     assert!(output.stderr.contains("hint: set TMPDIR") && output.stderr.contains("read in place"), "{output}");
@@ -260,6 +263,38 @@ impl Ways {
         let words = |words: [&str; 2]| words.map(str::to_owned).to_vec();
         [words(["--layout", text(&self.folder)]), words(["--to", &self.server.linkspan.address()])]
     }
+}
+
+#[test]
+fn an_import_from_a_pipe_that_nobody_opens_can_be_interrupted() {
+    let stack = Stack::shared();
+    let (pipe, into) = (stack.fresh_path("-pipe"), stack.fresh_path("-into"));
+    Run::new("mkfifo").args([text(&pipe)]).ok();
+    let importing = on(&into, &["import", text(&pipe), "app"]).spawn();
+    until("the signal to be caught", || importing.catches(Signal::INT), |caught| *caught);
+    importing.signal(Signal::INT);
+    let output = importing.wait();
+    assert_eq!(output.status.code(), Some(130), "{output}");
+    assert!(!into.exists(), "{output}");
+}
+
+#[test]
+fn tags_that_somebody_wrote_into_an_index_are_shown_without_effect() {
+    let folder = Stack::shared().fresh_path("-tags");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let entry = |tag: String| {
+        let annotations = json!({"org.opencontainers.image.ref.name": tag});
+        json!({"mediaType": INDEX, "digest": digest, "size": 1, "annotations": annotations})
+    };
+    let tags = [format!("a\u{1b}[31m\nlinkspan: error: {}", "z".repeat(5000)), "other".to_owned()];
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": tags.map(entry)});
+    fs::write(folder.join("index.json"), index.to_string()).unwrap();
+    let into = Stack::shared().fresh_path("-into");
+    let output = on(&into, &["import", text(&folder), "app"]).fails();
+    assert!(output.stderr.lines().all(|line| line.len() < 1000 && !line.contains('\u{1b}')), "{output}");
+    assert_eq!(output.stderr.matches("linkspan: error: ").count(), 1 + output.stderr.matches("\\nlinkspan").count());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,9 +29,21 @@ pub(in crate::cli) enum CacheFolderError {
     Tag { folder: String, tag: String, tags: Vec<String> },
 }
 
+/// Tags as messages have them: they are whatever somebody wrote into an index.
+fn listed(tags: &[String]) -> String {
+    const SHOWN: usize = 20;
+    const LENGTH: usize = 128;
+    let shown = |tag: &String| tag.chars().take(LENGTH).flat_map(char::escape_debug).collect::<String>();
+    let mut listed = tags.iter().take(SHOWN).map(shown).collect::<Vec<_>>().join(", ");
+    if tags.len() > SHOWN {
+        listed.push_str(&format!(", and {} more", tags.len() - SHOWN));
+    }
+    listed
+}
+
 fn unnamed(tags: &[String]) -> String {
     match tags.len() {
-        0 => "has no build cache".to_owned(),
+        0 => "has no build cache that can be read".to_owned(),
         count => format!("has {count} build caches, and none was named"),
     }
 }
@@ -59,8 +71,8 @@ impl CacheFolderError {
                 Some(format!("{expected}; in an archive, files are at its top: `tar -C DIR -cf FILE .`"))
             }
             Self::Unnamed { tags, .. } | Self::Tag { tags, .. } if tags.is_empty() => Some(expected.to_owned()),
-            Self::Unnamed { tags, .. } => Some(format!("name one with --tag: {}", tags.join(", "))),
-            Self::Tag { tags, .. } => Some(format!("it has {}", tags.join(", "))),
+            Self::Unnamed { tags, .. } => Some(format!("name one with --tag: {}", listed(tags))),
+            Self::Tag { tags, .. } => Some(format!("it has {}", listed(tags))),
             Self::Full { .. } => Some("free space there, or name a folder or a file on another disk".to_owned()),
             Self::Unusable { .. } => Some("export it again".to_owned()),
             Self::Denied { .. } => Some("name a folder that you may write".to_owned()),

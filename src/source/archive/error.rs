@@ -21,6 +21,16 @@ pub enum ArchiveError {
         /// The system's error.
         error: io::Error,
     },
+    /// It is compressed, and no copy of it can be kept.
+    #[error("{archive}: keeping it in an unnamed file in {folder}: {error}")]
+    Keeping {
+        /// The archive.
+        archive: String,
+        /// The folder of temporary files.
+        folder: String,
+        /// The system's error.
+        error: io::Error,
+    },
     /// It is an invalid tar archive, or ends too early.
     #[error("{archive} is not a whole tar archive: {reason}")]
     Tar {
@@ -84,6 +94,7 @@ impl ArchiveError {
     pub(super) fn reason(&self) -> String {
         match self {
             Self::Io { what, error, .. } => format!("{what}: {error}"),
+            Self::Keeping { folder, error, .. } => format!("keeping it in an unnamed file in {folder}: {error}"),
             Self::Member { member, reason, .. } => format!("`{member}` {reason}"),
             error => error.to_string(),
         }
@@ -92,8 +103,10 @@ impl ArchiveError {
     /// What a user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { error, .. } if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-                Some("set TMPDIR to a folder with more room, or name an uncompressed file, which is read in place".to_owned())
+            Self::Keeping { error, .. } => {
+                let is_full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+                let folder = if is_full { "with more room" } else { "that can be written" };
+                Some(format!("set TMPDIR to a folder {folder}, or name an uncompressed file, which is read in place"))
             }
             Self::Io { error, .. } if error.kind() == ErrorKind::NotFound => {
                 Some("name an archive of `docker save`, an OCI archive, or a layout folder that exists".to_owned())

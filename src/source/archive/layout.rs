@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::files::Files;
 use super::members::{BlobLocation, First};
-use super::{ArchiveError, blocking, chunks, open_files};
+use super::{ArchiveError, blocking, chunks, open_file, open_files};
 use crate::compression::Compression;
 use crate::image::layout::{INDEX_FILE, MARKER_FILE, MAX_INDEX, MAX_MARKER, check_marker};
 use crate::image::{Descriptor, Digest};
@@ -33,7 +33,7 @@ impl LayoutFiles {
     pub(crate) async fn open(path: &Path) -> Result<Option<Self>, ArchiveError> {
         let name = path.display().to_string();
         let failed = |error| ArchiveError::Io { archive: name.clone(), what: "cannot be opened".to_owned(), error };
-        let file = File::open(path).map_err(failed)?;
+        let file = open_file(&name, path).await?.map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         let (files, remark) = if metadata.is_dir() {
             (Files::folder(name.clone(), path.to_owned()), None)

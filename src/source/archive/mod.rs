@@ -78,7 +78,7 @@ impl Archive {
     ) -> Result<Self, ArchiveError> {
         let name = path.display().to_string();
         let failed = |error| ArchiveError::Io { archive: name.clone(), what: "cannot be opened".to_owned(), error };
-        let file = File::open(path).map_err(failed)?;
+        let file = open_file(&name, path).await?.map_err(failed)?;
         if file.metadata().map_err(failed)?.is_dir() {
             return Self::of(Files::folder(name, path.to_owned()), format, None).await;
         }
@@ -206,6 +206,12 @@ async fn open_files(
 /// What is said of an archive behind whose end something is wrong.
 fn remark(archive: &str, error: &std::io::Error) -> String {
     format!("{archive} is complete, but its checksum, or what follows the end of the archive, is wrong: {error}")
+}
+
+/// Opens the file of an archive. A pipe is open only when somebody opens its other end.
+async fn open_file(archive: &str, path: &Path) -> Result<std::io::Result<File>, ArchiveError> {
+    let path = path.to_owned();
+    blocking(archive, move || File::open(path)).await
 }
 
 /// Runs blocking `work`.

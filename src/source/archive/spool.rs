@@ -30,9 +30,12 @@ pub(super) async fn spool(
     };
     let broken =
         |begin: &Option<Vec<u8>>, reason| ArchiveError::tar(name, begin.as_deref().unwrap_or_default(), reason);
-    let keeping = format!("keeping it in an unnamed file in {}", std::env::temp_dir().display());
-    let kept = Arc::new(tempfile::tempfile().map_err(|error| failed(&keeping)(system_error(error)))?);
-    let mut into = tokio::fs::File::from_std(kept.try_clone().map_err(failed(&keeping))?);
+    let unkept = |error| {
+        let (archive, folder) = (name.to_owned(), std::env::temp_dir().display().to_string());
+        ArchiveError::Keeping { archive, folder, error: system_error(error) }
+    };
+    let kept = Arc::new(tempfile::tempfile().map_err(unkept)?);
+    let mut into = tokio::fs::File::from_std(kept.try_clone().map_err(unkept)?);
     let (mut members, mut at, mut end) = (Members::default(), 0_u64, 0_u64);
     // The first header tells whether it is an archive at all.
     let (mut head, mut needed, mut begin, mut is_whole) = (Vec::new(), BLOCK, None, false);
@@ -82,7 +85,7 @@ pub(super) async fn spool(
                         mark.extend_from_slice(&buffer[..useful.min(Compression::MARK_BYTES - mark.len())]);
                     }
                     if keep {
-                        into.write_all(&buffer[..useful]).await.map_err(failed(&keeping))?;
+                        into.write_all(&buffer[..useful]).await.map_err(unkept)?;
                     }
                 }
                 at += member.head + member.size + member.padding();
@@ -108,7 +111,7 @@ pub(super) async fn spool(
             Err(error) => return Err(failed("reading it")(error)),
         }
     };
-    into.flush().await.map_err(failed(&keeping))?;
+    into.flush().await.map_err(unkept)?;
     Ok((members, behind))
 }
 
