@@ -145,7 +145,7 @@ fn unsupported() -> Refusal {
 }
 
 fn only_read() -> Refusal {
-    let message = "this registry can only be read";
+    let message = "this registry can only be read; hint: serve with --registry-writable";
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, message).with(ALLOW, "GET, HEAD")
 }
 
