@@ -89,11 +89,14 @@ fn a_version_that_is_superseded_while_it_is_read_is_read_to_its_end() {
     let running = caching.read_half(&old);
     other.build(new.context.path(), WRITE).ok();
     let leases = engine.leases();
-    assert!(leases.contains(&before[0]), "it stays for its reader: {leases:?}");
+    let is_kept = |lease: &String| lease.starts_with("linkspan-read-cache-");
+    assert!(!leases.contains(&before[0]), "it is gone for everybody else: {leases:?}");
+    assert!(leases.iter().any(is_kept), "its layers stay for its reader: {leases:?}");
     caching.containerd.release();
     succeeds(&running.wait(), STEPS);
     let after = until("the old version to go", || caching.versions(), |versions| versions.len() == 1);
     assert_ne!(after, before);
+    until("its reader's lease to go", || engine.leases(), |leases| !leases.iter().any(is_kept));
     caching.is_sound();
     succeeds(&caching.read(&new).ok(), STEPS);
 }
