@@ -46,9 +46,12 @@ pub mod http2;
 pub mod image;
 pub mod net;
 pub mod output;
+#[doc(hidden)]
+pub mod passwords;
 mod pattern;
 pub mod progress;
 pub mod registry;
+mod reload;
 #[doc(hidden)]
 pub mod running;
 #[doc(hidden)]

@@ -51,6 +51,9 @@ Examples:
   The engine's images as a registry, for `docker pull localhost:5000/NAME` and
   others:
     linkspan serve --registry-listen tcp://127.0.0.1:5000
+  The same for other machines, with TLS and passwords (`docker login`):
+    linkspan serve --registry-listen tcp://0.0.0.0:5000 \\
+      --listen-htpasswd /etc/linkspan/users
   A builder behind TLS:
     linkspan serve --builder tcp://builder.example:1234 \\
       --tls-ca ca.pem --tls-cert cert.pem --tls-key key.pem

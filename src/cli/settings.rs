@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::client_tls::ClientTls;
 use crate::config::{Layer, Setting};
 use crate::net::Address;
 
@@ -69,13 +70,16 @@ impl EngineSettings {
 #[derive(Debug, Args)]
 pub(super) struct TargetSettings {
     /// Work through the daemon whose exporter and caching API listens here (`serve --export-listen`) instead of on an engine
-    /// directly: `unix:///path`, or `tcp://HOST:PORT` on this machine [env: LINKSPAN_TO, unless a flag names an
-    /// engine]
+    /// directly: `unix:///path`, or `tcp://HOST:PORT`, with --tls-ca if it is on another machine [env: LINKSPAN_TO, unless a
+    /// flag names an engine]
     #[arg(
         long, value_name = "ADDR", help_heading = "Engine",
         conflicts_with_all = ["engine", "docker_host", "containerd_address", "namespace", "layout", "object", "cache_dir"]
     )]
     pub(super) to: Option<Address>,
+
+    #[command(flatten)]
+    pub(super) tls: ClientTls,
 
     #[command(flatten)]
     pub(super) engine: EngineSettings,
@@ -93,8 +97,9 @@ pub(super) struct Settings {
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     builder: Vec<String>,
 
-    /// Where the door to the builder at the same position listens; a unix socket or a loopback address; can be repeated
-    /// [env: LINKSPAN_BUILDKIT_LISTEN (separated by commas)] [default with one builder:
+    /// Where the door to the builder at the same position listens; a unix socket or a loopback address, or with
+    /// --listen-tls-client-ca any other; can be repeated [env: LINKSPAN_BUILDKIT_LISTEN (separated by commas)]
+    /// [default with one builder:
     /// unix:///run/linkspan/buildkit.sock]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     buildkit_listen: Vec<String>,
@@ -129,14 +134,16 @@ pub(super) struct Settings {
     #[arg(long, value_name = "as-asked|gzip", help_heading = "Doors")]
     push_compression: Option<String>,
 
-    /// Where the door of the standard exporter API listens; a unix socket or a loopback address [env:
+    /// Where the door of the standard exporter API listens; a unix socket or a loopback address, or any other
+    /// where clients have certificates or passwords (--listen-tls-client-ca, --listen-htpasswd) [env:
     /// LINKSPAN_EXPORT_LISTEN] [default where no door is asked for: export.sock beside the docker door's]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     export_listen: Option<String>,
 
     /// Where the registry door listens, from which registry clients pull the engine's images, and with
-    /// --registry-writable to which they push; a loopback address, such as
-    /// `tcp://127.0.0.1:5000`, or a unix socket [env: LINKSPAN_REGISTRY_LISTEN]
+    /// --registry-writable to which they push; a loopback address, such as `tcp://127.0.0.1:5000`, or a unix socket; any other
+    /// address where clients have passwords or certificates (--listen-htpasswd, --listen-tls-client-ca) [env:
+    /// LINKSPAN_REGISTRY_LISTEN]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     registry_listen: Option<String>,
 
@@ -163,6 +170,43 @@ pub(super) struct Settings {
         help_heading = "Doors"
     )]
     registry_writable: Option<String>,
+
+    /// PEM file of the certificate of TCP listeners, with the intermediate ones behind it. Every listener that other machines
+    /// reach has TLS; without this one, certificates are made and signed by an authority in --listen-tls-dir. Changed files are
+    /// read again [env: LINKSPAN_LISTEN_TLS_CERT]
+    #[arg(long, value_name = "FILE", help_heading = "Listeners")]
+    listen_tls_cert: Option<String>,
+
+    /// PEM file of that certificate's key [env: LINKSPAN_LISTEN_TLS_KEY]
+    #[arg(long, value_name = "FILE", help_heading = "Listeners")]
+    listen_tls_key: Option<String>,
+
+    /// The folder of the authority that signs generated certificates; clients trust the `ca.crt` in it [env:
+    /// LINKSPAN_LISTEN_TLS_DIR] [default: /var/lib/linkspan/tls; without root: linkspan/tls in XDG_STATE_HOME]
+    #[arg(long, value_name = "DIR", help_heading = "Listeners")]
+    listen_tls_dir: Option<String>,
+
+    /// A host name or IP address by which clients reach this machine, for generated certificates, which have those that the
+    /// machine knows of itself anyway; can be repeated [env: LINKSPAN_LISTEN_TLS_NAME (separated by commas)]
+    #[arg(long, value_name = "NAME", help_heading = "Listeners")]
+    listen_tls_name: Vec<String>,
+
+    /// PEM file of the authorities that sign clients' certificates: clients of TCP listeners with TLS are known by these
+    /// [env: LINKSPAN_LISTEN_TLS_CLIENT_CA]
+    #[arg(long, value_name = "FILE", help_heading = "Listeners")]
+    listen_tls_client_ca: Option<String>,
+
+    /// TLS on loopback addresses, too [env: LINKSPAN_LISTEN_TLS_LOOPBACK] [default: false]
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Listeners"
+    )]
+    listen_tls_loopback: Option<String>,
+
+    /// Password file with bcrypt hashes, as `htpasswd -B` writes it: clients of the registry door at a TCP address need a name
+    /// and a password of it (`docker login`) or a certificate [env: LINKSPAN_LISTEN_HTPASSWD]
+    #[arg(long, value_name = "FILE", help_heading = "Listeners")]
+    listen_htpasswd: Option<String>,
 
     /// Allow only names that match this pattern, for exports and for `docker load` through any door (docker's own pull, tag
     /// and build are not restricted); `*` matches any characters of the full name, as in `docker.io/library/ci-*`; can be
@@ -283,6 +327,12 @@ impl From<Settings> for Layer {
             (Setting::RegistryMirrorTags, flags.registry_mirror_tags),
             (Setting::RegistryCatalog, flags.registry_catalog),
             (Setting::RegistryWritable, flags.registry_writable),
+            (Setting::ListenTlsCert, flags.listen_tls_cert),
+            (Setting::ListenTlsKey, flags.listen_tls_key),
+            (Setting::ListenTlsDir, flags.listen_tls_dir),
+            (Setting::ListenTlsClientCa, flags.listen_tls_client_ca),
+            (Setting::ListenTlsLoopback, flags.listen_tls_loopback),
+            (Setting::ListenHtpasswd, flags.listen_htpasswd),
             (Setting::DenyTagMove, flags.deny_tag_move),
             (Setting::CacheFromEngine, flags.cache_from_engine),
             (Setting::CacheLazyImport, flags.cache_lazy_import),
@@ -303,6 +353,7 @@ impl From<Settings> for Layer {
         }
         layer.add_flag(Setting::Builder, flags.builder);
         layer.add_flag(Setting::BuildkitListen, flags.buildkit_listen);
+        layer.add_flag(Setting::ListenTlsName, flags.listen_tls_name);
         layer.add_flag(Setting::AllowName, flags.allow_name);
         layer.add_flag(Setting::AllowCache, flags.allow_cache);
         layer.add_flag(Setting::AllowOutputDir, flags.allow_output_dir);

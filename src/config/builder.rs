@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use super::listen::{self, Proof};
 use super::parse::{boolean, invalid, load_compression, outputs};
 use super::{BuilderEndpoint, ConfigError, DEFAULT_LISTEN, Given, Layer, Setting};
 use crate::build_outputs::OutputOptions;
@@ -20,7 +21,7 @@ pub struct Builder {
     pub endpoint: BuilderEndpoint,
     /// TLS towards it; only with a `tcp://` address.
     pub tls: Option<Tls>,
-    /// Where its door listens: a unix socket or a loopback address.
+    /// Where its door listens: a unix socket or a loopback address, or with clients' certificates any other.
     pub listen: Address,
     /// How the outputs of its builds are treated.
     pub outputs: OutputOptions,
@@ -151,7 +152,7 @@ fn secure(drafts: &mut [Draft], settings: &Layer) -> Result<(), ConfigError> {
 fn builder(draft: &Draft, mut outputs: OutputOptions, settings: &Layer) -> Result<Builder, ConfigError> {
     let endpoint = endpoint(&draft.address, settings)?;
     let listen = match &draft.listen {
-        Some(given) => listen(given)?,
+        Some(given) => listen::address(given, settings, Proof::Certificate)?,
         None => DEFAULT_LISTEN.parse().map_err(|error| ConfigError::Contradiction(format!("{error}")))?,
     };
     if let Some(given) = &draft.plain_is_load {
@@ -205,18 +206,6 @@ fn address(given: &Given) -> Result<Address, ConfigError> {
         .text
         .parse()
         .map_err(|error: crate::net::AddressError| invalid(given, format!("is no address: {}", error.reason)))
-}
-
-pub(super) fn listen(given: &Given) -> Result<Address, ConfigError> {
-    let address = address(given)?;
-    if !address.is_local() {
-        return Err(invalid(
-            given,
-            "can be reached from other machines, and whoever reaches it controls the engine; expected a unix socket or \
-             a loopback address such as `tcp://127.0.0.1:1234` until TLS exists for it",
-        ));
-    }
-    Ok(address)
 }
 
 fn tls(draft: &Draft, endpoint: &BuilderEndpoint) -> Result<Option<Tls>, ConfigError> {

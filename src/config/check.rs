@@ -6,7 +6,9 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::builder::{self, Draft};
-use super::parse::{age, boolean, bytes, count, invalid};
+use super::listen::{self, ListenerSecurity, Proof};
+use super::parse::{age, boolean, bytes, count, invalid, pattern};
+use super::rules::{self, RuleDraft};
 use super::{
     BuilderEndpoint, Config, ConfigError, DEFAULT_DRAIN, DEFAULT_ENGINE_TIMEOUT, Given, Layer, Origin, Setting, docker,
     group, registry,
@@ -20,9 +22,6 @@ use crate::net::Address;
 const MAX_SECONDS: u64 = 24 * 60 * 60;
 /// containerd's limits on a namespace: `maxLength` in its `pkg/identifiers/validate.go`.
 const MAX_IDENTIFIER: usize = 76;
-
-/// The longest pattern of names: longer than any name.
-const MAX_PATTERN: usize = 1024;
 
 /// The name policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -53,14 +52,17 @@ pub enum LogFormat {
 
 pub(super) fn check(
     settings: &Layer,
-    tables: Vec<Draft>,
+    (tables, rules): (Vec<Draft>, &[RuleDraft]),
     groups: &Path,
     usual_docker_door: &str,
+    security: ListenerSecurity,
 ) -> Result<Config, ConfigError> {
     let mut engine = selection(settings)?;
     let builders = builder::check(settings, tables)?;
     let docker_door = docker::check(settings, &mut engine, &builders, usual_docker_door)?;
-    let export_listen = settings.last(Setting::ExportListen).map(builder::listen).transpose()?;
+    let export_listen = settings.last(Setting::ExportListen);
+    let export_listen =
+        export_listen.map(|given| listen::address(given, settings, Proof::CertificateOrPassword)).transpose()?;
     if let Some(address) = &export_listen {
         let is_builders = builders
             .iter()
@@ -92,6 +94,8 @@ pub(super) fn check(
         docker_door,
         export_listen,
         registry_door,
+        security,
+        rules: rules::check(rules)?,
         names: Names {
             allowed: settings.all(Setting::AllowName).iter().map(pattern).collect::<Result<_, _>>()?,
             allow_tag_move: !settings.last(Setting::DenyTagMove).map(boolean).transpose()?.unwrap_or(false),
@@ -124,21 +128,6 @@ pub(super) fn check(
             format: settings.last(Setting::LogFormat).map(format).transpose()?.unwrap_or(LogFormat::Text),
         },
     })
-}
-
-/// A pattern of names.
-fn pattern(given: &Given) -> Result<String, ConfigError> {
-    let text = &given.text;
-    if text.is_empty() || text.len() > MAX_PATTERN || text.chars().any(|c| c.is_whitespace() || c == ',') {
-        return Err(invalid(
-            given,
-            format!(
-                "is no pattern of names; expected at most {MAX_PATTERN} bytes without spaces and commas, such as \
-                 `docker.io/library/ci-*`"
-            ),
-        ));
-    }
-    Ok(text.clone())
 }
 
 fn selection(settings: &Layer) -> Result<Selection, ConfigError> {

@@ -1,6 +1,6 @@
 //! Checks the docker door: where it listens, and that its engine is not the door itself.
 
-use super::builder::listen;
+use super::listen::{self, Proof};
 use super::parse::{invalid, outputs};
 use super::{Builder, ConfigError, Layer, Origin, Setting};
 use crate::build_outputs::OutputOptions;
@@ -38,7 +38,7 @@ pub(super) fn check(
         engine.docker_host = None;
     }
     let Some(given) = given else { return Ok(None) };
-    let listen = listen(given)?;
+    let listen = listen::address(given, settings, Proof::Certificate)?;
     if !matches!(listen, Address::Unix(_)) {
         return Err(invalid(
             given,

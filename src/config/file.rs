@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 
 use super::builder::Draft;
+use super::rules::RuleDraft;
 use super::{ConfigError, Given, Layer, Origin, Setting};
 
 /// The largest file; it keeps a wrong path (a log, a device) from filling memory.
@@ -21,6 +22,8 @@ pub(super) struct Contents {
     pub layer: Layer,
     /// Its `[[builder]]` tables.
     pub builders: Vec<Draft>,
+    /// Its `[[rule]]` tables.
+    pub rules: Vec<RuleDraft>,
 }
 
 /// Reads the file at `path`.
@@ -72,6 +75,12 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::RegistryMirrorTags, document.registry_mirror_tags),
         (Setting::RegistryCatalog, document.registry_catalog),
         (Setting::RegistryWritable, document.registry_writable),
+        (Setting::ListenTlsCert, document.listen_tls_cert),
+        (Setting::ListenTlsKey, document.listen_tls_key),
+        (Setting::ListenTlsDir, document.listen_tls_dir),
+        (Setting::ListenTlsClientCa, document.listen_tls_client_ca),
+        (Setting::ListenTlsLoopback, document.listen_tls_loopback),
+        (Setting::ListenHtpasswd, document.listen_htpasswd),
         (Setting::DenyTagMove, document.deny_tag_move),
         (Setting::Group, document.group),
         (Setting::EngineTimeout, document.engine_timeout),
@@ -84,6 +93,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         }
     }
     for (setting, list) in [
+        (Setting::ListenTlsName, document.listen_tls_name),
         (Setting::AllowName, document.allow_name),
         (Setting::AllowCache, document.allow_cache),
         (Setting::AllowOutputDir, document.allow_output_dir),
@@ -107,7 +117,18 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
             server_name: tls.server_name.map(|value| given("tls.server-name", value)),
         }
     });
-    Ok(Contents { layer, builders: builders.collect() })
+    let rules = document.rule.into_iter().zip(1..).map(|(table, number)| {
+        let list = |key: &str, scalars: Vec<Scalar>| {
+            let given = |Scalar(text)| Given { text, origin: origin(format!("{key} of rule {number}")) };
+            scalars.into_iter().map(given).collect()
+        };
+        RuleDraft {
+            principals: list("principals", table.principals),
+            names: list("names", table.names),
+            allow: list("allow", table.allow),
+        }
+    });
+    Ok(Contents { layer, builders: builders.collect(), rules: rules.collect() })
 }
 
 #[derive(Deserialize)]
@@ -136,6 +157,14 @@ struct Document {
     registry_mirror_tags: Option<Scalar>,
     registry_catalog: Option<Scalar>,
     registry_writable: Option<Scalar>,
+    listen_tls_cert: Option<Scalar>,
+    listen_tls_key: Option<Scalar>,
+    listen_tls_dir: Option<Scalar>,
+    listen_tls_client_ca: Option<Scalar>,
+    listen_tls_loopback: Option<Scalar>,
+    listen_htpasswd: Option<Scalar>,
+    #[serde(default)]
+    listen_tls_name: Vec<Scalar>,
     #[serde(default)]
     allow_name: Vec<Scalar>,
     #[serde(default)]
@@ -150,6 +179,16 @@ struct Document {
     log_format: Option<Scalar>,
     #[serde(default)]
     builder: Vec<Table>,
+    #[serde(default)]
+    rule: Vec<RuleTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RuleTable {
+    principals: Vec<Scalar>,
+    names: Vec<Scalar>,
+    allow: Vec<Scalar>,
 }
 
 #[derive(Deserialize)]

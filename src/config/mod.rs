@@ -21,8 +21,10 @@ mod error;
 mod file;
 mod group;
 mod layer;
+mod listen;
 mod parse;
 mod registry;
+mod rules;
 mod setting;
 
 use std::path::{Path, PathBuf};
@@ -40,8 +42,10 @@ pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub(crate) use group::name as group_name;
 pub use layer::{Given, Layer, Origin};
+pub use listen::ListenerSecurity;
 pub(crate) use parse::{bytes_of, duration_of};
 pub use registry::RegistryDoor;
+pub use rules::{Action, Rule};
 pub use setting::Setting;
 
 /// The default configuration file.
@@ -68,6 +72,10 @@ pub struct Config {
     pub export_listen: Option<Address>,
     /// The registry door, if there is one.
     pub registry_door: Option<RegistryDoor>,
+    /// TLS and authentication of the TCP listeners.
+    pub security: ListenerSecurity,
+    /// What clients may do; without any rule, all that the name policy allows.
+    pub rules: Vec<Rule>,
     /// The name policy.
     pub names: Names,
     /// Limits and policy of build caches.
@@ -159,7 +167,8 @@ impl Config {
             defaults::add(&mut settings, files.is_root, |name| environment.get(name))?;
         }
         let usual = defaults::docker_listen(files.is_root, |name| environment.get(name));
-        check::check(&settings, file.builders, &files.groups, &usual)
+        let security = listen::check(&settings, files.is_root, |name| environment.get(name))?;
+        check::check(&settings, (file.builders, &file.rules), &files.groups, &usual, security)
     }
 }
 

@@ -10,6 +10,24 @@ pub(super) fn invalid(given: &Given, reason: impl Into<String>) -> ConfigError {
     ConfigError::Value { origin: given.origin.clone(), text: given.text.clone(), reason: reason.into() }
 }
 
+/// The longest pattern of names: longer than any name.
+const MAX_PATTERN: usize = 1024;
+
+/// A pattern of names.
+pub(super) fn pattern(given: &Given) -> Result<String, ConfigError> {
+    let text = &given.text;
+    if text.is_empty() || text.len() > MAX_PATTERN || text.chars().any(|c| c.is_whitespace() || c == ',') {
+        return Err(invalid(
+            given,
+            format!(
+                "is no pattern of names; expected at most {MAX_PATTERN} bytes without spaces and commas, such as \
+                 `docker.io/library/ci-*`"
+            ),
+        ));
+    }
+    Ok(text.clone())
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
     match given.text.as_str() {

@@ -1,6 +1,6 @@
 //! Checks the registry door.
 
-use super::builder::listen;
+use super::listen::{Proof, address};
 use super::parse::boolean;
 use super::{ConfigError, Layer, Setting};
 use crate::net::Address;
@@ -38,5 +38,10 @@ pub(super) fn check(settings: &Layer) -> Result<Option<RegistryDoor>, ConfigErro
             None => Ok(None),
         };
     };
-    Ok(Some(RegistryDoor { listen: listen(given)?, mirror_tags, catalog, writable }))
+    Ok(Some(RegistryDoor {
+        listen: address(given, settings, Proof::CertificateOrPassword)?,
+        mirror_tags,
+        catalog,
+        writable,
+    }))
 }

@@ -43,6 +43,20 @@ pub enum Setting {
     RegistryCatalog,
     /// Whether clients may push to the registry door.
     RegistryWritable,
+    /// The certificate of the TCP listeners.
+    ListenTlsCert,
+    /// The key of that certificate.
+    ListenTlsKey,
+    /// The folder of the authority that signs generated certificates.
+    ListenTlsDir,
+    /// A name in generated certificates; repeatable.
+    ListenTlsName,
+    /// The authority of certificates of clients.
+    ListenTlsClientCa,
+    /// Whether loopback listeners have TLS, too.
+    ListenTlsLoopback,
+    /// The password file of the TCP listeners.
+    ListenHtpasswd,
     /// A pattern of names that clients may set; repeatable.
     AllowName,
     /// Whether a name must not move to another image.
@@ -83,7 +97,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 45] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -104,6 +118,13 @@ impl Setting {
         Self::RegistryMirrorTags,
         Self::RegistryCatalog,
         Self::RegistryWritable,
+        Self::ListenTlsCert,
+        Self::ListenTlsKey,
+        Self::ListenTlsDir,
+        Self::ListenTlsName,
+        Self::ListenTlsClientCa,
+        Self::ListenTlsLoopback,
+        Self::ListenHtpasswd,
         Self::AllowName,
         Self::DenyTagMove,
         Self::AllowCache,
@@ -147,6 +168,13 @@ impl Setting {
             Self::RegistryMirrorTags => "registry-mirror-tags",
             Self::RegistryCatalog => "registry-catalog",
             Self::RegistryWritable => "registry-writable",
+            Self::ListenTlsCert => "listen-tls-cert",
+            Self::ListenTlsKey => "listen-tls-key",
+            Self::ListenTlsDir => "listen-tls-dir",
+            Self::ListenTlsName => "listen-tls-name",
+            Self::ListenTlsClientCa => "listen-tls-client-ca",
+            Self::ListenTlsLoopback => "listen-tls-loopback",
+            Self::ListenHtpasswd => "listen-htpasswd",
             Self::AllowName => "allow-name",
             Self::DenyTagMove => "deny-tag-move",
             Self::AllowCache => "allow-cache",
@@ -202,7 +230,15 @@ impl Setting {
 
     /// Whether it is a list: its flag can be repeated, and its variable is split at commas.
     pub fn is_list(self) -> bool {
-        matches!(self, Self::Builder | Self::BuildkitListen | Self::AllowName | Self::AllowCache | Self::AllowOutputDir)
+        matches!(
+            self,
+            Self::Builder
+                | Self::BuildkitListen
+                | Self::ListenTlsName
+                | Self::AllowName
+                | Self::AllowCache
+                | Self::AllowOutputDir
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::DaemonError;
-use super::listen::{Listener, Stream};
+use super::listen::{Listener, ListenerTls, Stream};
 use crate::net::{Connection, Drain, Metered};
 
 /// The pause after an accept that failed for lack of resources: the first, and the longest.
@@ -31,12 +31,40 @@ pub(super) struct Listeners {
     doors: TaskTracker,
     connections: TaskTracker,
     open: OpenConnections,
-    /// One permit for each connection that may be open.
-    permits: Arc<Semaphore>,
+    permits: Permits,
     /// Cancelled at the beginning of a drain: no new connections, no new requests.
     drain: CancellationToken,
     /// Cancelled at the end of a drain: every connection is dropped.
     cut: CancellationToken,
+}
+
+/// One permit for each connection that may be open. Those with TLS, which other machines can make before they have shown who
+/// they are, take half of them at most: the rest is for the clients of this machine.
+#[derive(Debug, Clone)]
+struct Permits {
+    all: Arc<Semaphore>,
+    remote: Arc<Semaphore>,
+}
+
+/// A permit for one connection.
+type Permit = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+
+impl Permits {
+    fn new(connections: usize) -> Self {
+        let remote = Arc::new(Semaphore::new(connections.div_ceil(2)));
+        Self { all: Arc::new(Semaphore::new(connections)), remote }
+    }
+
+    fn try_acquire(&self, is_remote: bool) -> Option<Permit> {
+        let remote = if is_remote { Some(Arc::clone(&self.remote).try_acquire_owned().ok()?) } else { None };
+        Some((remote, Arc::clone(&self.all).try_acquire_owned().ok()?))
+    }
+
+    /// `None` only if a semaphore were closed, which none ever is.
+    async fn acquire(&self, is_remote: bool) -> Option<Permit> {
+        let remote = if is_remote { Some(Arc::clone(&self.remote).acquire_owned().await.ok()?) } else { None };
+        Some((remote, Arc::clone(&self.all).acquire_owned().await.ok()?))
+    }
 }
 
 /// The open connections, by number; each [`Drain`] says whether a drain has to wait for its connection.
@@ -85,7 +113,7 @@ impl Listeners {
             doors: TaskTracker::new(),
             connections: TaskTracker::new(),
             open: OpenConnections::default(),
-            permits: Arc::new(Semaphore::new(connections)),
+            permits: Permits::new(connections),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
         }
@@ -101,10 +129,11 @@ impl Listeners {
             door,
             connections: self.connections.clone(),
             open: self.open.clone(),
-            permits: Arc::clone(&self.permits),
+            permits: self.permits.clone(),
             drain: self.drain.clone(),
             cut: self.cut.clone(),
-            serve,
+            tls: listener.tls(),
+            serve: Arc::new(serve),
         };
         self.doors.spawn(accept.run(listener));
     }
@@ -154,15 +183,16 @@ struct AcceptLoop<S> {
     door: &'static str,
     connections: TaskTracker,
     open: OpenConnections,
-    permits: Arc<Semaphore>,
+    permits: Permits,
     drain: CancellationToken,
     cut: CancellationToken,
-    serve: S,
+    tls: Option<ListenerTls>,
+    serve: Arc<S>,
 }
 
 impl<S, F> AcceptLoop<S>
 where
-    S: Fn(Client, Drain) -> F,
+    S: Fn(Client, Drain) -> F + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
     /// Accepts until the drain begins, then closes the socket and removes its file. Connections in its queue are still
@@ -173,9 +203,9 @@ where
             never = self.accept(&listener) => match never {},
         }
         for stream in listener.close() {
-            match (stream, Arc::clone(&self.permits).try_acquire_owned()) {
-                (Ok(stream), Ok(permit)) => self.serve(stream, Some(permit)),
-                (Ok(_), Err(_)) => debug!("a queued connection was dropped: the connection limit is reached"),
+            match (stream, self.permits.try_acquire(self.tls.is_some())) {
+                (Ok(stream), Some(permit)) => self.serve(stream, Some(permit)),
+                (Ok(_), None) => debug!("a queued connection was dropped: the connection limit is reached"),
                 (Err(error), _) if is_the_clients(&error) => debug!(%error, "a connection was not accepted"),
                 (Err(error), _) => return debug!(%error, "connections that waited were not accepted"),
             }
@@ -204,19 +234,30 @@ where
     }
 
     /// Waits for a permit. `None` only if the semaphore were closed, which it never is.
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+    async fn permit(&self) -> Option<Permit> {
+        if let Some(permit) = self.permits.try_acquire(self.tls.is_some()) {
             return Some(permit);
         }
         warn!(open = self.connections.len(), "the connection limit is reached; new connections wait");
-        Arc::clone(&self.permits).acquire_owned().await.ok()
+        self.permits.acquire(self.tls.is_some()).await
     }
 
-    fn serve(&self, connection: Connection<Stream>, permit: Option<OwnedSemaphorePermit>) {
+    fn serve(&self, connection: Connection<Stream>, permit: Option<Permit>) {
         let drain = Drain::from(self.drain.clone());
-        let span = info_span!("connection", listener = self.door, peer = %connection.peer);
-        let served = (self.serve)(connection.map(|stream| drain.metered(stream)), drain.clone()).instrument(span);
-        let (cut, entry) = (self.cut.clone(), self.open.enter(drain));
+        let (cut, entry) = (self.cut.clone(), self.open.enter(drain.clone()));
+        let (listener, tls, serve) = (self.door, self.tls.clone(), Arc::clone(&self.serve));
+        let served = async move {
+            let address = connection.peer.to_string();
+            let connection = match &tls {
+                Some(tls) => match tls.secure(connection).await {
+                    Ok(connection) => connection,
+                    Err(error) => return debug!(listener, peer = address, %error, "no TLS connection was made"),
+                },
+                None => connection,
+            };
+            let span = info_span!("connection", listener, peer = %connection.peer);
+            serve(connection.map(|stream| drain.metered(stream)), drain).instrument(span).await;
+        };
         self.connections.spawn(async move {
             tokio::select! {
                 () = cut.cancelled() => {}

@@ -21,12 +21,13 @@ mod unix;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
-use crate::net::{Address, Connection};
+use crate::net::{Address, Connection, ServerTls, TlsRules};
 use claim::Claim;
 
 pub(crate) use inherited::Inherited;
@@ -67,7 +68,7 @@ pub enum ListenError {
         /// The kind of the file.
         what: &'static str,
     },
-    /// A TCP address can be reached from other machines.
+    /// A TCP address without TLS can be reached from other machines.
     #[error(
         "cannot listen on {address}: it resolves to {found}, which is no loopback address; expected one such as 127.0.0.1"
     )]
@@ -130,6 +131,26 @@ pub(super) struct Listener {
     address: Address,
     /// Whether this process created it; then closing it also resets the connections in its queue.
     is_own: bool,
+    tls: Option<ListenerTls>,
+}
+
+/// The TLS of one listener.
+#[derive(Debug, Clone)]
+pub(super) struct ListenerTls {
+    pub(super) tls: Arc<ServerTls>,
+    pub(super) rules: TlsRules,
+}
+
+impl ListenerTls {
+    /// Makes the handshake of a connection over TCP.
+    pub(super) async fn secure(&self, connection: Connection<Stream>) -> io::Result<Connection<Stream>> {
+        match connection {
+            Connection { io: Stream::Tcp(stream), peer } => {
+                Ok(self.tls.accept(stream, peer, self.rules).await?.map(|stream| Stream::Tls(Box::new(stream))))
+            }
+            other => Ok(other),
+        }
+    }
 }
 
 /// A listening socket.
@@ -141,25 +162,47 @@ enum Socket {
 
 impl Listener {
     /// Listens on `address`, on the socket that was passed for it, or else on a new one.
-    pub(super) async fn open(address: &Address, gid: u32, inherited: &mut Inherited) -> Result<Self, ListenError> {
+    pub(super) async fn open(
+        address: &Address,
+        gid: u32,
+        tls: Option<ListenerTls>,
+        inherited: &mut Inherited,
+    ) -> Result<Self, ListenError> {
         match inherited.for_door(address)? {
-            Some(listener) => Ok(listener),
-            None => Self::bind(address, gid).await,
+            Some(listener) => listener.with(tls),
+            None => Self::bind(address, gid, tls).await,
         }
     }
 
+    /// Adds TLS, without which other machines must not reach it.
+    fn with(self, tls: Option<ListenerTls>) -> Result<Self, ListenError> {
+        if tls.is_none()
+            && let Socket::Tcp(socket) = &self.socket
+            && let Ok(found) = socket.local_addr()
+            && !found.ip().is_loopback()
+        {
+            return Err(ListenError::NotLoopback { address: self.address, found });
+        }
+        Ok(Self { tls, ..self })
+    }
+
+    /// The TLS of its connections.
+    pub(super) fn tls(&self) -> Option<ListenerTls> {
+        self.tls.clone()
+    }
+
     /// Listens on `address` with a new socket; a unix socket belongs to group `gid`.
-    pub(super) async fn bind(address: &Address, gid: u32) -> Result<Self, ListenError> {
+    pub(super) async fn bind(address: &Address, gid: u32, tls: Option<ListenerTls>) -> Result<Self, ListenError> {
         match address {
             Address::Unix(path) => {
                 let (socket, claim) = unix::bind(path, gid).await?;
                 let (socket, address) = (Socket::Unix(socket), address.clone());
-                Ok(Self { claim: Some(claim), socket, address, is_own: true })
+                Ok(Self { claim: Some(claim), socket, address, is_own: true, tls: None })
             }
             Address::Tcp { host, port } => {
-                let (socket, port) = tcp(address, host, *port).await?;
+                let (socket, port) = tcp(address, host, *port, tls.is_some()).await?;
                 let address = Address::Tcp { host: host.clone(), port };
-                Ok(Self { claim: None, socket: Socket::Tcp(socket), address, is_own: true })
+                Ok(Self { claim: None, socket: Socket::Tcp(socket), address, is_own: true, tls })
             }
         }
     }
@@ -211,14 +254,14 @@ impl Iterator for QueuedConnections {
     }
 }
 
-/// Binds a TCP socket. A name such as `localhost` is not trusted: every address it resolves to must be loopback.
-async fn tcp(address: &Address, host: &str, port: u16) -> Result<(TcpListener, u16), ListenError> {
+/// Binds a TCP socket. A name such as `localhost` is not trusted: without TLS, every address it resolves to must be loopback.
+async fn tcp(address: &Address, host: &str, port: u16, has_tls: bool) -> Result<(TcpListener, u16), ListenError> {
     let fail = |action: &str| {
         let (address, action) = (address.clone(), action.to_owned());
         move |source| ListenError::System { address, action, source }
     };
     let found: Vec<_> = lookup_host((host, port)).await.map_err(fail("resolve the name"))?.collect();
-    if let Some(found) = found.iter().find(|found| !found.ip().is_loopback()) {
+    if let Some(found) = found.iter().find(|found| !has_tls && !found.ip().is_loopback()) {
         return Err(ListenError::NotLoopback { address: address.clone(), found: *found });
     }
     let socket = TcpListener::bind(found.as_slice()).await.map_err(fail("bind"))?;

@@ -15,7 +15,9 @@ mod connection;
 mod dial;
 mod drain;
 mod linked_close;
+mod pem;
 mod principal;
+mod server_tls;
 mod tls_alert;
 mod upstream;
 
@@ -26,5 +28,6 @@ pub use drain::{Call, Drain, IDLE, KindGuard, Metered};
 pub use linked_close::CloseWith;
 pub(crate) use linked_close::EofSignal;
 pub use principal::Principal;
+pub use server_tls::{ServerCertificate, ServerTls, ServerTlsError, ServerTlsSettings, TlsRules};
 pub(crate) use upstream::enlarge;
 pub use upstream::{Stream, Tls, Upstream, UpstreamError};

@@ -28,6 +28,16 @@ pub enum Principal {
         /// The client's end of the connection.
         address: SocketAddr,
     },
+    /// The name in a client's certificate, which the listener's authority has signed.
+    Certificate {
+        /// Its first alternative name (DNS, URI or mail address), else its common name.
+        subject: String,
+    },
+    /// A user of the password file.
+    User {
+        /// The name.
+        name: String,
+    },
 }
 
 impl Principal {
@@ -36,7 +46,7 @@ impl Principal {
         match self {
             Self::Unix { uid, gid, .. } => Self::Unix { uid: *uid, gid: *gid, pid: None },
             Self::Anonymous { address } => Self::Anonymous { address: SocketAddr::new(address.ip(), 0) },
-            Self::Internal => Self::Internal,
+            Self::Internal | Self::Certificate { .. } | Self::User { .. } => self.clone(),
         }
     }
 }
@@ -60,6 +70,8 @@ impl fmt::Display for Principal {
             Self::Unix { uid, gid, pid: Some(pid) } => write!(f, "uid {uid}, gid {gid}, pid {pid}"),
             Self::Unix { uid, gid, pid: None } => write!(f, "uid {uid}, gid {gid}"),
             Self::Anonymous { address } => write!(f, "anonymous at {address}"),
+            Self::Certificate { subject } => write!(f, "certificate {subject}"),
+            Self::User { name } => write!(f, "user {name}"),
         }
     }
 }

@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use rustix::process::Pid;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::Address;
 use super::tls_alert::TlsAlertStream;
+use super::{Address, pem};
 
 /// The time limit for connecting, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -183,7 +182,7 @@ fn connector(address: &Address, tls: &Tls) -> Result<(TlsConnector, ServerName<'
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
             let chain = certificates("client certificate", cert)?;
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| tls_error("client key", key, error))?;
+            let private = pem::private_key(key).map_err(|error| tls_error("client key", key, error))?;
             builder
                 .with_client_auth_cert(chain, private)
                 .map_err(|error| tls_error("client certificate", cert, error))?
@@ -198,13 +197,7 @@ fn connector(address: &Address, tls: &Tls) -> Result<(TlsConnector, ServerName<'
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| tls_error(what, path, error))?;
-    if certificates.is_empty() {
-        return Err(tls_error(what, path, "no certificate in this file; expected PEM"));
-    }
-    Ok(certificates)
+    pem::certificates(path).map_err(|reason| tls_error(what, path, reason))
 }
 
 fn tls_error(what: &'static str, path: &Path, reason: impl ToString) -> UpstreamError {

@@ -4,6 +4,7 @@ mod builders;
 mod doors;
 mod engine;
 mod errors;
+mod listeners;
 mod precedence;
 
 use std::collections::HashMap;

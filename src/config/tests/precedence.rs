@@ -4,6 +4,7 @@ use super::*;
 use crate::build_outputs::{LoadCompression, OutputOptions, PushCompression};
 use crate::caches::{CacheLimits, CachePolicy};
 use crate::engine::select::ApplierChoice;
+use crate::net::{ServerCertificate, ServerTlsSettings};
 
 #[test]
 fn defaults() {
@@ -62,6 +63,11 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_CACHE_MAX_AGE", "30d")
         .variable("LINKSPAN_CACHE_MAX_COUNT", "50")
         .variable("LINKSPAN_ALLOW_CACHE", "ci/*,main")
+        .variable("LINKSPAN_LISTEN_TLS_CERT", "l.pem")
+        .variable("LINKSPAN_LISTEN_TLS_KEY", "l.key")
+        .variable("LINKSPAN_LISTEN_TLS_CLIENT_CA", "clients.pem")
+        .variable("LINKSPAN_LISTEN_TLS_LOOPBACK", "true")
+        .variable("LINKSPAN_LISTEN_HTPASSWD", "users")
         .config();
     let tls = crate::net::Tls {
         ca: Some("ca.pem".into()),
@@ -97,6 +103,15 @@ fn every_setting_can_be_given_by_variable() {
             builders: vec![builder],
             export_listen: Some("unix:///e.sock".parse().unwrap()),
             registry_door: None,
+            security: ListenerSecurity {
+                tls: ServerTlsSettings {
+                    certificate: ServerCertificate::Files { cert: "l.pem".into(), key: "l.key".into() },
+                    client_ca: Some("clients.pem".into()),
+                },
+                tls_on_loopback: true,
+                htpasswd: Some("users".into()),
+            },
+            rules: Vec::new(),
             names: Names { allowed: vec!["a/*".to_owned(), "b/*".to_owned()], allow_tag_move: false },
             caches: CacheSettings {
                 limits: CacheLimits {

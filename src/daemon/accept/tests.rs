@@ -14,7 +14,7 @@ use crate::net::Address;
 async fn listener(folder: &TempDir) -> (Listener, PathBuf) {
     let path = folder.path().join("door");
     let gid = rustix::process::getegid().as_raw();
-    (Listener::bind(&Address::Unix(path.clone()), gid).await.unwrap(), path)
+    (Listener::bind(&Address::Unix(path.clone()), gid, None).await.unwrap(), path)
 }
 
 /// Sends each received byte back, until the client closes the connection.
@@ -172,4 +172,15 @@ fn accept_errors_of_one_connection_are_ignored() {
     assert!(lightly(Errno::CONNABORTED) && lightly(Errno::INTR));
     assert!(!lightly(Errno::MFILE) && !lightly(Errno::NFILE) && !lightly(Errno::NOMEM) && !lightly(Errno::BADF));
     assert!(!is_the_clients(&io::Error::other("no errno")));
+}
+
+#[test]
+fn connections_of_other_machines_leave_room_for_those_of_this_one() {
+    let permits = Permits::new(3);
+    let remote: Vec<_> = (0..2).map(|_| permits.try_acquire(true).unwrap()).collect();
+    assert!(permits.try_acquire(true).is_none());
+    let _local = permits.try_acquire(false).unwrap();
+    assert!(permits.try_acquire(false).is_none());
+    drop(remote);
+    assert!(permits.try_acquire(true).is_some());
 }

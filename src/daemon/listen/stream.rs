@@ -1,4 +1,4 @@
-//! The byte stream of an accepted connection, over a unix socket or TCP.
+//! The byte stream of an accepted connection, over a unix socket or TCP, with or without TLS.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 use crate::net::{Connection, enlarge};
 
@@ -14,6 +15,7 @@ use crate::net::{Connection, enlarge};
 pub(in super::super) enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 pub(super) fn unix(stream: UnixStream) -> io::Result<Connection<Stream>> {
@@ -35,6 +37,7 @@ macro_rules! either {
         match $stream {
             Stream::Unix(stream) => Pin::new(stream).$method($($argument),*),
             Stream::Tcp(stream) => Pin::new(stream).$method($($argument),*),
+            Stream::Tls(stream) => Pin::new(stream).$method($($argument),*),
         }
     };
 }
@@ -59,7 +62,7 @@ impl AsyncWrite for Stream {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        true // rustls copies the parts into its own buffer
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

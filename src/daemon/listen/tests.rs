@@ -18,7 +18,7 @@ fn folder() -> (TempDir, PathBuf) {
 }
 
 async fn bind(path: &Path) -> Result<Listener, ListenError> {
-    Listener::bind(&Address::Unix(path.to_owned()), own_group()).await
+    Listener::bind(&Address::Unix(path.to_owned()), own_group(), None).await
 }
 
 fn own_group() -> u32 {
@@ -59,10 +59,10 @@ async fn a_new_socket_is_for_owner_and_group_and_goes_at_the_end() {
 async fn the_group_is_given() {
     let (_folder, path) = folder();
     if rustix::process::geteuid().is_root() {
-        let _listener = Listener::bind(&Address::Unix(path.clone()), 12_345).await.unwrap();
+        let _listener = Listener::bind(&Address::Unix(path.clone()), 12_345, None).await.unwrap();
         assert_eq!(fs::symlink_metadata(&path).unwrap().gid(), 12_345);
     } else {
-        let error = Listener::bind(&Address::Unix(path.clone()), 0).await.unwrap_err().to_string();
+        let error = Listener::bind(&Address::Unix(path.clone()), 0, None).await.unwrap_err().to_string();
         assert!(error.contains("give it to group 0"), "{error}");
     }
 }
@@ -210,7 +210,7 @@ async fn who_waits_when_a_socket_is_closed_is_handed_over() {
         reader.read_exact(&mut byte).await.unwrap();
         assert_eq!(&byte, b"x");
     }
-    let tcp = Listener::bind(&"tcp://127.0.0.1:0".parse().unwrap(), own_group()).await.unwrap();
+    let tcp = Listener::bind(&"tcp://127.0.0.1:0".parse().unwrap(), own_group(), None).await.unwrap();
     let Address::Tcp { host, port } = tcp.address().clone() else { unreachable!() };
     let _client = std::net::TcpStream::connect((host.as_str(), port)).unwrap();
     assert_eq!(tcp.close().map(Result::unwrap).count(), 1);
@@ -219,7 +219,7 @@ async fn who_waits_when_a_socket_is_closed_is_handed_over() {
 #[tokio::test]
 async fn a_loopback_port_is_chosen_and_shown() {
     for host in ["127.0.0.1", "localhost"] {
-        let listener = Listener::bind(&Address::Tcp { host: host.to_owned(), port: 0 }, 0).await.unwrap();
+        let listener = Listener::bind(&Address::Tcp { host: host.to_owned(), port: 0 }, 0, None).await.unwrap();
         let Address::Tcp { host: shown, port } = listener.address().clone() else { panic!("not TCP") };
         assert_eq!(shown, host);
         let (client, accepted) = tokio::join!(TcpStream::connect((host, port)), listener.accept());
@@ -231,6 +231,6 @@ async fn a_loopback_port_is_chosen_and_shown() {
 
 #[tokio::test]
 async fn a_name_for_another_address_is_refused() {
-    let error = Listener::bind(&Address::Tcp { host: "0.0.0.0".to_owned(), port: 0 }, 0).await.unwrap_err();
+    let error = Listener::bind(&Address::Tcp { host: "0.0.0.0".to_owned(), port: 0 }, 0, None).await.unwrap_err();
     assert!(matches!(error, ListenError::NotLoopback { .. }), "{error}");
 }
