@@ -9,6 +9,7 @@ mod docker;
 mod engine;
 mod listen;
 mod notify;
+mod policy;
 mod signals;
 mod status;
 
@@ -20,21 +21,22 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::api_server::ApiServer;
+use crate::api_server::{Admission, ApiServer};
 use crate::build_outputs::{OutputOptions, SlowLoads};
 use crate::caches::Caches;
 use crate::config::{Builder, Config, ConfigError, DEFAULT_DOCKER_LISTEN};
 use crate::door::{buildkit, cache_api, export_api, registry};
 use crate::engine::select::Selected;
 use crate::engine::{Engine, EngineError, Identity};
-use crate::export::{Exports, NamePolicy};
+use crate::export::Exports;
 use crate::http2::ConnectionPool;
-use crate::net::{Address, Upstream, UpstreamError};
+use crate::net::{Address, Principal, ServerTls, ServerTlsError, TlsRules, Upstream, UpstreamError};
 use crate::output::folder::Folders;
+use crate::passwords::{PasswordFileError, Passwords};
 use crate::telemetry::announce;
 
 use accept::Listeners;
-use listen::Listener;
+use listen::{Listener, ListenerTls};
 
 use status::Listening;
 
@@ -74,6 +76,12 @@ pub enum DaemonError {
     /// A builder's TLS settings are wrong.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// The listeners' TLS settings are wrong.
+    #[error(transparent)]
+    Tls(#[from] ServerTlsError),
+    /// The password file is wrong.
+    #[error(transparent)]
+    Passwords(#[from] PasswordFileError),
     /// A docker door is configured, but the engine is not Docker.
     #[error(
         "there is no docker behind the docker door at {listen}: the engine is {engine}; start dockerd, or name its socket \
@@ -107,6 +115,7 @@ impl DaemonError {
         match self {
             Self::Engine(error) => error.hint(),
             Self::Listen(error) => error.hint(),
+            Self::Tls(error) => error.hint(),
             _ => None,
         }
     }
@@ -176,6 +185,14 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         return Err(ConfigError::NoBuilder.into());
     }
     let pools = pools(&config.builders)?;
+    let passwords = config.security.htpasswd.as_deref().map(Passwords::open).transpose()?.map(Arc::new);
+    let tls = server_tls(config)?;
+    // Where a client may have a password instead of a certificate, it need not have one.
+    let with_passwords = passwords.is_some();
+    let tls_of = |address: &Address, protocol, requires_certificate| {
+        let tls = tls.clone().filter(|_| config.security.has_tls(address))?;
+        Some(ListenerTls { tls, rules: TlsRules { protocol, requires_certificate } })
+    };
     let selected = engine::wait(&config.engine, config.engine_timeout).await?;
     selected.check_writable()?;
     let Selected { engine, reason } = selected;
@@ -186,7 +203,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
             Err(DaemonError::NoDocker { .. }) if door.is_default => None,
             upstream => {
                 doors.push(&door.listen);
-                let listener = Listener::open(&door.listen, config.gid, &mut inherited).await?;
+                let listener = Listener::open(&door.listen, config.gid, None, &mut inherited).await?;
                 Some((upstream?, listener, door.outputs))
             }
         },
@@ -195,12 +212,14 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
     let mut builder_listeners = Vec::with_capacity(config.builders.len());
     for builder in &config.builders {
         doors.push(&builder.listen);
-        builder_listeners.push(Listener::open(&builder.listen, config.gid, &mut inherited).await?);
+        let tls = tls_of(&builder.listen, "h2", true);
+        builder_listeners.push(Listener::open(&builder.listen, config.gid, tls, &mut inherited).await?);
     }
     let export_listener = match &config.export_listen {
         Some(address) => {
             doors.push(address);
-            Some(Listener::open(address, config.gid, &mut inherited).await?)
+            let tls = tls_of(address, "h2", !with_passwords);
+            Some(Listener::open(address, config.gid, tls, &mut inherited).await?)
         }
         None => None,
     };
@@ -209,7 +228,8 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
             // Before anybody can connect: not every engine has images that can be read.
             engine.images()?;
             doors.push(&door.listen);
-            Some(Listener::open(&door.listen, config.gid, &mut inherited).await?)
+            let tls = tls_of(&door.listen, "http/1.1", !with_passwords);
+            Some(Listener::open(&door.listen, config.gid, tls, &mut inherited).await?)
         }
         None => None,
     };
@@ -226,8 +246,8 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
     let clean_up = start_clean_up(Arc::clone(&engine), caches.clone()).await;
 
     announce(&format!("engine {}: {reason}", engine.identity()));
-    let policy = NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move };
-    let exports = Arc::new(Exports::with_policy(engine, policy));
+    tls.iter().flat_map(|tls| tls.describe()).for_each(|line| announce(&line));
+    let exports = Arc::new(Exports::with_policy(engine, policy::of(config)));
     let listeners = Listeners::new(capacity());
     if let Some(listener) = unneeded {
         // Clients would wait forever otherwise, because the service manager keeps the socket open.
@@ -258,7 +278,11 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
             };
             parts.push(cache_api::open(caches, exports, &name, drain.clone()).await);
         }
-        let server = ApiServer::start(parts, status.of(listener.address()), drain)?;
+        let judge = Arc::clone(&exports);
+        // It reads by digests, of which it does not know by which names a client knows them.
+        let admits = Arc::new(move |client: &Principal| judge.policy(client).may_pull_all());
+        let admission = Admission { passwords: passwords.clone(), admits };
+        let server = ApiServer::start(parts, status.of(listener.address()), admission, drain)?;
         announce(&format!("export door listening on {}", listener.address()));
         listeners.open("export", listener, move |stream, drain| {
             let server = server.clone();
@@ -276,6 +300,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
             exports: Arc::clone(&exports),
             mirror_tags: settings.mirror_tags,
             catalog: settings.catalog,
+            passwords: passwords.clone(),
             writable: settings.writable.then(|| settings.listen.to_string()),
         };
         let door = registry::Door::open(settings, listeners.drain()).await?.with_status(status.of(listener.address()));
@@ -315,6 +340,14 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         });
     }
     Ok(RunningDaemon { listeners, docker_door, registry_door, exports, caches, clean_up })
+}
+
+/// The TLS of listeners, if one of them has TLS.
+fn server_tls(config: &Config) -> Result<Option<Arc<ServerTls>>, ServerTlsError> {
+    let doors = config.registry_door.iter().map(|door| &door.listen).chain(&config.export_listen);
+    let mut doors = doors.chain(config.builders.iter().map(|builder| &builder.listen));
+    let is_needed = doors.any(|address| config.security.has_tls(address));
+    is_needed.then(|| ServerTls::open(config.security.tls.clone()).map(Arc::new)).transpose()
 }
 
 /// Says what the door that was just announced changes in the compression of builds.

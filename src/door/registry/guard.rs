@@ -12,16 +12,26 @@ use crate::net::Principal;
 /// Browsers say with it where a request comes from (W3C "Fetch Metadata Request Headers").
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Refuses requests of pages, and those that name another machine. No browser opens a unix socket.
-pub(super) fn check<B>(request: &Request<B>, client: &Principal) -> Result<(), Refusal> {
+fn denied(message: &str) -> Result<(), Refusal> {
+    Err(Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message))
+}
+
+/// Refuses requests of pages.
+pub(super) fn refuse_pages<B>(request: &Request<B>) -> Result<(), Refusal> {
     let headers = request.headers();
-    let denied = |message: &str| Err(Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message));
     if headers.contains_key(ORIGIN) {
         return denied("requests of web pages are refused: they have an `Origin`");
     }
     if headers.get(FETCH_SITE).is_some_and(|site| site != "none" && site != "same-origin") {
         return denied("requests of web pages are refused: their `Sec-Fetch-Site` says so");
     }
+    Ok(())
+}
+
+/// Refuses requests that name another machine, where the client is not known: no browser opens a unix socket, and none has a
+/// password or a certificate of ours unless its user gave it that.
+pub(super) fn refuse_other_hosts<B>(request: &Request<B>, client: &Principal) -> Result<(), Refusal> {
+    let headers = request.headers();
     if !matches!(client, Principal::Anonymous { .. }) {
         return Ok(());
     }
@@ -64,7 +74,9 @@ mod tests {
 
     fn checked(client: &Principal, headers: &[(&str, &str)]) -> Option<StatusCode> {
         let request = headers.iter().fold(Request::get("/v2/"), |request, (name, value)| request.header(*name, *value));
-        check(&request.body(()).unwrap(), client).err().map(|refusal| refusal.status)
+        let request = request.body(()).unwrap();
+        let checked = refuse_pages(&request).and_then(|()| refuse_other_hosts(&request, client));
+        checked.err().map(|refusal| refusal.status)
     }
 
     #[test]
@@ -79,6 +91,8 @@ mod tests {
         assert_eq!(checked(&tcp, &[]), Some(StatusCode::BAD_REQUEST));
         let unix = Principal::Unix { uid: 0, gid: 0, pid: None };
         assert_eq!(checked(&unix, &[("host", "anything")]), None);
+        let user = Principal::User { name: "ci".to_owned() };
+        assert_eq!(checked(&user, &[("host", "registry.example")]), None);
     }
 
     #[test]

@@ -6,8 +6,11 @@
 //! blobs by `uploads`, manifests by `put_manifest`, which makes them images as exports do; of those that cannot be unpacked
 //! `packed` knows. A repository is a part of the engine's names: `repository` says which.
 //!
-//! The engine keeps blobs and not repositories: a manifest or a blob can be read by its digest through any repository.
+//! The engine keeps blobs and not repositories: a manifest or a blob can be read by its digest through any repository, unless
+//! the client's rights are limited (`access`). Who a client is says its connection or its password (`authenticate`).
 
+mod access;
+mod authenticate;
 mod blobs;
 mod graph;
 mod guard;
@@ -43,8 +46,10 @@ use crate::engine::EngineError;
 use crate::engine::images::Images;
 use crate::export::Exports;
 use crate::net::{self, Drain, Stream};
+use crate::passwords::SharedPasswords;
 use crate::status::StatusReport;
 
+use access::Contents;
 use packed::PackedImages;
 use push::Pushes;
 use reading::Readers;
@@ -67,6 +72,8 @@ pub struct Settings {
     pub mirror_tags: bool,
     /// Whether clients may list all repositories.
     pub catalog: bool,
+    /// The users, where clients over TCP need a password.
+    pub passwords: SharedPasswords,
     /// Whether clients may push, and remove tags: then the door's address, by which a later process finds what they sent.
     pub writable: Option<String>,
 }
@@ -82,6 +89,8 @@ pub struct Door {
     pushes: Option<Arc<Pushes>>,
     subjects: Subjects,
     packed: PackedImages,
+    passwords: SharedPasswords,
+    contents: Contents,
     status: Option<StatusReport>,
 }
 
@@ -91,7 +100,7 @@ impl Door {
     /// # Errors
     /// [`EngineError::NotOffered`] if the engine's images cannot be read.
     pub async fn open(settings: Settings, drain: CancellationToken) -> Result<Self, EngineError> {
-        let Settings { exports, mirror_tags, catalog, writable } = settings;
+        let Settings { exports, mirror_tags, catalog, passwords, writable } = settings;
         let images = exports.engine().images()?;
         let readers = Arc::new(Readers::new(exports.clone()));
         tokio::spawn(readers.clone().sweep(drain.clone()));
@@ -102,8 +111,19 @@ impl Door {
             pushes = Some(open);
         }
         let subjects = Subjects::new(images.clone());
-        let (packed, status) = (PackedImages::default(), None);
-        Ok(Self { exports, images, mirror_tags, catalog, readers, pushes, subjects, packed, status })
+        Ok(Self {
+            exports,
+            images,
+            mirror_tags,
+            catalog,
+            readers,
+            pushes,
+            subjects,
+            packed: PackedImages::default(),
+            passwords,
+            contents: Contents::default(),
+            status: None,
+        })
     }
 
     /// Adds the report that status requests get.

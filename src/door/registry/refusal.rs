@@ -28,6 +28,7 @@ pub(super) enum Code {
     SizeInvalid,
     TagInvalid,
     TooManyRequests,
+    Unauthorized,
     /// Not of the specification; the distribution registry has it for a store that does not respond.
     Unavailable,
     /// Not of the specification; the distribution registry has it for requests that no other code fits.
@@ -53,6 +54,7 @@ impl Code {
             Self::SizeInvalid => "SIZE_INVALID",
             Self::TagInvalid => "TAG_INVALID",
             Self::TooManyRequests => "TOOMANYREQUESTS",
+            Self::Unauthorized => "UNAUTHORIZED",
             Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
             Self::Unsupported => "UNSUPPORTED",

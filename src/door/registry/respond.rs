@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{ALLOW, EXPECT, HeaderName, HeaderValue};
+use http::header::{ALLOW, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -40,7 +40,7 @@ impl Door {
                 tracing::debug!(%method, path, %status, code = ?refusal.code, "refused");
                 match namespace {
                     // A mirror's client asks the next host, but for nothing else than this status.
-                    Some(_) if is_read(&method) && status != StatusCode::RANGE_NOT_SATISFIABLE => refusal.into_absent(),
+                    Some(_) if is_read(&method) && !is_said_to_mirrors(status) => refusal.into_absent(),
                     _ => refusal,
                 }
                 .response()
@@ -63,18 +63,27 @@ impl Door {
         request: Request<Incoming>,
         client: &Principal,
     ) -> Result<Response<Body>, Refusal> {
-        guard::check(&request, client)?;
-        if let Some(status) = self.status.as_ref().filter(|_| StatusReport::is_requested_by(&request)) {
+        guard::refuse_pages(&request)?;
+        let client = &match self.authenticate(request.headers(), client).await {
+            Ok(client) => client,
+            Err(refusal) => {
+                UploadBody::of(request).1.skip_little().await;
+                return Err(refusal);
+            }
+        };
+        guard::refuse_other_hosts(&request, client)?;
+        // It has the names of all exports.
+        let status = self.status.as_ref().filter(|_| self.exports.policy(client).may_pull_all());
+        if let Some(status) = status.filter(|_| StatusReport::is_requested_by(&request)) {
             return Ok(status.response(full));
         }
-        let (head, body) = request.into_parts();
+        let (head, mut body) = UploadBody::of(request);
         let route = Route::of(head.uri.path())?;
         if is_read(&head.method) && !matches!(route, Route::Uploads { .. } | Route::Upload { .. }) {
             return self.read(route, &head, client).await;
         }
         let pushes = self.pushes.clone().ok_or_else(only_read)?;
         let (door, client) = (self.clone(), client.clone());
-        let mut body = UploadBody::new(body, head.headers.contains_key(EXPECT));
         // In a task of its own, which does not stop in the middle if the client goes away.
         let writing = tokio::spawn(async move {
             let outcome = door.write(&pushes, route, &head, &mut body, &client).await;
@@ -91,18 +100,22 @@ impl Door {
 
     async fn read(&self, route: Route, head: &Parts, client: &Principal) -> Result<Response<Body>, Refusal> {
         let (method, query) = (&head.method, head.uri.query());
-        let repository = |name: &str| Repository::of(name, query);
+        let readable = |name: &str| {
+            let repository = Repository::of(name, query)?;
+            self.check_pull(&repository, client)?;
+            Ok::<_, Refusal>(repository)
+        };
         match route {
             Route::Ping => Ok(json(StatusCode::OK, &json!({}))),
-            Route::Catalog => self.repositories(query).await,
-            Route::Tags { name } => self.tags(&repository(&name)?, query).await,
+            Route::Catalog => self.repositories(query, client).await,
+            Route::Tags { name } => self.tags(&readable(&name)?, query, client).await,
             Route::Manifest { name, reference } => {
-                self.manifest(method, &head.headers, &repository(&name)?, &reference, client).await
+                self.manifest(method, &head.headers, &readable(&name)?, &reference, client).await
             }
             Route::Blob { name, digest } => {
-                self.blob(method, &head.headers, (&repository(&name)?, &digest), client).await
+                self.blob(method, &head.headers, (&readable(&name)?, &digest), client).await
             }
-            Route::Referrers { name, digest } => self.referrers(&repository(&name)?, &digest, query).await,
+            Route::Referrers { name, digest } => self.referrers(&readable(&name)?, &digest, query, client).await,
             Route::Uploads { .. } | Route::Upload { .. } => Err(unsupported()),
         }
     }
@@ -117,19 +130,24 @@ impl Door {
     ) -> Result<Response<Body>, Refusal> {
         let (method, headers, query) = (&head.method, &head.headers, head.uri.query());
         let repository = |name: &str| Repository::of(name, query);
+        let writable = |name: &str| {
+            let repository = Repository::of(name, query)?;
+            self.check_push(&repository, client)?;
+            Ok::<_, Refusal>(repository)
+        };
         match (method.as_str(), route) {
             ("POST", Route::Uploads { name }) => {
-                let repository = &repository(&name)?;
+                let repository = &writable(&name)?;
                 let request = UploadRequest { method, headers, query, repository, client };
                 self.begin_upload(pushes, &request, body).await
             }
             ("GET" | "HEAD" | "PATCH" | "PUT" | "DELETE", Route::Upload { name, id }) => {
-                let repository = &repository(&name)?;
+                let repository = &writable(&name)?;
                 let request = UploadRequest { method, headers, query, repository, client };
                 self.upload(pushes, &request, &id, body).await
             }
             ("PUT", Route::Manifest { name, reference }) => {
-                let repository = repository(&name)?;
+                let repository = writable(&name)?;
                 self.put_manifest(pushes, (&repository, &reference, query), (headers, body), client).await
             }
             ("DELETE", Route::Manifest { name, reference }) => {
@@ -138,6 +156,12 @@ impl Door {
             _ => Err(unsupported()),
         }
     }
+}
+
+/// Whether a mirror's client is told: its range is wrong, or it is to show its password.
+fn is_said_to_mirrors(status: StatusCode) -> bool {
+    let told = [StatusCode::RANGE_NOT_SATISFIABLE, StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS];
+    told.contains(&status)
 }
 
 fn unsupported() -> Refusal {

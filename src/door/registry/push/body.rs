@@ -1,7 +1,9 @@
 //! The bodies of requests, read piece by piece.
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::header::EXPECT;
+use http::request::Parts;
+use http::{Request, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -9,21 +11,24 @@ use tokio::time::timeout;
 
 use super::limits::{REFUSED_BODY, SILENCE};
 use crate::door::registry::refusal::{Code, Refusal};
+use crate::image::{Digest, Hasher};
 
 /// A body.
 #[derive(Debug)]
 pub(in crate::door::registry) struct UploadBody {
     body: Incoming,
-    /// Whether the client waits for a word before it sends it.
+    /// Whether the client waits for a word before it sends it (`Expect: 100-continue`).
     is_awaited: bool,
     /// Whether none of it has been asked for.
     is_unread: bool,
 }
 
 impl UploadBody {
-    /// The body of a request; `is_awaited` if its client said `Expect: 100-continue`.
-    pub(in crate::door::registry) fn new(body: Incoming, is_awaited: bool) -> Self {
-        Self { body, is_awaited, is_unread: true }
+    /// The body of a request, and the rest of it.
+    pub(in crate::door::registry) fn of(request: Request<Incoming>) -> (Parts, Self) {
+        let (head, body) = request.into_parts();
+        let is_awaited = head.headers.contains_key(EXPECT);
+        (head, Self { body, is_awaited, is_unread: true })
     }
 
     /// Its length, where the client says it.
@@ -83,6 +88,20 @@ impl UploadBody {
     pub(in crate::door::registry) async fn skip(&mut self) -> Result<(), Refusal> {
         while !self.is_awaited && self.next().await?.is_some() {}
         Ok(())
+    }
+
+    /// Reads to its end what the engine has already, and what the client has only if it is `digest`.
+    pub(in crate::door::registry) async fn verify(&mut self, digest: &Digest) -> Result<(), Refusal> {
+        let mut hasher = Hasher::new(digest.algorithm());
+        while let Some(bytes) = self.next().await? {
+            hasher.update(&bytes);
+        }
+        let found = hasher.finish();
+        if found == *digest {
+            return Ok(());
+        }
+        let message = format!("the content has the digest {found}");
+        Err(Refusal::bad(Code::DigestInvalid, message).about("digest", digest.as_str()))
     }
 
     /// Reads the rest of a refused request's body, unless that takes long: a client that cannot send it may not read the refusal.
