@@ -8,9 +8,9 @@ use super::abandoned::AbandonedLeases;
 use super::daemon::daemon_at;
 use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on};
-use crate::config::{Config, ConfigError, Log, Origin as SettingOrigin, ProcessEnvironment};
+use crate::config::{Config, ConfigError, Log, Names, Origin as SettingOrigin, ProcessEnvironment};
 use crate::engine::images::{Images, Query, Record};
-use crate::engine::remote::{self, Connected};
+use crate::engine::remote::{self, Connected, Daemon};
 use crate::engine::select::{Selection, select};
 use crate::engine::{Engine, EngineKind, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
@@ -64,18 +64,19 @@ pub(super) enum Target {
     /// An engine of this machine.
     Engine(Selection),
     /// The engine behind a daemon.
-    Daemon(Address),
+    Daemon(Daemon),
 }
 
 /// Loads the configuration and chooses the target.
 pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), CommandError> {
-    let TargetSettings { to, engine } = settings;
+    let TargetSettings { to, tls, engine } = settings;
     let to = match to {
         None if !engine.is_given() => daemon()?,
         to => to,
     };
-    if let Some(address) = to.as_ref().filter(|address| !address.is_local()) {
-        return Err(CommandError::Elsewhere(remote::elsewhere(address)));
+    let to = to.map(|address| tls.of(address));
+    if let Some(daemon) = &to {
+        daemon.check().map_err(CommandError::Elsewhere)?;
     }
     Ok(match to {
         Some(to) => (load(engine)?, Target::Daemon(to)),
@@ -102,9 +103,9 @@ pub(super) fn daemon() -> Result<Option<Address>, CommandError> {
 pub(super) async fn exports(config: &Config, target: &Target) -> Result<Exports, CommandError> {
     let engine = match target {
         Target::Engine(selection) => select(selection).await?.engine,
-        Target::Daemon(address) => {
-            let Connected { engine, allowed_names: allowed, allow_tag_move } = daemon_at(address).await?;
-            return Ok(Exports::with_policy(engine, NamePolicy { allowed, allow_tag_move }));
+        Target::Daemon(daemon) => {
+            let Connected { engine, allowed_names: allowed, allow_tag_move } = daemon_at(daemon).await?;
+            return Ok(Exports::with_policy(engine, NamePolicy { allowed, allow_tag_move, ..NamePolicy::default() }));
         }
     };
     Ok(Exports::with_policy(engine, policy(config)))
@@ -112,14 +113,16 @@ pub(super) async fn exports(config: &Config, target: &Target) -> Result<Exports,
 
 /// The name policy of the configuration.
 pub(super) fn policy(config: &Config) -> NamePolicy {
-    NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move }
+    // Rules are for clients of doors.
+    let Names { allowed, allow_tag_move } = config.names.clone();
+    NamePolicy { allowed, allow_tag_move, ..NamePolicy::default() }
 }
 
 /// The engine of `target`.
 pub(super) async fn connect(target: &Target) -> Result<Arc<dyn Engine>, CommandError> {
     Ok(match target {
         Target::Engine(selection) => select(selection).await?.engine,
-        Target::Daemon(address) => daemon_at(address).await?.engine,
+        Target::Daemon(daemon) => daemon_at(daemon).await?.engine,
     })
 }
 

@@ -13,6 +13,7 @@ use crate::engine::images::{Images, Record};
 use crate::engine::{Engine, EngineError};
 use crate::export::Request;
 use crate::image::{Descriptor, Kind, Reference};
+use crate::net::Principal;
 use crate::progress::Events;
 use crate::source::{Part, part};
 
@@ -155,6 +156,7 @@ impl Tag {
                 return Ok(ExitCode::SUCCESS);
             }
             let policy = engine::policy(&config);
+            let policy = policy.of(&Principal::Internal);
             let names = [name];
             policy.check(&names)?;
             policy.check_moves(&*found, &root, &names).await?;

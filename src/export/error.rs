@@ -18,7 +18,7 @@ pub enum ExportError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// Policy does not allow a name.
-    #[error("the name `{name}` is not allowed here; allowed are: {}", allowed.join(", "))]
+    #[error("the name `{name}` is not allowed here; allowed are: {}", shown(allowed))]
     NameDenied {
         /// The name in full.
         name: String,
@@ -47,6 +47,10 @@ pub enum ExportError {
     /// The task that ran the export panicked: a defect in Linkspan.
     #[error("the export broke off: {0}")]
     Broken(String),
+}
+
+fn shown(allowed: &[String]) -> String {
+    if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") }
 }
 
 impl From<ReadGraphError> for ExportError {

@@ -19,6 +19,7 @@ use super::live::LiveExports;
 use super::policy::NamePolicy;
 use super::report::Report;
 use super::request::{Outcome, Request};
+use super::rights::Rights;
 use super::shared::Shared;
 use super::single_flight::SingleFlight;
 use super::state_machine::StateMachine;
@@ -88,8 +89,8 @@ impl Exports {
         &self.shared.flights
     }
 
-    /// Which names `principal` may set.
-    pub fn policy(&self, principal: &Principal) -> &NamePolicy {
+    /// What `principal` may do to names.
+    pub fn policy(&self, principal: &Principal) -> Rights<'_> {
         self.shared.policy(principal)
     }
 

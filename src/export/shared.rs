@@ -12,6 +12,7 @@ use crate::net::Principal;
 
 use super::live::LiveExports;
 use super::policy::NamePolicy;
+use super::rights::Rights;
 use super::single_flight::SingleFlight;
 
 /// What all exports into one engine share.
@@ -30,7 +31,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn policy(&self, principal: &Principal) -> &NamePolicy {
+    pub(super) fn policy(&self, principal: &Principal) -> Rights<'_> {
         self.policy.of(principal)
     }
 

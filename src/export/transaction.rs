@@ -14,8 +14,9 @@ use crate::source::{OnMissing, Source, read_graph};
 
 use super::ExportError;
 use super::counted::Counted;
-use super::policy::{NamePolicy, check_digests};
+use super::policy::check_digests;
 use super::request::{Outcome, Request};
+use super::rights::Rights;
 use super::shared::Shared;
 use super::state_machine::StateMachine;
 use super::transfer::transfer;
@@ -76,8 +77,8 @@ impl Transaction {
         result
     }
 
-    /// Which names its client may set.
-    fn policy(&self) -> &NamePolicy {
+    /// What its client may do to names.
+    fn policy(&self) -> Rights<'_> {
         self.shared.policy(&self.request.origin.principal)
     }
 
@@ -161,14 +162,15 @@ impl Transaction {
     ) -> Result<Outcome, ExportError> {
         let (prepared, outcome) = until(cancel, self.prepare(image)).await?;
         let mut preconditions = self.request.preconditions.clone();
-        if !self.policy().allow_tag_move {
-            let expected = vec![None, Some(self.request.root.digest.clone())];
-            let free = |name: &Reference| Precondition { name: name.clone(), expected: expected.clone() };
-            preconditions.extend(self.request.names.iter().map(free));
-        }
+        let expected = vec![None, Some(self.request.root.digest.clone())];
+        let free = |name: &Reference| Precondition { name: name.clone(), expected: expected.clone() };
+        let policy = self.policy();
+        preconditions.extend(self.request.names.iter().filter(|name| !policy.may_move(name)).map(free));
         let committing = prepared.commit(&self.request.names, &preconditions);
         finish_commit(cancel, committing).await?.map_err(|error| match error {
-            EngineError::NameMoved { name, current: Some(current) } if !self.policy().allow_tag_move => {
+            EngineError::NameMoved { name, current: Some(current) }
+                if name.parse().is_ok_and(|name: Reference| !policy.may_move(&name)) =>
+            {
                 ExportError::NameTaken { name, current }
             }
             error => error.into(),

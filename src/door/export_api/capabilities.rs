@@ -35,8 +35,8 @@ pub(super) fn capabilities(exports: &Exports, client: &Principal, folders: &Fold
         features: features(exports, folders),
         server: concat!("linkspan ", env!("CARGO_PKG_VERSION")).to_owned(),
         names: Some(NamePolicy {
-            allowed: exports.policy(client).allowed.clone(),
-            may_move: exports.policy(client).allow_tag_move,
+            allowed: exports.policy(client).settable(),
+            may_move: exports.policy(client).may_move_some(),
         }),
     }
 }

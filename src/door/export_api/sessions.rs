@@ -136,7 +136,7 @@ impl Sessions {
             return Err(ApiError::limit(Code::InvalidArgument, "exporters", EXPORTERS, message));
         }
         let (engine, policy) = (self.exports.engine().identity(), self.exports.policy(client));
-        exporters::check(&request.exporters, engine, policy, &self.outputs.folders, &mut wrong)?;
+        exporters::check(&request.exporters, engine, &policy, &self.outputs.folders, &mut wrong)?;
         if wrong.is_empty() { Ok(()) } else { Err(ApiError::fields(wrong)) }
     }
 

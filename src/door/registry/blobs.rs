@@ -41,8 +41,12 @@ impl Door {
             let message = "the engine does not hold this blob";
             Refusal::absent(Code::BlobUnknown, message).about("digest", digest.as_str())
         };
+        if !self.may_read(repository, &digest, client).await? {
+            return Err(unknown());
+        }
+        let is_pushing = self.check_push(repository, client).is_ok();
         let size = match &self.pushes {
-            Some(pushes) if method == Method::HEAD && repository.mirrored.is_none() => {
+            Some(pushes) if method == Method::HEAD && repository.mirrored.is_none() && is_pushing => {
                 pushes.of(repository, client).await?.find(&self.images, &digest).await?
             }
             _ => self.images.size(&digest).await?,

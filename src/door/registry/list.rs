@@ -12,10 +12,17 @@ use super::response::{json, put};
 use crate::engine::images::Query;
 use crate::http2::Body;
 use crate::image::Reference;
+use crate::net::Principal;
 
 impl Door {
     /// The response to a GET of a repository's tags.
-    pub(super) async fn tags(&self, repository: &Repository, query: Option<&str>) -> Result<Response<Body>, Refusal> {
+    pub(super) async fn tags(
+        &self,
+        repository: &Repository,
+        query: Option<&str>,
+        client: &Principal,
+    ) -> Result<Response<Body>, Refusal> {
+        let rights = self.exports.policy(client);
         let page = PageQuery::of(query)?;
         let prefix = format!("{}:", repository.full);
         let after = page.last.as_ref().map(|last| format!("{prefix}{last}"));
@@ -24,14 +31,15 @@ impl Door {
         let mut records = Query { prefix: prefix.clone(), after, limit: page.limit + 1 };
         loop {
             let found = self.images.list(&records).await?;
-            let names = found.records.iter().filter_map(|record| record.name.as_deref()?.strip_prefix(&prefix));
+            let names = found.records.iter().filter_map(|record| record.name.as_deref());
+            let names = names.filter(|name| rights.may_pull(name)).filter_map(|name| name.strip_prefix(&prefix));
             tags.extend(names.filter(|tag| repository.tagged(tag).is_ok()).map(str::to_owned));
             match found.next {
                 Some(next) if tags.len() <= page.limit => records.after = Some(next),
                 _ => break,
             }
         }
-        if tags.is_empty() && !self.has(repository).await? {
+        if tags.is_empty() && !(rights.may_pull_all() && self.has(repository).await?) {
             let message = "the engine has no image of this repository";
             return Err(Refusal::absent(Code::NameUnknown, message).about("name", repository.name.as_str()));
         }
@@ -56,16 +64,23 @@ impl Door {
     }
 
     /// The response to a GET of all repositories.
-    pub(super) async fn repositories(&self, query: Option<&str>) -> Result<Response<Body>, Refusal> {
+    pub(super) async fn repositories(
+        &self,
+        query: Option<&str>,
+        client: &Principal,
+    ) -> Result<Response<Body>, Refusal> {
         if !self.catalog {
             let message = "repositories are not listed here; hint: serve with --registry-catalog";
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, message));
         }
         let page = PageQuery::of(query)?;
+        let rights = self.exports.policy(client);
         let (mut names, mut records) = (Vec::new(), Query::default());
         loop {
             let found = self.images.list(&records).await?;
-            let references = found.records.iter().filter_map(|record| record.name.as_ref()?.parse::<Reference>().ok());
+            let shown = found.records.iter().filter_map(|record| record.name.as_deref());
+            let references =
+                shown.filter(|name| rights.may_pull(name)).filter_map(|name| name.parse::<Reference>().ok());
             names.extend(references.filter_map(|reference| public_name(&reference.name())));
             // They are sorted by their names in the engine, so that the public ones must be sorted once more.
             names.sort_unstable();

@@ -28,6 +28,9 @@ impl Door {
             let message = format!("the engine holds no such image of {}", repository.full);
             Refusal::absent(Code::ManifestUnknown, message).about("reference", reference)
         };
+        if !self.may_find(repository, reference, client).await? {
+            return Err(unknown());
+        }
         let manifest = self.find(repository, reference).await?.filter(is_manifest).ok_or_else(unknown)?;
         if method == Method::HEAD && self.is_to_be_repaired(repository, reference, &manifest, client).await? {
             return Err(unknown());
@@ -90,6 +93,14 @@ impl Door {
         });
         let names = [repository.tagged(reference)?];
         Ok(is_unpacked_here && self.exports.engine().already_complete(manifest, &names).await?.is_none())
+    }
+
+    /// Whether `client` may read what a tag or a digest names.
+    async fn may_find(&self, repository: &Repository, reference: &str, client: &Principal) -> Result<bool, Refusal> {
+        if reference.contains(':') {
+            return self.may_read(repository, &digest_of(reference)?, client).await;
+        }
+        Ok(self.exports.policy(client).may_pull(&repository.tagged(reference)?.to_string()))
     }
 
     /// The manifest that a tag or a digest names. A name may stand for an image of which the engine has lost the manifest.

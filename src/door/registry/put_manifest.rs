@@ -10,6 +10,7 @@ use http::{Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use super::Door;
+use super::access::Readable;
 use super::blobs::digest_of;
 use super::push::{Push, PushLease, Pushes, UploadBody};
 use super::query;
@@ -71,15 +72,18 @@ impl Door {
         let document = Document::parse(descriptor, bytes)
             .map_err(|error| Refusal::bad(Code::ManifestInvalid, error.to_string()))?;
         let pushed = Pushed { document, names, tags, subject };
+        let readable = self.readable(repository, client).await?;
         let push = pushes.of(repository, client).await?;
         let leased = push.leased();
-        match self.store(&push, &leased, &pushed).await {
+        match self.store(&push, &leased, &pushed, &readable).await {
             Err(refusal) if refusal.is_lease_lost => {
                 let renewed = push.renew(&leased).await?;
-                self.store(&push, &renewed, &pushed).await?;
+                self.store(&push, &renewed, &pushed, &readable).await?;
             }
             stored => stored?,
         }
+        // It holds the push, which ends with the last of those that do.
+        drop(readable);
         if !pushed.names.is_empty() {
             pushes.finish(push);
         }
@@ -97,10 +101,17 @@ impl Door {
     }
 
     /// Stores a manifest under the lease of its push, and makes it an image if it gets a name.
-    async fn store(&self, push: &Push, leased: &PushLease, pushed: &Pushed) -> Result<(), Refusal> {
+    async fn store(
+        &self,
+        push: &Push,
+        leased: &PushLease,
+        pushed: &Pushed,
+        readable: &Readable,
+    ) -> Result<(), Refusal> {
         let root = &pushed.document.descriptor;
         let _committing = push.committing.lock().await;
-        let graph = Arc::new(self.pushed_graph(&pushed.document).await?);
+        let graph = Arc::new(self.pushed_graph(&pushed.document, readable.is_limited()).await?);
+        self.check_shown(&graph, readable).map_err(|digests| blobs_unknown(&digests))?;
         self.check_leaves(&graph).await?;
         if pushed.names.is_empty() && pushed.subject.is_none() {
             let pinned: HashSet<_> =
@@ -135,10 +146,11 @@ impl Door {
         Ok(())
     }
 
-    /// The graph of a manifest: of an index with the images that are there, of which there must be one.
-    async fn pushed_graph(&self, document: &Document) -> Result<Graph, Refusal> {
+    /// The graph of a manifest: of an index with the images that are there, of which there must be one, or all of it.
+    async fn pushed_graph(&self, document: &Document, is_whole: bool) -> Result<Graph, Refusal> {
         let (source, root) = (WithPushed { images: &self.images, document }, &document.descriptor);
-        if root.kind() == Kind::Index
+        if !is_whole
+            && root.kind() == Kind::Index
             && let Some(part) = part(&source, root).await?
         {
             return Ok(part.graph);

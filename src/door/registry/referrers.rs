@@ -12,6 +12,7 @@ use super::repository::Repository;
 use super::response::{json, put};
 use crate::http2::Body;
 use crate::image::Descriptor;
+use crate::net::Principal;
 
 /// The type of the list.
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -30,16 +31,21 @@ struct List {
 }
 
 impl Door {
-    /// The response to a GET of the referrers of `digest`, in any repository. There are none of what is not there.
+    /// The response to a GET of the referrers of `digest`, in any repository that its client may see. There are none
+    /// of what is not there for it.
     pub(super) async fn referrers(
         &self,
         repository: &Repository,
         digest: &str,
         query: Option<&str>,
+        client: &Principal,
     ) -> Result<Response<Body>, Refusal> {
         let (digest, page) = (digest_of(digest)?, PageQuery::of(query)?);
         let artifact_type = query::value(query, "artifactType").filter(|kind| !kind.is_empty());
-        let mut found = self.subjects.referrers(&digest).await?;
+        let mut found = match self.readable(repository, client).await?.has(&digest) {
+            true => self.subjects.referrers(&digest, self.shows(client)).await?,
+            false => Vec::new(),
+        };
         found.retain(|referrer| {
             let is_next = page.last.as_deref().is_none_or(|last| referrer.digest.as_str() > last);
             is_next && artifact_type.as_ref().is_none_or(|kind| referrer.artifact_type.as_ref() == Some(kind))

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Query};
-use crate::image::{Descriptor, Digest, Kind, Limits};
+use crate::image::{Descriptor, Digest, Document, Kind, Limits};
 use crate::source::read_document;
 
 /// How many documents are remembered.
@@ -28,6 +29,8 @@ const PARALLEL: usize = 16;
 pub(super) struct Subjects {
     images: Arc<dyn Images>,
     known: Mutex<HashMap<Digest, Arc<Facts>>>,
+    /// Which document that refers to another one has a blob.
+    parts: Mutex<HashMap<Digest, Digest>>,
 }
 
 /// The part of a document that matters here.
@@ -69,13 +72,18 @@ struct Typed {
 
 impl Subjects {
     pub(super) fn new(images: Arc<dyn Images>) -> Self {
-        Self { images, known: Mutex::default() }
+        Self { images, known: Mutex::default(), parts: Mutex::default() }
     }
 
-    /// The descriptors of the documents whose subject is `digest`, ordered by their digests.
-    pub(super) async fn referrers(&self, digest: &Digest) -> Result<Vec<Descriptor>, EngineError> {
+    /// The descriptors of the documents whose subject is `digest`, ordered by their digests, in the images that `shows` chooses by
+    /// their names.
+    pub(super) async fn referrers(
+        &self,
+        digest: &Digest,
+        shows: impl Fn(Option<&str>) -> bool,
+    ) -> Result<Vec<Descriptor>, EngineError> {
         let (mut found, mut seen) = (Vec::new(), HashSet::new());
-        let mut next = self.roots().await?;
+        let mut next = self.roots(shows).await?;
         // An index in an index is looked into, and so on: each document once.
         while !next.is_empty() && seen.len() < MAX_READ {
             next.retain(|blob| is_manifest(blob) && seen.insert(blob.digest.clone()));
@@ -92,17 +100,39 @@ impl Subjects {
         Ok(found)
     }
 
+    /// The subject and the digest of the document that is `digest`, or has it as a blob as far as it was read before.
+    pub(super) async fn referrer_with(&self, digest: &Digest) -> Result<Option<(Digest, Digest)>, EngineError> {
+        let document = self.parts.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
+        let document = document.unwrap_or_else(|| digest.clone());
+        let Some(document) = self.images.identify(&document).await?.filter(is_manifest) else { return Ok(None) };
+        let facts = self.facts(&document).await;
+        let subject = facts.and_then(|facts| facts.referrer.as_ref().map(|(subject, _)| subject.clone()));
+        Ok(subject.map(|subject| (subject, document.digest)))
+    }
+
     /// The roots of all records, unnamed ones included.
-    async fn roots(&self) -> Result<Vec<Descriptor>, EngineError> {
+    async fn roots(&self, shows: impl Fn(Option<&str>) -> bool) -> Result<Vec<Descriptor>, EngineError> {
         let (mut roots, mut query) = (Vec::new(), Query::default());
         loop {
             let page = self.images.list(&query).await?;
-            roots.extend(page.records.into_iter().map(|record| record.target));
+            let shown = page.records.into_iter().filter(|record| shows(record.name.as_deref()));
+            roots.extend(shown.map(|record| record.target));
             match page.next {
                 Some(next) if roots.len() < MAX_READ => query.after = Some(next),
                 _ => return Ok(roots),
             }
         }
+    }
+
+    /// Notes which blobs a document has that refers to another one.
+    fn note_parts(&self, document: &Descriptor, bytes: Bytes) {
+        let Ok(parsed) = Document::parse(document.clone(), bytes) else { return };
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if parts.len() >= MAX_KNOWN {
+            parts.clear();
+        }
+        let own = parsed.children().into_iter().filter(|child| child.kind() != Kind::ForeignLayer);
+        parts.extend(own.take(MAX_KNOWN).map(|child| (child.digest.clone(), document.digest.clone())));
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Facts>>> {
@@ -123,6 +153,9 @@ impl Subjects {
             return None;
         }
         let facts = Arc::new(Facts::of(document, &bytes).unwrap_or_default());
+        if facts.referrer.is_some() {
+            self.note_parts(document, bytes);
+        }
         if facts.annotation_bytes() <= MAX_ANNOTATIONS {
             let mut known = self.known();
             if known.len() >= MAX_KNOWN {

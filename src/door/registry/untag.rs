@@ -24,10 +24,9 @@ impl Door {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, message));
         }
         let name = repository.tagged(reference)?;
-        let policy = self.exports.policy(client);
-        policy.check(std::slice::from_ref(&name))?;
-        if !policy.allow_tag_move {
-            let message = "names must not move here, and so they are not removed";
+        if !self.exports.policy(client).may_delete(&name) {
+            let message =
+                "this name must not be removed by this client; where names must not move, nobody removes them";
             return Err(Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message));
         }
         let unknown = || Refusal::absent(Code::ManifestUnknown, "there is no such tag").about("tag", reference);

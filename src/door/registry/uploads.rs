@@ -108,10 +108,12 @@ impl Door {
             return Err(Refusal::new(StatusCode::LENGTH_REQUIRED, Code::SizeInvalid, message));
         }
         pushes.check_room(request.client)?;
+        let is_limited = !self.exports.policy(request.client).may_pull_all();
         let push = pushes.of(request.repository, request.client).await?;
         // Whatever it names: what is not there is sent.
         let mounted = query::value(request.query, "mount").and_then(|digest| digest.parse::<Digest>().ok());
         if let Some(digest) = mounted
+            && self.may_mount(request, &digest).await?
             && push.find(&self.images, &digest).await?.is_some()
         {
             return Ok(request.created(&digest));
@@ -120,7 +122,7 @@ impl Door {
         match digest {
             None => Ok(request.uploading(StatusCode::ACCEPTED, &push, &upload)),
             Some(digest) => {
-                let outcome = upload.finish(&push, None, &digest, body).await;
+                let outcome = upload.finish(&push, None, (&digest, is_limited), body).await;
                 if outcome.is_err() {
                     // Nobody knows its id.
                     let _ = upload.cancel(&push).await;
@@ -130,6 +132,18 @@ impl Door {
                 push.awaits(Some(&digest));
                 Ok(request.created(&digest))
             }
+        }
+    }
+
+    /// Whether the client may read a blob here, or in the repository that it names.
+    async fn may_mount(&self, request: &UploadRequest<'_>, digest: &Digest) -> Result<bool, Refusal> {
+        if self.may_read(request.repository, digest, request.client).await? {
+            return Ok(true);
+        }
+        let from = query::value(request.query, "from").and_then(|name| Repository::of(&name, None).ok());
+        match from {
+            Some(from) => self.may_read(&from, digest, request.client).await,
+            None => Ok(false),
         }
     }
 
@@ -168,7 +182,8 @@ impl Door {
                 let start = request.start(body)?;
                 let missing = || Refusal::bad(Code::DigestInvalid, "the request names no `digest`");
                 let digest = request.digest().unwrap_or_else(|| Err(missing()))?;
-                upload.finish(push, start, &digest, body).await?;
+                let is_limited = !self.exports.policy(request.client).may_pull_all();
+                upload.finish(push, start, (&digest, is_limited), body).await?;
                 push.awaits(Some(&digest));
                 Ok(request.created(&digest))
             }

@@ -16,7 +16,7 @@ use tonic::Code;
 use super::outputs::Outputs;
 use crate::engine::{Identity, Lease, Origin};
 use crate::export::response::image_response;
-use crate::export::{Exports, NamePolicy};
+use crate::export::{Exports, Rights};
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::{self, Attribute, AttributeKind, ExporterType, NameUse, Reason};
 use crate::image::{Descriptor, Graph, Reference, View};
@@ -97,7 +97,7 @@ fn response(root: &Descriptor, graph: &Graph, names: &[Reference]) -> BTreeMap<S
 pub(super) fn check(
     exporters: &[proto::Exporter],
     engine: &Identity,
-    policy: &NamePolicy,
+    policy: &Rights<'_>,
     folders: &Folders,
     wrong: &mut Vec<(String, String)>,
 ) -> Result<(), ApiError> {

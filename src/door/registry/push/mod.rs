@@ -94,6 +94,11 @@ impl Push {
         }
     }
 
+    /// Whether its client has sent a blob, or was shown to have it, for an image that is still to come.
+    pub(super) fn has_sent(&self, digest: &Digest) -> bool {
+        self.awaited().blobs.contains(digest)
+    }
+
     fn waits_for_nothing(&self) -> bool {
         let awaited = self.awaited();
         !awaited.is_open && awaited.blobs.is_empty()

@@ -191,11 +191,12 @@ impl Upload {
     }
 
     /// Appends a body, and makes the upload the blob `digest`. What is no such blob is gone afterwards, and so is the upload.
+    /// With the digest comes whether the client must have all of it, even if the engine has it, too.
     pub(in crate::door::registry) async fn finish(
         &self,
         push: &Push,
         start: Option<u64>,
-        digest: &Digest,
+        digest: (&Digest, bool),
         body: &mut UploadBody,
     ) -> Result<(), Refusal> {
         let leased = push.leased();
@@ -211,7 +212,7 @@ impl Upload {
         &self,
         lease: &dyn Lease,
         start: Option<u64>,
-        digest: &Digest,
+        (digest, is_shown): (&Digest, bool),
         body: &mut UploadBody,
     ) -> Result<(), Refusal> {
         let mut stream = self.turn().await?;
@@ -221,12 +222,12 @@ impl Upload {
             // Nothing came before: the engine may have the blob, here or in another namespace.
             expected.size = body.length();
             if !self.open(lease, &mut stream, &expected).await? {
-                body.skip().await?;
+                if is_shown { body.verify(digest).await } else { body.skip().await }?;
                 stream.has_ended = true;
                 return Ok(());
             }
             let adopted = stream.writer.as_ref().map_or(0, |writer| writer.offset());
-            if adopted > 0 && expected.size.is_none_or(|size| size == adopted) {
+            if adopted > 0 && !is_shown && expected.size.is_none_or(|size| size == adopted) {
                 body.skip().await?;
                 return self.commit(lease, stream, expected).await;
             }

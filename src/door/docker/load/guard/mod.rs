@@ -101,7 +101,7 @@ impl Guard {
     /// Checks the roots that the names are to resolve to, once all are known. `by_index` means that dockerd will
     /// certainly read the index: a root that another document gives is known only after the import.
     pub(super) async fn check_moves(&self, by_index: bool) -> Result<(), Denied> {
-        if self.exports.policy(&self.client).allow_tag_move {
+        if self.exports.policy(&self.client).may_move_all() {
             return Ok(());
         }
         let indexed: HashSet<_> =

@@ -1,0 +1,176 @@
+//! What a client whose rights are limited may read.
+//!
+//! The engine keeps blobs and not repositories. So such a client gets a digest only through a repository in which it may pull an
+//! image that has it, or to which it has itself sent it: what is there by another name is not there for it. That is looked up in
+//! the engine's names as they are, and only which blobs a root has, which never changes, is remembered. For the same reason a
+//! manifest that it pushes may name nothing else.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::StatusCode;
+
+use super::Door;
+use super::graph::held_part;
+use super::push::Push;
+use super::refusal::{Code, Refusal};
+use super::repository::Repository;
+use crate::engine::EngineError;
+use crate::engine::images::{Images, Query};
+use crate::export::Right;
+use crate::image::{Descriptor, Digest, Graph, Kind};
+use crate::net::Principal;
+
+/// How many digests are remembered, over all roots: some megabytes.
+const MAX_KNOWN: usize = 50_000;
+/// How many images of a repository are looked into for one request.
+const MAX_ROOTS: usize = 10_000;
+
+/// Which digests roots have.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    known: Mutex<HashMap<Digest, Arc<HashSet<Digest>>>>,
+}
+
+/// What a client may read in a repository.
+#[derive(Debug)]
+pub(super) enum Readable {
+    /// Whatever the engine has.
+    All,
+    /// What is in these.
+    Some(Vec<Arc<HashSet<Digest>>>, Option<Arc<Push>>),
+}
+
+impl Readable {
+    pub(super) fn has(&self, digest: &Digest) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(contents, push) => {
+                contents.iter().any(|content| content.contains(digest))
+                    || push.as_ref().is_some_and(|push| push.has_sent(digest))
+            }
+        }
+    }
+
+    /// Whether the client must show that it has what it says it has.
+    pub(super) fn is_limited(&self) -> bool {
+        matches!(self, Self::Some(..))
+    }
+}
+
+impl Contents {
+    /// The digests of all that the engine holds of `root`. Foreign layers are not the image's own.
+    async fn of(&self, images: &Arc<dyn Images>, root: &Descriptor) -> Arc<HashSet<Digest>> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(content) = known().get(&root.digest).cloned() {
+            return content;
+        }
+        let Some((graph, is_complete)) = held_part(images, root).await else {
+            return Arc::new(HashSet::from([root.digest.clone()]));
+        };
+        let content: Arc<HashSet<Digest>> = Arc::new(own(&graph).map(|blob| blob.digest.clone()).collect());
+        // What is missing may come, and has then more below it.
+        if is_complete && content.len() <= MAX_KNOWN / 8 {
+            let mut known = known();
+            if known.values().map(|content| content.len()).sum::<usize>() + content.len() > MAX_KNOWN {
+                known.clear();
+            }
+            known.insert(root.digest.clone(), content.clone());
+        }
+        content
+    }
+}
+
+fn own(graph: &Graph) -> impl Iterator<Item = &Descriptor> {
+    graph.descriptors().filter(|blob| blob.kind() != Kind::ForeignLayer)
+}
+
+impl Door {
+    /// Refuses a client that may pull nothing of a repository. One that may push to it finds nothing there.
+    pub(super) fn check_pull(&self, repository: &Repository, client: &Principal) -> Result<(), Refusal> {
+        let rights = self.exports.policy(client);
+        if rights.may_somewhere(Right::Pull, &repository.full) {
+            return Ok(());
+        }
+        if rights.may_somewhere(Right::Push, &repository.full) {
+            return Err(Refusal::absent(Code::ManifestUnknown, "this client may push here, and not pull"));
+        }
+        Err(denied("pull from", repository))
+    }
+
+    /// Refuses a client that may push nothing to a repository.
+    pub(super) fn check_push(&self, repository: &Repository, client: &Principal) -> Result<(), Refusal> {
+        match self.exports.policy(client).may_somewhere(Right::Push, &repository.full) {
+            true => Ok(()),
+            false => Err(denied("push to", repository)),
+        }
+    }
+
+    /// What `client` may read in `repository` now.
+    pub(super) async fn readable(&self, repository: &Repository, client: &Principal) -> Result<Readable, EngineError> {
+        let rights = self.exports.policy(client);
+        if rights.may_pull_all() {
+            return Ok(Readable::All);
+        }
+        let mut contents = Vec::new();
+        for end in [':', '@'] {
+            let mut query = Query { prefix: format!("{}{end}", repository.full), ..Query::default() };
+            loop {
+                let page = self.images.list(&query).await?;
+                for record in page.records {
+                    if record.name.as_deref().is_some_and(|name| rights.may_pull(name)) && contents.len() < MAX_ROOTS {
+                        contents.push(self.contents.of(&self.images, &record.target).await);
+                    }
+                }
+                match page.next {
+                    Some(next) if contents.len() < MAX_ROOTS => query.after = Some(next),
+                    _ => break,
+                }
+            }
+        }
+        let push = self.pushes.as_ref().and_then(|pushes| pushes.find(repository, client));
+        Ok(Readable::Some(contents, push))
+    }
+
+    /// Whether `client` may read a blob or a manifest by its digest through `repository`. What refers to a manifest is found with
+    /// it, unless it has only names that are not the client's.
+    pub(super) async fn may_read(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        client: &Principal,
+    ) -> Result<bool, Refusal> {
+        let readable = self.readable(repository, client).await?;
+        if readable.has(digest) {
+            return Ok(true);
+        }
+        let Some(referrer) = self.subjects.referrer_with(digest).await? else { return Ok(false) };
+        let (subject, referrer) = referrer;
+        if !readable.has(&subject) {
+            return Ok(false);
+        }
+        let found = self.subjects.referrers(&subject, self.shows(client)).await?;
+        Ok(found.iter().any(|found| found.digest == referrer))
+    }
+
+    /// Whether a record is one that `client` may see; those without a name are found by what they refer to.
+    pub(super) fn shows(&self, client: &Principal) -> impl Fn(Option<&str>) -> bool {
+        let rights = self.exports.policy(client);
+        move |name| name.is_none_or(|name| rights.may_pull(name))
+    }
+
+    /// Refuses a manifest that names what its client has not shown to have. All of it must be there: what an index lacks could
+    /// come by another client.
+    pub(super) fn check_shown(&self, graph: &Graph, readable: &Readable) -> Result<(), Vec<Digest>> {
+        let root = &graph.root().digest;
+        let foreign = graph.descriptors().filter(|blob| blob.digest != *root && !readable.has(&blob.digest));
+        let foreign: Vec<_> =
+            foreign.filter(|blob| blob.kind() != Kind::ForeignLayer).map(|blob| blob.digest.clone()).collect();
+        if foreign.is_empty() { Ok(()) } else { Err(foreign) }
+    }
+}
+
+fn denied(what: &str, repository: &Repository) -> Refusal {
+    let message = format!("this client may not {what} this repository");
+    Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message).about("name", repository.name.as_str())
+}
