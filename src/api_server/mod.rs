@@ -1,6 +1,7 @@
 //! The gRPC server of one listener: its services, which doors bring as [`ApiService`]s, its limits, and the connections that it is
 //! given.
 
+mod admission;
 mod client;
 mod commit_task;
 mod messages;
@@ -27,6 +28,7 @@ use crate::http2::AuthorityRewriter;
 use crate::net::{self, Principal};
 use crate::status::StatusReport;
 
+pub use admission::Admission;
 pub(crate) use client::client;
 pub(crate) use commit_task::{CommitTask, CommitWatcher};
 pub(crate) use messages::next_message;
@@ -85,7 +87,8 @@ struct ApiStream {
 pub struct ApiServer(mpsc::Sender<io::Result<ApiStream>>);
 
 impl ApiServer {
-    /// Starts a server of `parts`, of which there is at least one; `status` is its status document, if it serves one. The server
+    /// Starts a server of `parts`, of which there is at least one; `status` is its status document, if it serves one, and
+    /// `admission` says which clients may call. The server
     /// is closed by cancelling `drain`: calls under way are finished then, and no new ones are taken.
     ///
     /// # Errors
@@ -93,9 +96,10 @@ impl ApiServer {
     pub fn start(
         parts: Vec<ApiService>,
         status: Option<StatusReport>,
+        admission: Admission,
         drain: CancellationToken,
     ) -> Result<Self, EngineError> {
-        start(parts, status, drain).map_err(|error| EngineError::Protocol {
+        start(parts, status, admission, drain).map_err(|error| EngineError::Protocol {
             operation: "describing the API".to_owned(),
             reason: error.to_string(),
         })
@@ -116,6 +120,7 @@ impl ApiServer {
 fn start(
     parts: Vec<ApiService>,
     status: Option<StatusReport>,
+    admission: Admission,
     drain: CancellationToken,
 ) -> Result<ApiServer, tonic_reflection::server::Error> {
     let (handover, incoming) = mpsc::channel(BACKLOG);
@@ -151,6 +156,7 @@ fn start(
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .http2_max_pending_accept_reset_streams(Some(STREAMS as usize))
+        .layer(admission)
         .add_routes(routes.routes())
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), drain.clone().cancelled_owned());
     tokio::spawn(async move {

@@ -10,6 +10,7 @@ use clap::Args;
 
 use self::location::ImageLocation;
 use super::abandoned::AbandonedLeases;
+use super::client_tls::ClientTls;
 use super::engine::Target;
 use super::extent::{Extent, SelectedPart};
 use super::progress::ProgressMode;
@@ -62,7 +63,8 @@ Locations, spelled as skopeo does:
                                --containerd-address
   unix:///PATH[:NAME], PATH[:NAME], tcp://HOST:PORT[/NAME]
                                the engine behind a daemon
-                               (`serve --export-listen`)
+                               (`serve --export-listen`); on another
+                               machine with LINKSPAN_TO_TLS_CA, _CERT, _KEY
   oci:DIR[:NAME]               an OCI image layout
   s3://BUCKET/PREFIX[:NAME]    a bucket of an object store; also gs:// and az://
   oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
@@ -125,7 +127,7 @@ impl Copy {
 
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let Self { from, to, extent, quiet, json, plain_http, engine } = self;
-        let (config, configured) = engine::target(TargetSettings { to: None, engine })?;
+        let (config, configured) = engine::target(TargetSettings { to: None, tls: ClientTls::default(), engine })?;
         let mode = ProgressMode::of(quiet || json);
         block_on(async {
             let find = From { from: &from, config: &config, configured: &configured, extent: &extent, plain_http };

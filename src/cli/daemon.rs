@@ -5,16 +5,16 @@ use std::os::unix::fs::MetadataExt as _;
 use super::CommandError;
 use crate::config::{Config, Layer, ProcessEnvironment, group_name};
 use crate::engine::EngineError;
-use crate::engine::remote::{self, Connected};
+use crate::engine::remote::{self, Connected, Daemon};
 use crate::net::Address;
 use crate::running::{self, First, Probe, SearchFolders, probe, program};
 use crate::status::{Kind, Status};
 
-/// Connects to the daemon whose exporter API listens at `address`. If that fails, the error says what listens there instead.
-pub(super) async fn daemon_at(address: &Address) -> Result<Connected, CommandError> {
-    match remote::connect(address).await {
+/// Connects to a daemon. If that fails, the error says what listens there instead.
+pub(super) async fn daemon_at(daemon: &Daemon) -> Result<Connected, CommandError> {
+    match remote::connect(daemon).await {
         Ok(connected) => Ok(connected),
-        Err(error) => Err(explain(address, error).await),
+        Err(error) => Err(explain(&daemon.address, error).await),
     }
 }
 

@@ -10,7 +10,7 @@ use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on};
 use crate::config::{Config, ConfigError, Log, Names, Origin as SettingOrigin, ProcessEnvironment};
 use crate::engine::images::{Images, Query, Record};
-use crate::engine::remote::{self, Connected, Daemon};
+use crate::engine::remote::{Connected, Daemon};
 use crate::engine::select::{Selection, select};
 use crate::engine::{Engine, EngineKind, Identity, Origin};
 use crate::export::{Exports, NamePolicy};

@@ -6,6 +6,7 @@
 mod abandoned;
 mod about;
 mod cache;
+mod client_tls;
 mod copy;
 mod daemon;
 mod doctor;

@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::client_tls::ClientTls;
 use super::daemon::{doors, explain};
 use super::{CommandError, block_on, output, show};
 use crate::byte_size;
 use crate::config::{Config, DEFAULT_EXPORT_LISTEN, Layer, ProcessEnvironment};
 use crate::engine::EngineError;
-use crate::engine::remote::DaemonConnection;
+use crate::engine::remote::{Daemon, DaemonConnection};
 use crate::export::{HELD, LiveExport};
 use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
 use crate::image::Reference;
@@ -30,6 +31,9 @@ pub(super) struct Ps {
     /// [default: LINKSPAN_TO, else what the configuration file says, else a daemon that runs here, as `linkspan doctor` finds it]
     #[arg(long, value_name = "ADDR")]
     to: Option<Address>,
+
+    #[command(flatten)]
+    tls: ClientTls,
 
     /// Also list those of the exporter API that have ended, as long as the daemon remembers them
     #[arg(short, long)]
@@ -65,7 +69,8 @@ struct Row {
 
 impl Ps {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let to = self.to.clone().map_or_else(found, Ok)?;
+        let to = self.tls.of(self.to.clone().map_or_else(found, Ok)?);
+        to.check().map_err(CommandError::Elsewhere)?;
         let mut rows = vec![
             ["EXPORT ID", "DOOR", "CLIENT", "STATE", "CREATED", "BLOBS", "SIZE", "NAMES"].map(str::to_owned).to_vec(),
         ];
@@ -86,9 +91,9 @@ impl Ps {
     }
 }
 
-/// The exports of the daemon behind the door at `address`, ordered by id.
-async fn exports(address: &Address) -> Result<Vec<Row>, CommandError> {
-    let (live, is_api) = match probe(address, First::Http2).await {
+/// The exports of a daemon, ordered by id.
+async fn exports(daemon: &Daemon) -> Result<Vec<Row>, CommandError> {
+    let (live, is_api) = match probe(&daemon.address, First::Http2).await {
         Probe::Linkspan(status) => (status.exports, status.door.kind == Kind::Export),
         // Another server of the API, or no listener, which the call reports.
         Probe::OtherProgram | Probe::Closed | Probe::Denied => (Vec::new(), true),
@@ -96,9 +101,9 @@ async fn exports(address: &Address) -> Result<Vec<Row>, CommandError> {
     let mut rows: BTreeMap<_, _> =
         live.into_iter().map(|live| (live.id.clone(), Row { live, session: None })).collect();
     let sessions = match is_api {
-        true => match list(address).await {
+        true => match list(daemon).await {
             Ok(sessions) => sessions,
-            Err(error) => return Err(explain(address, error).await),
+            Err(error) => return Err(explain(&daemon.address, error).await),
         },
         false => Vec::new(),
     };
@@ -109,8 +114,8 @@ async fn exports(address: &Address) -> Result<Vec<Row>, CommandError> {
     Ok(rows.into_values().collect())
 }
 
-async fn list(address: &Address) -> Result<Vec<Export>, EngineError> {
-    let connection = DaemonConnection::open(address).await?;
+async fn list(daemon: &Daemon) -> Result<Vec<Export>, EngineError> {
+    let connection = DaemonConnection::open(daemon).await?;
     let (mut exports, mut request) = (Vec::new(), ListRequest::default());
     loop {
         let call = async { connection.exports().list(request.clone()).await };

@@ -38,7 +38,7 @@ impl TargetSettings {
     /// The flags that were given.
     pub(super) fn repeated(&self) -> String {
         let to = self.to.as_ref().map(ToString::to_string);
-        flags([("to", to.as_deref())]) + &self.engine.repeated()
+        flags([("to", to.as_deref())]) + &flags(self.tls.flags()) + &self.engine.repeated()
     }
 }
 

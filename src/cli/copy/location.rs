@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::cli::client_tls::ClientTls;
 use crate::cli::engine::Target;
 use crate::config::Config;
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
@@ -145,7 +146,10 @@ impl ImageLocation {
                 (selection, name.as_deref())
             }
             Self::Configured(name) => return Some((target.clone(), Some(name.as_str()))),
-            Self::Daemon(address, name) => return Some((Target::Daemon(address.clone()), name.as_deref())),
+            Self::Daemon(address, name) => {
+                let daemon = ClientTls::default().of(address.clone());
+                return Some((Target::Daemon(daemon), name.as_deref()));
+            }
             Self::Archive(..) | Self::Registry(_) => return None,
         };
         Some((Target::Engine(selection), name))

@@ -42,18 +42,20 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use crate::build_outputs::{OutputOptions, SlowLoads};
 use crate::caches::Caches;
 use crate::export::Exports;
 use crate::http2::{self, BuilderService, ConnectionPool, PooledConnection, full, until_end_of};
-use crate::net::{CloseWith, Connection, Drain, Stream};
+use crate::net::{CloseWith, Connection, Drain, Principal, Stream};
 use crate::status::StatusReport;
 
 use builder::Builder;
 use builds::Builds;
 use cache::Caching;
 use finalize::Finalizers;
+use grpc::error_response;
 use pending_connection::PendingConnection;
 use session::Sessions;
 
@@ -146,12 +148,25 @@ impl Door {
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let cut = CancellationToken::new();
+        let refusal = self.refusal(&connection.peer);
         let pending = PendingConnection::connect(self.clone(), connection.peer, cut.clone());
-        self.serve_calls(pending, connection.io, drain.into(), cut).await;
+        self.serve_calls((pending, refusal), connection.io, drain.into(), cut).await;
     }
 
-    async fn serve_calls<T>(&self, pending: PendingConnection, connection: T, drain: Drain, cut: CancellationToken)
-    where
+    /// Why calls of a client are refused: what a build reads of caches, and what it makes of the engine's blobs, is not limited.
+    fn refusal(&self, client: &Principal) -> Option<Status> {
+        let message = "may read only some images, which only the registry door can keep to; use that";
+        let is_limited = !self.exports.policy(client).may_pull_all();
+        is_limited.then(|| Status::permission_denied(format!("{client} {message}")))
+    }
+
+    async fn serve_calls<T>(
+        &self,
+        (pending, refusal): (PendingConnection, Option<Status>),
+        connection: T,
+        drain: Drain,
+        cut: CancellationToken,
+    ) where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let pending = Arc::new(pending);
@@ -164,6 +179,7 @@ impl Door {
                 .as_ref()
                 .filter(|_| StatusReport::is_requested_by(&request))
                 .map(|status| status.response(full));
+            let report = refusal.as_ref().map(error_response).or(report);
             let pending = pending.clone();
             let call = (request.uri().path() != LISTEN_HISTORY).then(|| drain.call());
             async move {
@@ -192,7 +208,8 @@ impl Door {
 impl BuilderService for Door {
     async fn serve(self: Arc<Self>, upstream: PooledConnection, client: Connection<Box<dyn Stream>>, drain: Drain) {
         let cut = upstream.cut();
+        let refusal = self.refusal(&client.peer);
         let pending = PendingConnection::over(self.clone(), client.peer, upstream);
-        self.serve_calls(pending, client.io, drain, cut).await;
+        self.serve_calls((pending, refusal), client.io, drain, cut).await;
     }
 }

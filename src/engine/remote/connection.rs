@@ -18,7 +18,7 @@ use crate::engine::stream::{Store, UNARY};
 use crate::export_v1::limits::MESSAGE_BYTES;
 use crate::export_v1::proto::exports_client::ExportsClient;
 use crate::export_v1::proto::references_client::ReferencesClient;
-use crate::net::{Address, Upstream};
+use crate::net::{Address, Tls, Upstream};
 
 /// The largest metadata that is taken, in bytes: a refusal lists up to some hundred digests there.
 const METADATA_BYTES: u32 = 1 << 20;
@@ -31,6 +31,28 @@ pub(super) const EXPORT: &str = "linkspan-export";
 pub(super) const CACHE: &str = "linkspan-cache";
 /// How long making a connection may take in all; the upstream has a shorter limit of its own.
 const CONNECT: Duration = Duration::from_secs(15);
+
+/// A daemon, and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// Where its exporter API listens.
+    pub address: Address,
+    /// TLS towards it.
+    pub tls: Option<Tls>,
+}
+
+impl Daemon {
+    /// Refuses one on another machine without TLS.
+    ///
+    /// # Errors
+    /// [`EngineError::Daemon`] with what to do.
+    pub fn check(&self) -> Result<(), EngineError> {
+        if self.tls.is_some() || self.address.is_local() {
+            return Ok(());
+        }
+        Err(failure::elsewhere(&self.address.to_string()))
+    }
+}
 
 /// A daemon's door of the exporter and the caching API. The connection is made again at the next call after it broke.
 #[derive(Clone)]
@@ -46,18 +68,17 @@ impl fmt::Debug for DaemonConnection {
 }
 
 impl DaemonConnection {
-    /// Connects to `address`.
+    /// Connects to `daemon`.
     ///
     /// # Errors
-    /// [`EngineError::Daemon`] with the system's reason when the connection fails, or when `address` is on another machine.
-    pub async fn open(address: &Address) -> Result<Self, EngineError> {
+    /// [`EngineError::Daemon`] with the system's reason when the connection fails, or when it is on another machine and there is no TLS.
+    pub async fn open(daemon: &Daemon) -> Result<Self, EngineError> {
+        let Daemon { address, tls } = daemon;
         let text: Arc<str> = address.to_string().into();
-        if !address.is_local() {
-            return Err(failure::elsewhere(&text));
-        }
+        daemon.check()?;
         let failed =
             |error: &(dyn std::error::Error + 'static)| failure::unreachable(&text, &failure::innermost(error));
-        let upstream = Arc::new(Upstream::new(address.clone(), None).map_err(|error| failed(&error))?);
+        let upstream = Arc::new(Upstream::new(address.clone(), tls.as_ref()).map_err(|error| failed(&error))?);
         // Tried here first, because what tonic says of a connection that fails does not say why.
         upstream.connect().await.map_err(|error| failed(&error))?;
         let connector = tower::service_fn(move |_: Uri| {

@@ -22,9 +22,11 @@ pub(super) fn unreachable(address: &str, reason: &str) -> EngineError {
 /// The address is on another machine.
 pub(super) fn elsewhere(address: &str) -> EngineError {
     EngineError::Daemon {
-        message: format!("the exporter API at {address} is on another machine, and it has no TLS"),
+        message: format!("the exporter API at {address} is on another machine, and needs TLS"),
         hint: Some(
-            "forward its socket, for instance with `ssh -L /tmp/export.sock:/run/linkspan/export.sock HOST`".into(),
+            "name its authority with --tls-ca (LINKSPAN_TO_TLS_CA), and your certificate with --tls-cert and --tls-key; or \
+             forward its socket, for instance with `ssh -L /tmp/export.sock:/run/linkspan/export.sock HOST`"
+                .into(),
         ),
         is_lost: false,
     }

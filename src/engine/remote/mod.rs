@@ -32,10 +32,9 @@ use crate::engine::{
 };
 use crate::export_v1::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::image::{Descriptor, Reference};
-use crate::net::Address;
 
 pub(crate) use cache_blobs::{CacheBlobs, HOLD_TTL};
-pub use connection::DaemonConnection;
+pub use connection::{Daemon, DaemonConnection};
 use images::RemoteImages;
 use lease::RemoteLease;
 
@@ -53,13 +52,13 @@ pub struct Connected {
     pub allow_tag_move: bool,
 }
 
-/// Connects to the door of the exporter API at `address` and queries what is behind it.
+/// Connects to the door of the exporter API of `daemon` and queries what is behind it.
 ///
 /// # Errors
-/// [`EngineError::Daemon`] when the connection fails, when it is no such door, or when `address` is on another machine:
-/// the API has no TLS.
-pub async fn connect(address: &Address) -> Result<Connected, EngineError> {
-    let connection = DaemonConnection::open(address).await?;
+/// [`EngineError::Daemon`] when the connection fails, when it is no such door, or when it is on another machine and
+/// there is no TLS.
+pub async fn connect(daemon: &Daemon) -> Result<Connected, EngineError> {
+    let connection = DaemonConnection::open(daemon).await?;
     let call = async { connection.exports().capabilities(CapabilitiesRequest {}).await };
     let capabilities = connection.unary("asking what it can do", call).await?;
     let names = capabilities.names.clone().unwrap_or_default();
@@ -67,11 +66,6 @@ pub async fn connect(address: &Address) -> Result<Connected, EngineError> {
     let allow_tag_move = capabilities.names.is_none() || names.may_move;
     let engine = Arc::new(RemoteEngine::new(connection, &capabilities));
     Ok(Connected { engine, allowed_names: names.allowed, allow_tag_move })
-}
-
-/// The refusal of an `address` that is on another machine, by what it says.
-pub fn elsewhere(address: &Address) -> EngineError {
-    failure::elsewhere(&address.to_string())
 }
 
 /// The engine behind a daemon.

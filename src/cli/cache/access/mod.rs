@@ -110,11 +110,11 @@ pub(super) trait CacheAccess: Debug + Send + Sync {
 pub(super) async fn connect(config: &Config, target: &Target) -> Result<Arc<dyn CacheAccess>, CommandError> {
     Ok(match target {
         Target::Engine(selection) => Arc::new(LocalCaches::of(selection, config.caches.clone()).await?),
-        Target::Daemon(address) => match RemoteCaches::connect(address).await {
+        Target::Daemon(daemon) => match RemoteCaches::connect(daemon).await {
             Ok(caches) => Arc::new(caches),
             Err(error) => {
                 // A Linkspan of an earlier version has the exporter API alone; of anything else it is said what it is.
-                daemon_at(address).await?;
+                daemon_at(daemon).await?;
                 return Err(error.into());
             }
         },

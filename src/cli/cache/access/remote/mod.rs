@@ -25,13 +25,13 @@ use crate::cache_v1::proto::{
 use crate::caches::{CacheError, CachePolicy, CacheRef, Copied, CopySource, Selection};
 use crate::cli::Leftover;
 use crate::engine::caches::{CacheVersion, sort};
-use crate::engine::remote::{CacheBlobs, DaemonConnection};
+use crate::engine::remote::{CacheBlobs, Daemon, DaemonConnection};
 use crate::engine::stream::SILENCE;
 use crate::engine::{EngineError, Origin};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::duration_message;
 use crate::export_v1::proto::Reason;
-use crate::net::{Address, Principal};
+use crate::net::Principal;
 
 /// What to do about a daemon that has no such API, or one of an earlier version.
 const UPGRADE: &str =
@@ -54,9 +54,9 @@ pub(super) struct RemoteCaches {
 }
 
 impl RemoteCaches {
-    /// Connects to the door at `address`.
-    pub(super) async fn connect(address: &Address) -> Result<Self, CacheError> {
-        let connection = DaemonConnection::open(address).await?;
+    /// Connects to `daemon`.
+    pub(super) async fn connect(daemon: &Daemon) -> Result<Self, CacheError> {
+        let (connection, address) = (DaemonConnection::open(daemon).await?, &daemon.address);
         let call = async {
             match connection.caches().capabilities(CapabilitiesRequest {}).await {
                 Err(status) if status.code() == Code::Unimplemented => Ok(Response::new(None)),
