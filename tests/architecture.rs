@@ -237,6 +237,7 @@ const BELOW_TOP: &[&str] = &[
     "content_server",
     "api_server",
     "net",
+    "passwords",
     "http1",
     "http2",
     "tunnel",

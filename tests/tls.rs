@@ -30,7 +30,7 @@ impl Certificates {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         fs::write(folder.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
         let authority = Issuer::new(params, key);
-        for name in [NAME, "client.test"] {
+        for name in [NAME, "client.test", "127.0.0.1"] {
             let key = KeyPair::generate().unwrap();
             let params = CertificateParams::new([name.to_owned()]).unwrap();
             fs::write(folder.join(format!("{name}.pem")), params.signed_by(&key, &authority).unwrap().pem()).unwrap();
@@ -138,6 +138,89 @@ fn a_door_to_a_builder_behind_tls() {
         assert!(message.contains(&format!("no response from the builder at {}: ", secure.address)), "{output}");
         assert!(message.contains(words), "{words}: {output}");
     }
+}
+
+/// A certificate of the listeners, for 127.0.0.1, and the flags that name it.
+fn listeners(certificates: &Certificates) -> Vec<String> {
+    let flags = [
+        ("--listen-tls-cert", "127.0.0.1.pem"),
+        ("--listen-tls-key", "127.0.0.1.key"),
+        ("--listen-tls-client-ca", "ca.pem"),
+    ];
+    let flags = flags.iter().flat_map(|(flag, file)| [(*flag).to_owned(), certificates.path(file)]);
+    flags.chain(["--listen-tls-loopback".to_owned()]).collect()
+}
+
+/// The port that a door has announced.
+fn port_of(linkspan: &Linkspan, door: &str) -> String {
+    let before = format!("{door} listening on tcp://127.0.0.1:");
+    let log = until("the door to listen", || linkspan.log(), |log| log.contains(&before));
+    log.split_once(&before).unwrap().1.lines().next().unwrap().to_owned()
+}
+
+#[test]
+fn the_doors_of_builders_and_of_the_api_have_clients_with_certificates() {
+    let stack = Stack::shared();
+    let certificates = Certificates::new(stack.fresh_path("-tls"));
+    let config = stack.fresh_path(".toml");
+    fs::write(
+        &config,
+        "[[rule]]\nprincipals = ['certificate:client.test']\nnames = ['*']\nallow = ['pull', 'push']\n\
+         [[rule]]\nprincipals = ['certificate:builder.test']\nnames = ['docker.io/some/*']\nallow = ['pull', 'push']\n",
+    )
+    .unwrap();
+    let listeners = listeners(&certificates);
+    // A unix socket beside them, by which the start is seen.
+    let door = stack.fresh_path(".sock");
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let buildkit = format!("tcp://127.0.0.1:{}", free());
+    let builder = ["--builder", stack.buildkit_host(), "--buildkit-listen", &buildkit];
+    let docker = format!("unix://{}", door.display());
+    let other =
+        ["--export-listen", "tcp://127.0.0.1:0", "--docker-listen", &docker, "--config", config.to_str().unwrap()];
+    let args = [&stack.docker_flags()[..], &builder, &other].concat();
+    let args: Vec<String> = args.into_iter().map(str::to_owned).chain(listeners).collect();
+    let linkspan = Linkspan::start_at(stack, &args, &[], vec![door]);
+
+    let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "by a client with a certificate");
+    let load = |name: &str, tag: &str| {
+        let (cert, key) = (certificates.path(&format!("{name}.pem")), certificates.path(&format!("{name}.key")));
+        let options = format!("cacert={},cert={cert},key={key}", certificates.path("ca.pem"));
+        let builder = stack.builder_with(&buildkit, &["--driver-opt", &options]);
+        builder.build(context.path(), ["--load", "-t", tag])
+    };
+    load("client.test", "some/secure:1").ok();
+    assert!(stack.image_of("moby", "docker.io/some/secure:1").is_some());
+    let denied = load(NAME, "some/secure:2").fails();
+    assert!(denied.stderr.contains("may read only some images"), "{denied}");
+    let plain = stack.buildctl(["--addr", &buildkit, "debug", "workers"]).fails();
+    assert!(!plain.stdout.contains("linux/"), "{plain}");
+
+    let export = format!("tcp://127.0.0.1:{}", port_of(&linkspan, "export door"));
+    let run = |args: &[&str], name: Option<&str>| {
+        let run =
+            common::linkspan(args.iter().copied()).args(["--to", &export, "--tls-ca", &certificates.path("ca.pem")]);
+        match name {
+            Some(name) => {
+                let of = |kind: &str| certificates.path(&format!("{name}.{kind}"));
+                run.args(["--tls-cert", &of("pem"), "--tls-key", &of("key")])
+            }
+            None => run,
+        }
+    };
+    let listed = run(&["images", "--json"], Some("client.test")).ok();
+    assert!(listed.stdout.contains("some/secure"), "{listed}");
+    run(&["tag", "some/secure:1", "some/secure:3"], Some("client.test")).ok();
+    assert!(stack.image_of("moby", "docker.io/some/secure:3").is_some());
+    run(&["ps"], Some("client.test")).ok();
+    run(&["images"], None).fails();
+    let denied = run(&["images"], Some(NAME)).fails();
+    assert!(denied.stderr.contains("may read only some images"), "{denied}");
+    let log = linkspan.log();
+    assert!(log.contains("certificate client.test"), "{log}");
+
+    let elsewhere = common::linkspan(["images", "--to", "tcp://linkspan.example:1"]).fails();
+    assert!(elsewhere.stderr.contains("--tls-ca"), "{elsewhere}");
 }
 
 #[test]

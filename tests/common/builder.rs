@@ -18,9 +18,15 @@ impl Stack {
     /// A builder of buildx's remote driver at `address` (`unix:///…` or `tcp://…`).
     #[track_caller]
     pub(crate) fn builder(&self, address: &str) -> Builder<'_> {
+        self.builder_with(address, &[])
+    }
+
+    /// The same with more flags for its creation.
+    #[track_caller]
+    pub(crate) fn builder_with(&self, address: &str, flags: &[&str]) -> Builder<'_> {
         let config = self.fresh_path("-buildx");
         let builder = Builder { stack: self, config, docker_host: self.docker_host().to_owned() };
-        builder.buildx(["create", "--name", "remote", "--driver", "remote", "--use", address]).ok();
+        builder.buildx(["create", "--name", "remote", "--driver", "remote", "--use"]).args(flags).arg(address).ok();
         builder
     }
 

@@ -42,7 +42,7 @@ impl Linkspan {
         Self::start_at(stack, &args, &[], vec![door])
     }
 
-    /// A registry door at a free port of the loopback address; `args` are flags. Returns its `127.0.0.1:PORT`, too.
+    /// A registry door at a free port of the loopback address, or where `args`, which are flags, say. Returns its `HOST:PORT`, too.
     #[track_caller]
     pub(crate) fn registry(stack: &Stack, args: &[&str]) -> (Self, String) {
         Self::registry_with(stack, args, &[])
@@ -51,7 +51,11 @@ impl Linkspan {
     /// The same with variables.
     #[track_caller]
     pub(crate) fn registry_with(stack: &Stack, args: &[&str], variables: &[(String, String)]) -> (Self, String) {
-        let args = [args, &["--registry-listen", "tcp://127.0.0.1:0", "--log-level", "debug"]].concat();
+        let usual: &[&str] = match args.contains(&"--registry-listen") {
+            true => &["--log-level", "debug"],
+            false => &["--log-level", "debug", "--registry-listen", "tcp://127.0.0.1:0"],
+        };
+        let args = [args, usual].concat();
         let mut linkspan = Self::spawn(stack, &args, &[], Vec::new(), variables);
         let look = || (linkspan.child.try_wait().unwrap(), registry_address(&linkspan.log()));
         let (ended, address) =

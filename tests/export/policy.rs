@@ -1,6 +1,7 @@
 //! Names that are not allowed, for every door.
 
-use linkspan::engine::{EngineError, Lifetime, Precondition, remote};
+use linkspan::engine::remote::{self, Daemon};
+use linkspan::engine::{EngineError, Lifetime, Precondition};
 use linkspan::export_v1::proto::references_client::ReferencesClient;
 use linkspan::export_v1::proto::{
     CapabilitiesRequest, OpenRequest, PushBegin, PushRequest, Reason, ResolveRequest, push_request,
@@ -55,7 +56,8 @@ async fn only_allowed_names_are_set_and_none_moves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_as_an_engine_sets_no_name_of_which_a_precondition_does_not_hold() {
     let (server, _) = Server::layout();
-    let engine = remote::connect(&server.linkspan.address().parse().unwrap()).await.unwrap().engine;
+    let daemon = Daemon { address: server.linkspan.address().parse().unwrap(), tls: None };
+    let engine = remote::connect(&daemon).await.unwrap().engine;
     let [old, new] = ["old", "new"].map(|content| Image::new(&[Layer::new().file("a", content).tar()]));
     let name = &names(&["registry.example/compared:1"])[0];
     let commit = async |image: &Image, expected: Vec<Option<Digest>>| {

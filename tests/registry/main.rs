@@ -8,6 +8,7 @@ mod common;
 mod fixture;
 
 mod artifacts;
+mod attacks;
 mod clients;
 mod concurrent;
 mod conformance;
@@ -23,6 +24,9 @@ mod optional_clients;
 mod push_clients;
 mod pushes;
 mod reads;
+mod rights;
+mod secure;
 mod served;
 mod traffic;
 mod uploads;
+mod users;

@@ -1,0 +1,290 @@
+//! What clients may do by the rules of the configuration.
+
+use linkspan::image::{Descriptor, Digest};
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use crate::common::text;
+use crate::fixture::{INDEX, Image, Layer, MANIFEST, export, names};
+use crate::http::{Response, request, send};
+use crate::served::Served;
+use crate::users::{basic, htpasswd};
+
+const RULES: &str = "
+registry-catalog = true
+registry-writable = true
+[[rule]]
+principals = ['user:admin']
+names = ['*']
+allow = ['pull', 'push', 'move', 'delete']
+[[rule]]
+principals = ['user:red', 'user:reader']
+names = ['docker.io/red/*']
+allow = ['pull']
+[[rule]]
+principals = ['user:red']
+names = ['docker.io/red/*']
+allow = ['push']
+[[rule]]
+principals = ['user:blue']
+names = ['docker.io/blue/*', 'docker.io/red/shared:*']
+allow = ['pull', 'push', 'move', 'delete']
+[[rule]]
+principals = ['user:writer']
+names = ['docker.io/drop/*']
+allow = ['push']
+";
+
+/// A door with users and rules.
+pub(crate) struct Ruled {
+    pub(crate) served: Served,
+    _files: (NamedTempFile, NamedTempFile),
+}
+
+impl Ruled {
+    pub(crate) async fn layout() -> Self {
+        let files = Self::files();
+        let served = Served::layout(&Self::args(&files)).await;
+        Self { served, _files: files }
+    }
+
+    pub(crate) async fn containerd(namespace: &str) -> Self {
+        let files = Self::files();
+        let served = Served::containerd(namespace, &Self::args(&files)).await;
+        Self { served, _files: files }
+    }
+
+    fn files() -> (NamedTempFile, NamedTempFile) {
+        let users = ["admin", "red", "reader", "blue", "writer", "nobody"];
+        let rules = NamedTempFile::new().unwrap();
+        std::fs::write(rules.path(), RULES).unwrap();
+        (htpasswd(&users.map(|user| (user, user))), rules)
+    }
+
+    fn args((users, rules): &(NamedTempFile, NamedTempFile)) -> [&str; 4] {
+        ["--config", text(rules.path()), "--listen-htpasswd", text(users.path())]
+    }
+
+    /// A request of `user`, whose password is the name.
+    #[track_caller]
+    pub(crate) fn ask(&self, user: &str, method: &str, target: &str) -> Response {
+        request(&self.served.address, method, target, &[("Authorization", &basic(user, user))])
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&self, user: &str, method: &str, target: &str, kind: &str, bytes: &[u8]) -> Response {
+        let headers = [("Authorization", &*basic(user, user)), ("Content-Type", kind)];
+        send(&self.served.address, method, target, &headers, bytes)
+    }
+
+    /// Sends the blobs of an image that are no manifests, then the manifest.
+    #[track_caller]
+    pub(crate) fn push(&self, user: &str, name: &str, tag: &str, image: &Image) -> Response {
+        for blob in image.layers.iter().chain([&image.config]) {
+            let target = format!("/v2/{name}/blobs/uploads/?digest={}", blob.digest);
+            let sent = self.send(user, "POST", &target, "application/octet-stream", &image.blobs[&blob.digest]);
+            if sent.status != 201 {
+                return sent;
+            }
+        }
+        self.put(user, name, tag, &image.blobs[&image.root.digest])
+    }
+
+    #[track_caller]
+    pub(crate) fn put(&self, user: &str, name: &str, reference: &str, manifest: &[u8]) -> Response {
+        self.send(user, "PUT", &format!("/v2/{name}/manifests/{reference}"), MANIFEST, manifest)
+    }
+
+    /// Asserts that what is at `target` is there for these users, and for no others.
+    #[track_caller]
+    pub(crate) fn only(&self, target: &str, users: &[&str]) {
+        for user in ["admin", "red", "reader", "blue", "writer", "nobody"] {
+            let response = self.ask(user, "GET", target);
+            let expected: &[u16] = if users.contains(&user) { &[200] } else { &[403, 404] };
+            assert!(expected.contains(&response.status), "{user} {target}: {response:?}");
+        }
+    }
+}
+
+pub(crate) fn image(content: &str) -> Image {
+    Image::new(&[Layer::new().file("shared", "of all images").tar(), Layer::new().file("own", content).tar()])
+}
+
+#[track_caller]
+pub(crate) fn refused(response: &Response, status: u16, code: &str) {
+    assert_eq!((response.status, response.code().as_str()), (status, code), "{response:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_set_moved_and_removed_by_those_who_may() {
+    let ruled = Ruled::layout().await;
+    let [first, second] = [image("first"), image("second")];
+    refused(&ruled.push("nobody", "red/app", "1", &first), 403, "DENIED");
+    refused(&ruled.push("blue", "red/app", "1", &first), 403, "DENIED");
+    refused(&ruled.push("reader", "red/app", "1", &first), 403, "DENIED");
+    assert_eq!(ruled.push("red", "red/app", "1", &first).status, 201);
+    assert_eq!(ruled.push("red", "red/app", "1", &first).status, 201, "it does not move");
+    refused(&ruled.push("red", "red/app", "1", &second), 403, "DENIED");
+    assert_eq!(ruled.push("red", "red/app", "2", &second).status, 201);
+    refused(&ruled.ask("red", "DELETE", "/v2/red/app/manifests/1"), 403, "DENIED");
+    // Only some tags of a repository.
+    assert_eq!(ruled.push("blue", "red/shared", "1", &first).status, 201);
+    assert_eq!(ruled.push("blue", "red/shared", "1", &second).status, 201);
+    assert_eq!(ruled.ask("blue", "DELETE", "/v2/red/shared/manifests/1").status, 202);
+    assert_eq!(ruled.ask("admin", "DELETE", "/v2/red/app/manifests/1").status, 202);
+    // Who can only push finds nothing, and pushes all the same, again and again.
+    for tag in ["1", "1", "2"] {
+        assert_eq!(ruled.ask("writer", "HEAD", "/v2/drop/app/manifests/1").status, 404);
+        assert_eq!(ruled.ask("writer", "HEAD", &format!("/v2/drop/app/blobs/{}", first.config.digest)).status, 404);
+        assert_eq!(ruled.push("writer", "drop/app", tag, &first).status, 201);
+    }
+    refused(&ruled.push("writer", "drop/app", "1", &second), 403, "DENIED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_pushes_that_race_for_a_name_one_is_denied() {
+    let ruled = Ruled::layout().await;
+    let images = [image("one"), image("other")];
+    for image in &images {
+        assert_eq!(ruled.push("red", "red/blobs", &image.root.digest.hex()[..8], image).status, 201);
+    }
+    for round in 0..8 {
+        let tag = format!("race-{round}");
+        let (asked, tag_name) = (&ruled, &tag);
+        let statuses: Vec<u16> = std::thread::scope(|scope| {
+            let pushing = images.each_ref().map(|image| {
+                let manifest = &image.blobs[&image.root.digest];
+                scope.spawn(move || asked.put("red", "red/blobs", tag_name, manifest).status)
+            });
+            pushing.map(|pushing| pushing.join().unwrap()).to_vec()
+        });
+        let winner = statuses.iter().position(|status| *status == 201).unwrap_or_else(|| panic!("{statuses:?}"));
+        assert_eq!(statuses[1 - winner], 403, "{statuses:?}");
+        let found = ruled.ask("red", "GET", &format!("/v2/red/blobs/manifests/{tag}"));
+        assert_eq!(found.header("docker-content-digest"), Some(images[winner].root.digest.as_str()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_sees_only_what_it_may_pull() {
+    for ruled in [Ruled::layout().await, Ruled::containerd("registry-rights").await] {
+        let [red, blue] = [image("of red"), image("of blue")];
+        assert_eq!(ruled.push("red", "red/app", "1", &red).status, 201);
+        assert_eq!(ruled.push("blue", "blue/app", "1", &blue).status, 201);
+        ruled.only("/v2/red/app/manifests/1", &["admin", "red", "reader"]);
+        ruled.only("/v2/red/app/tags/list", &["admin", "red", "reader"]);
+        let own = &blue.layers[1].digest;
+        for (name, digest) in [("manifests", &blue.root.digest), ("blobs", &blue.config.digest), ("blobs", own)] {
+            ruled.only(&format!("/v2/blue/app/{name}/{digest}"), &["admin", "blue"]);
+            // Through a repository that others may pull from.
+            ruled.only(&format!("/v2/red/app/{name}/{digest}"), &["admin"]);
+            ruled.only(&format!("/v2/drop/app/{name}/{digest}"), &["admin"]);
+        }
+        // What both images have is there in both repositories.
+        let shared = &blue.layers[0].digest;
+        ruled.only(&format!("/v2/red/app/blobs/{shared}"), &["admin", "red", "reader"]);
+        let catalog = |user| ruled.ask(user, "GET", "/v2/_catalog").json()["repositories"].clone();
+        assert_eq!(catalog("reader"), json!(["red/app"]));
+        assert_eq!(catalog("blue"), json!(["blue/app"]));
+        assert_eq!((catalog("writer"), catalog("nobody")), (json!([]), json!([])));
+        assert!(catalog("admin").as_array().unwrap().len() >= 2);
+        assert_eq!(ruled.ask("red", "GET", "/_linkspan/status").status, 404, "it has the names of all exports");
+        assert_eq!(ruled.ask("admin", "GET", "/_linkspan/status").status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_refers_to_an_image_is_seen_with_it() {
+    let ruled = Ruled::layout().await;
+    let red = image("signed");
+    assert_eq!(ruled.push("red", "red/app", "1", &red).status, 201);
+    let (empty, note) = (&b"{}"[..], &b"a note"[..]);
+    for blob in [empty, note] {
+        let target = format!("/v2/red/app/blobs/uploads/?digest={}", Digest::sha256(blob));
+        assert_eq!(ruled.send("red", "POST", &target, "application/octet-stream", blob).status, 201);
+    }
+    let manifest = serde_json::to_vec(&json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.example.note",
+        "config": Descriptor::new("application/vnd.oci.empty.v1+json", Digest::sha256(empty), 2),
+        "layers": [Descriptor::new("text/plain", Digest::sha256(note), note.len() as u64)], "subject": red.root,
+    }))
+    .unwrap();
+    let digest = Digest::sha256(&manifest);
+    assert_eq!(ruled.put("red", "red/app", digest.as_str(), &manifest).status, 201);
+    let listed = |user: &str, name: &str| {
+        let response = ruled.ask(user, "GET", &format!("/v2/{name}/referrers/{}", red.root.digest));
+        (response.status == 200).then(|| response.json()["manifests"].as_array().unwrap().len())
+    };
+    assert_eq!([listed("reader", "red/app"), listed("blue", "blue/app")], [Some(1), Some(0)]);
+    assert_eq!(listed("blue", "red/app"), None);
+    ruled.only(&format!("/v2/red/app/manifests/{digest}"), &["admin", "red", "reader"]);
+    ruled.only(&format!("/v2/red/app/blobs/{}", Digest::sha256(note)), &["admin", "red", "reader"]);
+    ruled.only(&format!("/v2/blue/app/manifests/{digest}"), &["admin"]);
+    ruled.only(&format!("/v2/blue/app/blobs/{}", Digest::sha256(note)), &["admin"]);
+}
+
+/// Edge case 38: a client that knows a digest gets nothing by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_that_another_client_may_read_is_neither_mounted_nor_claimed() {
+    for ruled in [Ruled::layout().await, Ruled::containerd("registry-claims").await] {
+        let secret = image("a secret of blue");
+        assert_eq!(ruled.push("blue", "blue/app", "1", &secret).status, 201);
+        let layer = &secret.layers[1].digest;
+        let is_hidden = |name: &str| {
+            for user in ["red", "writer"] {
+                for kind in ["blobs", "manifests"] {
+                    let target = format!("/v2/{name}/{kind}/{layer}");
+                    assert!([403, 404].contains(&ruled.ask(user, "HEAD", &target).status), "{user} {target}");
+                }
+            }
+        };
+        for from in ["", "&from=blue/app", "&from=red/app"] {
+            let mounted = ruled.ask("red", "POST", &format!("/v2/red/app/blobs/uploads/?mount={layer}{from}"));
+            assert_eq!(mounted.status, 202, "it is to be sent: {mounted:?}");
+        }
+        is_hidden("red/app");
+        // Other bytes, or none, by that digest.
+        let target = format!("/v2/red/app/blobs/uploads/?digest={layer}");
+        for claimed in [&b""[..], b"something else"] {
+            refused(&ruled.send("red", "POST", &target, "", claimed), 400, "DIGEST_INVALID");
+            let begun = ruled.send("red", "POST", "/v2/red/app/blobs/uploads/", "", b"");
+            let upload = format!("{}?digest={layer}", begun.header("location").unwrap());
+            refused(&ruled.send("red", "PUT", &upload, "", claimed), 400, "DIGEST_INVALID");
+        }
+        is_hidden("red/app");
+        // A manifest that names what was not sent.
+        let manifest = &secret.blobs[&secret.root.digest];
+        refused(&ruled.put("red", "red/app", "1", manifest), 400, "MANIFEST_BLOB_UNKNOWN");
+        refused(&ruled.put("red", "red/app", secret.root.digest.as_str(), manifest), 400, "MANIFEST_BLOB_UNKNOWN");
+        // An index of a manifest that was sent as a blob, and names what was not.
+        let target = format!("/v2/red/app/blobs/uploads/?digest={}", secret.root.digest);
+        assert_eq!(ruled.send("red", "POST", &target, "", manifest).status, 201, "these bytes it has");
+        let index = Image::index(std::slice::from_ref(&secret));
+        let bytes = &index.blobs[&index.root.digest];
+        let pushed = ruled.send("red", "PUT", "/v2/red/app/manifests/index", INDEX, bytes);
+        refused(&pushed, 400, "MANIFEST_BLOB_UNKNOWN");
+        // An index whose images are still to come by others.
+        let coming = image("to come");
+        let index = Image::index(std::slice::from_ref(&coming));
+        let pushed = ruled.send("red", "PUT", "/v2/red/app/manifests/index", INDEX, &index.blobs[&index.root.digest]);
+        refused(&pushed, 400, "MANIFEST_BLOB_UNKNOWN");
+        is_hidden("red/app");
+        assert_eq!(ruled.ask("red", "GET", "/v2/red/app/tags/list").status, 404, "nothing was named");
+        // Who has the bytes can push them.
+        assert_eq!(ruled.push("red", "red/app", "1", &secret).status, 201);
+        assert_eq!(ruled.ask("red", "GET", &format!("/v2/red/app/blobs/{layer}")).status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_be_read_is_that_of_the_moment() {
+    let ruled = Ruled::layout().await;
+    let found = image("now red, now blue");
+    export(&*ruled.served.engine, &found, &names(&["red/app:1", "kept/app:1"])).await.unwrap();
+    let target = format!("/v2/red/app/blobs/{}", found.layers[1].digest);
+    ruled.only(&target, &["admin", "red", "reader"]);
+    assert_eq!(ruled.ask("admin", "DELETE", "/v2/red/app/manifests/1").status, 202);
+    ruled.only(&target, &["admin"]);
+    export(&*ruled.served.engine, &found, &names(&["red/app:2"])).await.unwrap();
+    ruled.only(&target, &["admin", "red", "reader"]);
+}
