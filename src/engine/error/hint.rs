@@ -1,0 +1,101 @@
+//! What to do about a refusal of an engine.
+
+use super::{EngineError, REMOTE};
+use crate::engine::EngineKind;
+
+impl EngineError {
+    /// What a person can do about it, where there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unreachable { engine, .. } => format!("check that {engine} is running and that the address is right"),
+            Self::Permission { .. } => "run linkspan as root: containerd's socket belongs to root".to_owned(),
+            Self::ClassicStore { version, .. } if major(version).is_some_and(|major| major < FIRST_WITH_STORE) => {
+                format!(
+                    "export to it with `--engine docker-classic`, or update docker: the containerd image store came \
+                     with {FIRST_WITH_STORE} and is the default since 29"
+                )
+            }
+            Self::ClassicStore { .. } => {
+                "export to it with `--engine docker-classic`, or add {\"features\":{\"containerd-snapshotter\":true}} to \
+                 dockerd's daemon.json and restart it; images of the classic store stay on disk, but out of sight"
+                    .to_owned()
+            }
+            Self::ContainerdStore { .. } => {
+                "export to it with `--engine docker`; if it was switched over while linkspan ran, restart linkspan".to_owned()
+            }
+            Self::Stopped { engine, .. } => format!(
+                "start {engine}, or say where its socket is (--docker-host, --containerd-address), or choose another \
+                 target (--engine layout --layout DIR)"
+            ),
+            Self::NotProven { .. } => "name the containerd that dockerd uses with --containerd-address".to_owned(),
+            Self::Namespace { .. } => "with `--engine containerd` any namespace can be named".to_owned(),
+            Self::Layout { reason, .. } if is_denied(reason) => "name a folder of yours with --layout".to_owned(),
+            Self::Snapshotter { .. } => "see `ctr plugins ls` for the snapshotters that loaded".to_owned(),
+            Self::NoSpace { operation, .. } if operation.contains("://") => {
+                "free space in the object store, or raise the quota of the bucket".to_owned()
+            }
+            Self::Object { hint, .. } => return hint.map(str::to_owned),
+            Self::NoSpace { .. } => {
+                "free space on the engine's disk, for instance with `docker image prune`".to_owned()
+            }
+            Self::LayoutFull { .. } => "free space on that disk, or name a folder on another one".to_owned(),
+            // containerd was killed between making the folder and noting it (its overlay snapshotter's `createSnapshot`);
+            // it only sweeps after a snapshot was removed (`core/metadata/db.go`, `GarbageCollect`).
+            Self::Unpack { reason, .. } if reason.contains("file exists") && !reason.contains("/layerdb/") => {
+                "containerd left that folder behind when it was killed; it sweeps such folders \
+                 when a container or an image is removed: remove one that is not needed"
+                    .to_owned()
+            }
+            Self::Missing { .. } | Self::Vanished { .. } => "something removed content during the export; export again".to_owned(),
+            Self::LeaseLost { .. } => "export again".to_owned(),
+            Self::NotOffered { engine, .. } if *engine == EngineKind::DockerClassic.name() => {
+                "dockerd's classic store keeps neither manifests nor layers as they were built, and shows what it has \
+                 through its own commands alone: use `docker images`, `docker save`, `docker tag` and `docker rmi`; \
+                 with the containerd image store (\"features\":{\"containerd-snapshotter\":true} in daemon.json) all of it \
+                 works here"
+                    .to_owned()
+            }
+            Self::NotOffered { engine: REMOTE, .. } => {
+                "the exporter API has no call for that: run it on the machine of the engine, without --to".to_owned()
+            }
+            Self::Daemon { hint, .. } => return hint.clone(),
+            Self::Timeout { .. } => "look at the engine's log: it is stuck or overloaded".to_owned(),
+            _ => return None,
+        };
+        Some(hint)
+    }
+}
+
+/// Whether the system refused for want of permission.
+fn is_denied(reason: &str) -> bool {
+    ["permission denied", "Permission denied", "Read-only file system"].iter().any(|text| reason.contains(text))
+}
+
+/// The first release of docker that has the containerd image store.
+const FIRST_WITH_STORE: u32 = 24;
+
+fn major(version: &str) -> Option<u32> {
+    version.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classic(version: &str) -> String {
+        let error = EngineError::ClassicStore {
+            address: "unix:///d.sock".to_owned(),
+            version: version.to_owned(),
+            driver: "overlay2".to_owned(),
+        };
+        error.hint().unwrap()
+    }
+
+    #[test]
+    fn the_remedy_for_a_classic_store_depends_on_the_release() {
+        assert!(classic("20.10.24+dfsg1").contains("update docker"));
+        for version in ["24.0.9", "28.5.2", "29.7.2", "dev"] {
+            assert!(classic(version).contains("containerd-snapshotter"), "{version}");
+        }
+    }
+}
