@@ -7,6 +7,7 @@ from exporting import api_memory, api_small, api_stream, api_warm
 from loads import load_cold, load_memory, load_warm
 from proxying import proxy
 from registering import blob, push_cold, push_edit, push_memory, push_warm
+from storing import object_edit, object_memory, object_stream, object_warm
 
 CASES = {
     "bounds": bounds,
@@ -36,4 +37,8 @@ CASES = {
     "registry-cold": push_cold,
     "registry-blob": blob,
     "registry-memory": push_memory,
+    "object-warm": object_warm,
+    "object-edit": object_edit,
+    "object-stream": object_stream,
+    "object-memory": object_memory,
 }

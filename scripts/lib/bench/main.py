@@ -44,6 +44,12 @@ cases:
   registry-blob   a blob of 2 GB to containerd in one PUT, and in PATCHes of 1 MiB, as a part of the speed of
                   `ctr content ingest`; how much longer 2 GB of PATCHes take than 1 GB
   registry-memory --memory-size GB in 8 blobs pushed to layout; Linkspan's peak resident memory
+  object-warm     `type=linkspan` to a bucket, `--push` to the registry door over that bucket, and to the distribution
+                  registry over the same server; nothing changed
+  object-edit     the same, the last line of the Dockerfile changed
+  object-stream   `linkspan copy` of 3 GB in 8 layers to a bucket, as a part of the speed of SHA-256 on one core or of
+                  the server's own PUTs, whichever is less
+  object-memory   `linkspan copy` of --memory-size GB in 8 layers to a bucket; its peak resident memory
 
 Contenders take turns, each with a build of its own, so that none profits from another's cache; figures are medians.
 The base image is made of real files of this machine. Everything runs on a stack of its own, taken down at the end.

@@ -15,7 +15,8 @@ from figures import ratio, take_turns
 from machine import Program, drop_caches, free_address, fresh_engine, run
 
 MIB = 1 << 20
-TARGETS = {"registry-blob PUT": 0.8, "registry-blob PATCH": 0.6, "registry-blob doubled": 2.2, "registry-memory": 64 * MIB}
+TARGETS = {"registry-blob PUT": 0.8, "registry-blob PATCH": 0.6, "registry-blob doubled": 2.2, "registry-memory": 64 * MIB,
+           "object-stream": 0.8, "object-memory": 96 * MIB}
 
 
 class Push(Contender):

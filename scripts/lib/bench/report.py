@@ -11,6 +11,7 @@ def print_table(results):
     print_proxy([result for result in results if "version_direct_s" in result])
     print_caches([result for result in results if "cache_s" in result])
     print_pushes([result for result in results if "push_s" in result])
+    print_objects([result for result in results if "object_s" in result])
     print_targets([result for result in results if "target" in result])
 
 
@@ -69,10 +70,23 @@ def print_pushes(results):
         print("| " + " | ".join(cells) + " |")
 
 
+def print_objects(results):
+    if not results:
+        return
+    print("\n| case | Linkspan | pushed to Linkspan | pushed to the registry | floor | registry / Linkspan | registry / pushed | peak memory | target |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for r in results:
+        cells = [r["case"], *(seconds(r["object_s"][way]) for way in ("linkspan", "pushed", "registry", "floor"))]
+        cells += [f"{r[key]:.2f}" for key in ("registry_over_linkspan", "registry_over_pushed")]
+        cells += [f"{r['linkspan_peak_rss_bytes'] / (1 << 20):.0f} MiB", r["object_target"]]
+        print("| " + " | ".join(cells) + " |")
+
+
 UNITS = {"api-warm layout": ("ms", 1e3, "<="), "api-warm docker": ("ms", 1e3, "<="), "api-stream": ("of the machine", 1, ">="),
          "api-small layout": ("blobs/s", 1, ">="), "api-small containerd": ("of ctr", 1, ">="), "api-memory": ("MiB", 1 / (1 << 20), "<="),
          "registry-blob PUT": ("of ctr", 1, ">="), "registry-blob PATCH": ("of ctr", 1, ">="), "registry-blob doubled": ("times", 1, "<="),
-         "registry-memory": ("MiB", 1 / (1 << 20), "<=")}
+         "registry-memory": ("MiB", 1 / (1 << 20), "<="), "object-stream": ("of the machine", 1, ">="),
+         "object-memory": ("MiB", 1 / (1 << 20), "<=")}
 
 
 def print_targets(results):
