@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::DaemonError;
-use super::listen::{Listener, ListenerTls, Stream};
+use super::listen::{Listener, ListenerTls, Stream, Transport};
 use crate::net::{Connection, Drain, Metered};
 
 /// The pause after an accept that failed for lack of resources: the first, and the longest.
@@ -38,12 +38,14 @@ pub(super) struct Listeners {
     cut: CancellationToken,
 }
 
-/// One permit for each connection that may be open. Those with TLS, which other machines can make before they have shown who
-/// they are, take half of them at most: the rest is for the clients of this machine.
+/// One permit for each connection that may be open. Connections over TCP take a quarter of them at most, and those with TLS
+/// another quarter: any user of this machine can open the first, and other machines the second, before they have shown who they
+/// are. The rest is for unix sockets.
 #[derive(Debug, Clone)]
 struct Permits {
     all: Arc<Semaphore>,
-    remote: Arc<Semaphore>,
+    tcp: Arc<Semaphore>,
+    tls: Arc<Semaphore>,
 }
 
 /// A permit for one connection.
@@ -51,19 +53,34 @@ type Permit = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 
 impl Permits {
     fn new(connections: usize) -> Self {
-        let remote = Arc::new(Semaphore::new(connections.div_ceil(2)));
-        Self { all: Arc::new(Semaphore::new(connections)), remote }
+        let part = || Arc::new(Semaphore::new(connections.div_ceil(4)));
+        Self { all: Arc::new(Semaphore::new(connections)), tcp: part(), tls: part() }
     }
 
-    fn try_acquire(&self, is_remote: bool) -> Option<Permit> {
-        let remote = if is_remote { Some(Arc::clone(&self.remote).try_acquire_owned().ok()?) } else { None };
-        Some((remote, Arc::clone(&self.all).try_acquire_owned().ok()?))
+    /// The part that connections of a transport take.
+    fn part(&self, transport: Transport) -> Option<&Arc<Semaphore>> {
+        match transport {
+            Transport::Unix => None,
+            Transport::Tcp => Some(&self.tcp),
+            Transport::Tls => Some(&self.tls),
+        }
+    }
+
+    fn try_acquire(&self, transport: Transport) -> Option<Permit> {
+        let part = match self.part(transport) {
+            Some(part) => Some(part.clone().try_acquire_owned().ok()?),
+            None => None,
+        };
+        Some((part, Arc::clone(&self.all).try_acquire_owned().ok()?))
     }
 
     /// `None` only if a semaphore were closed, which none ever is.
-    async fn acquire(&self, is_remote: bool) -> Option<Permit> {
-        let remote = if is_remote { Some(Arc::clone(&self.remote).acquire_owned().await.ok()?) } else { None };
-        Some((remote, Arc::clone(&self.all).acquire_owned().await.ok()?))
+    async fn acquire(&self, transport: Transport) -> Option<Permit> {
+        let part = match self.part(transport) {
+            Some(part) => Some(part.clone().acquire_owned().await.ok()?),
+            None => None,
+        };
+        Some((part, Arc::clone(&self.all).acquire_owned().await.ok()?))
     }
 }
 
@@ -132,6 +149,7 @@ impl Listeners {
             permits: self.permits.clone(),
             drain: self.drain.clone(),
             cut: self.cut.clone(),
+            transport: listener.transport(),
             tls: listener.tls(),
             serve: Arc::new(serve),
         };
@@ -186,6 +204,7 @@ struct AcceptLoop<S> {
     permits: Permits,
     drain: CancellationToken,
     cut: CancellationToken,
+    transport: Transport,
     tls: Option<ListenerTls>,
     serve: Arc<S>,
 }
@@ -203,7 +222,7 @@ where
             never = self.accept(&listener) => match never {},
         }
         for stream in listener.close() {
-            match (stream, self.permits.try_acquire(self.tls.is_some())) {
+            match (stream, self.permits.try_acquire(self.transport)) {
                 (Ok(stream), Some(permit)) => self.serve(stream, Some(permit)),
                 (Ok(_), None) => debug!("a queued connection was dropped: the connection limit is reached"),
                 (Err(error), _) if is_the_clients(&error) => debug!(%error, "a connection was not accepted"),
@@ -235,11 +254,12 @@ where
 
     /// Waits for a permit. `None` only if the semaphore were closed, which it never is.
     async fn permit(&self) -> Option<Permit> {
-        if let Some(permit) = self.permits.try_acquire(self.tls.is_some()) {
+        if let Some(permit) = self.permits.try_acquire(self.transport) {
             return Some(permit);
         }
-        warn!(open = self.connections.len(), "the connection limit is reached; new connections wait");
-        self.permits.acquire(self.tls.is_some()).await
+        let (listener, open) = (self.door, self.connections.len());
+        warn!(listener, open, "the connection limit is reached; new connections wait");
+        self.permits.acquire(self.transport).await
     }
 
     fn serve(&self, connection: Connection<Stream>, permit: Option<Permit>) {

@@ -153,6 +153,17 @@ impl ListenerTls {
     }
 }
 
+/// How clients of a listener connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    /// A unix socket, whose file says who may.
+    Unix,
+    /// TCP on a loopback address.
+    Tcp,
+    /// TCP with TLS.
+    Tls,
+}
+
 /// A listening socket.
 #[derive(Debug)]
 enum Socket {
@@ -184,6 +195,15 @@ impl Listener {
             return Err(ListenError::NotLoopback { address: self.address, found });
         }
         Ok(Self { tls, ..self })
+    }
+
+    /// How its clients connect.
+    pub(super) fn transport(&self) -> Transport {
+        match (&self.socket, &self.tls) {
+            (Socket::Unix(_), _) => Transport::Unix,
+            (Socket::Tcp(_), None) => Transport::Tcp,
+            (Socket::Tcp(_), Some(_)) => Transport::Tls,
+        }
     }
 
     /// The TLS of its connections.

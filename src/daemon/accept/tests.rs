@@ -5,7 +5,7 @@ use std::{fs, future};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -174,13 +174,43 @@ fn accept_errors_of_one_connection_are_ignored() {
     assert!(!is_the_clients(&io::Error::other("no errno")));
 }
 
+/// A flood of a TCP port, which any user of this machine can make.
+#[tokio::test]
+async fn connections_over_tcp_leave_room_for_unix_sockets() {
+    let folder = tempfile::tempdir().unwrap();
+    let (unix, path) = listener(&folder).await;
+    let tcp = Listener::bind(&"tcp://127.0.0.1:0".parse().unwrap(), 0, None).await.unwrap();
+    let Address::Tcp { host, port } = tcp.address().clone() else { unreachable!("it is a TCP address") };
+    let listeners = Listeners::new(8);
+    listeners.open("tcp", tcp, |stream, _| echo(stream));
+    listeners.open("unix", unix, |stream, _| echo(stream));
+    let mut flood = Vec::new();
+    for _ in 0..16 {
+        let mut client = TcpStream::connect((host.as_str(), port)).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        flood.push(client);
+    }
+    for client in &mut flood[..2] {
+        client.read_exact(&mut [0]).await.unwrap();
+    }
+    let served = async { [greeted(&path).await, greeted(&path).await, greeted(&path).await] };
+    let local = tokio::time::timeout(Duration::from_secs(60), served).await.expect("the unix socket is not served");
+    assert_eq!(listeners.connections(), 2 + local.len());
+    // Those that wait are served when others have gone.
+    drop(flood.drain(..2));
+    flood[0].read_exact(&mut [0]).await.unwrap();
+}
+
 #[test]
-fn connections_of_other_machines_leave_room_for_those_of_this_one() {
-    let permits = Permits::new(3);
-    let remote: Vec<_> = (0..2).map(|_| permits.try_acquire(true).unwrap()).collect();
-    assert!(permits.try_acquire(true).is_none());
-    let _local = permits.try_acquire(false).unwrap();
-    assert!(permits.try_acquire(false).is_none());
-    drop(remote);
-    assert!(permits.try_acquire(true).is_some());
+fn each_transport_has_its_part() {
+    let permits = Permits::new(8);
+    let mut held = Vec::new();
+    for transport in [Transport::Tls, Transport::Tcp] {
+        held.extend((0..2).map(|_| permits.try_acquire(transport).unwrap()));
+        assert!(permits.try_acquire(transport).is_none());
+    }
+    held.extend((0..4).map(|_| permits.try_acquire(Transport::Unix).unwrap()));
+    assert!(permits.try_acquire(Transport::Unix).is_none());
+    held.clear();
+    assert!(permits.try_acquire(Transport::Tls).is_some() && permits.try_acquire(Transport::Tcp).is_some());
 }
