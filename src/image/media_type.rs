@@ -51,6 +51,17 @@ impl Kind {
     pub fn is_document(self) -> bool {
         matches!(self, Self::Index | Self::Manifest | Self::Config)
     }
+
+    /// How much is asked of a blob of this kind: a document is read, a layer is unpacked, another blob is there, and a foreign
+    /// layer need not be.
+    pub(super) fn demand(self) -> u8 {
+        match self {
+            Self::ForeignLayer => 0,
+            Self::Other => 1,
+            Self::Layer => 2,
+            Self::Index | Self::Manifest | Self::Config => 3,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::files::read_at_most;
 use super::index::is_leaf;
 use super::paths::LayoutPaths;
 use crate::image::cache::CACHE_CONFIG;
-use crate::image::{Descriptor, Digest, Document, Kind, Limits};
+use crate::image::{Descriptor, Digest, Document, Kind, Limits, media_type_of};
 
 /// How many blobs are followed.
 const MAX_BLOBS: usize = 4_000_000;
@@ -79,7 +79,9 @@ fn read(paths: &LayoutPaths, blob: &Descriptor) -> Result<Option<Document>, Stri
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    // Identified by its digest, whatever size the descriptor gives.
-    let blob = Descriptor { size: bytes.len() as u64, ..blob.clone() };
+    // Identified by its digest, whatever size the descriptor gives, and whether it has OCI's media type or Docker's.
+    let own = media_type_of(&bytes).filter(|own| Kind::of(own) == blob.kind());
+    let media_type = own.unwrap_or_else(|| blob.media_type.clone());
+    let blob = Descriptor { media_type, size: bytes.len() as u64, ..blob.clone() };
     Document::parse_within(blob, bytes.into(), &limits).map(Some).map_err(|error| error.to_string())
 }

@@ -1,6 +1,7 @@
 //! Orders the documents of a complete graph, and counts the paths through it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 
 use super::{Graph, GraphError};
 use crate::image::{Descriptor, Digest, Document, Kind, Limits};
@@ -24,8 +25,8 @@ pub(super) fn arrange(root: Descriptor, documents: Vec<Document>, limits: &Limit
     }
 
     let mut order = Vec::with_capacity(documents.len());
-    let mut leaves = Vec::new();
-    let mut met = HashSet::new();
+    let mut leaves: Vec<Descriptor> = Vec::new();
+    let mut met: HashMap<Digest, usize> = HashMap::new();
     let mut visits = 1u64;
     let mut ready = VecDeque::new();
     if let Some(&at) = positions.get(&root.digest) {
@@ -40,15 +41,30 @@ pub(super) fn arrange(root: Descriptor, documents: Vec<Document>, limits: &Limit
             visits = visits.saturating_add(ways);
             let Some(&at) = positions.get(&child.digest) else {
                 // A missing document was left out of the graph.
-                if !child.kind().is_document() && met.insert(child.digest.clone()) {
-                    leaves.push(child.clone());
+                if child.kind().is_document() {
+                    continue;
+                }
+                match met.entry(child.digest.clone()) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(leaves.len());
+                        leaves.push(child.clone());
+                    }
+                    Entry::Occupied(entry) => {
+                        let leaf = &mut leaves[*entry.get()];
+                        if child.kind().demand() > leaf.kind().demand() {
+                            *leaf = child.clone();
+                        }
+                    }
                 }
                 continue;
             };
             let node = &mut nodes[at];
-            node.depth = node.depth.max(depth + usize::from(child.kind() != Kind::Config));
+            node.depth = node.depth.max(depth + usize::from(matches!(child.kind(), Kind::Index | Kind::Manifest)));
             node.ways = node.ways.saturating_add(ways);
-            node.descriptor.get_or_insert_with(|| child.clone());
+            // Other descriptors of the same blob do not say what it was read as.
+            if child.media_type == documents[at].descriptor.media_type {
+                node.descriptor.get_or_insert_with(|| child.clone());
+            }
             node.parents = node.parents.saturating_sub(1);
             if node.parents == 0 {
                 ready.push_back(at);

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::image::fixture::{CONFIG, EMPTY, FOREIGN, IN_TOTO, INDEX, LAYER, Store, descriptor, leaf, with};
+use crate::image::fixture::{CONFIG, EMPTY, FOREIGN, IN_TOTO, INDEX, LAYER, MANIFEST, Store, descriptor, leaf, with};
 use crate::image::{Kind, Limits, REF_NAME};
 
 fn on(manifest: &Value, os: &str, architecture: &str) -> Value {
@@ -193,24 +193,49 @@ fn requests_each_document_exactly_once() {
 }
 
 #[test]
-fn refuses_one_digest_by_two_descriptions() {
+fn one_digest_by_two_descriptions() {
+    const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
     let mut store = Store::default();
     let config = store.config("linux", "amd64", 2);
     let manifest = store.manifest(&config, &[leaf(LAYER, 1)]);
-    let grown = with(&leaf(LAYER, 1), "size", json!(2));
-    for children in
-        [vec![leaf(LAYER, 1), grown], vec![leaf(LAYER, 1), with(&leaf(LAYER, 1), "mediaType", json!(FOREIGN))]]
-    {
-        let root = store.manifest(&config, &children);
-        assert!(matches!(store.walk(&root), Err(GraphError::Conflict { .. })));
+    let typed = |blob: &Value, media_type: &str| with(blob, "mediaType", json!(media_type));
+    let root = store.manifest(&config, &[leaf(LAYER, 1), with(&leaf(LAYER, 1), "size", json!(2))]);
+    assert!(matches!(store.walk(&root), Err(GraphError::Conflict { .. })), "two sizes");
+    let root = store.index(&[manifest.clone(), typed(&manifest, INDEX)]);
+    assert!(matches!(store.walk(&root), Err(GraphError::Conflict { .. })), "two kinds of documents");
+
+    // What asks most of the blob counts.
+    for (types, kind) in [
+        ([LAYER, "application/vnd.oci.image.layer.v1.tar"], Kind::Layer),
+        ([LAYER, FOREIGN], Kind::Layer),
+        ([IN_TOTO, LAYER], Kind::Layer),
+        ([FOREIGN, IN_TOTO], Kind::Other),
+    ] {
+        for types in [types, [types[1], types[0]]] {
+            let root = store.manifest(&config, &types.map(|media_type| leaf(media_type, 1)));
+            let mut walk = Walk::new(descriptor(&root), Limits::default()).unwrap();
+            walk.supply(&digest(&root), store.bytes(&digest(&root))).unwrap();
+            assert_eq!(walk.leaves().map(|(_, kind)| kind).collect::<Vec<_>>(), [kind], "{types:?}");
+            let graph = store.walk(&root).unwrap();
+            assert_eq!(graph.leaves().iter().map(Descriptor::kind).collect::<Vec<_>>(), [kind], "{types:?}");
+        }
     }
-    let docker = with(&manifest, "mediaType", json!("application/vnd.docker.distribution.manifest.v2+json"));
-    let root = store.index(&[manifest, docker]);
-    assert!(matches!(store.walk(&root), Err(GraphError::Conflict { .. })));
-    // Not a contradiction: one of them merely says less.
-    let plain = with(&leaf(LAYER, 1), "mediaType", json!("application/vnd.oci.image.layer.v1.tar"));
-    let root = store.manifest(&config, &[leaf(LAYER, 1), plain]);
-    assert_eq!(store.walk(&root).unwrap().leaves().len(), 1);
+    // A document is read, whatever else it is.
+    for types in [[MANIFEST, IN_TOTO], [IN_TOTO, MANIFEST], [MANIFEST, DOCKER], [DOCKER, MANIFEST]] {
+        let root = store.index(&types.map(|media_type| typed(&manifest, media_type)));
+        for pick in [(|_| 0) as fn(usize) -> usize, |pending| pending - 1] {
+            let graph = store.walk_by(&root, Limits::default(), pick).unwrap();
+            assert_eq!((graph.documents().len(), graph.leaves().len()), (3, 1), "{types:?}");
+            let read = graph.document(&digest(&manifest)).unwrap();
+            assert_eq!(read.descriptor, descriptor(&manifest), "{types:?}");
+            assert_eq!(graph.images().next().unwrap().config.descriptor, descriptor(&config));
+        }
+    }
+    let root = store.manifest(&config, &[typed(&config, LAYER)]);
+    assert_eq!(store.walk(&root).unwrap().blobs(), 2);
+    // Alone, another type is none.
+    let root = store.index(&[typed(&manifest, DOCKER)]);
+    assert!(matches!(store.walk(&root), Err(GraphError::Document(DocumentError::MediaType { .. }))));
 }
 
 #[test]

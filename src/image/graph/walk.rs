@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::{Graph, GraphError, arrange};
-use crate::image::{Descriptor, Digest, Document, Kind, Limits};
+use crate::image::{Descriptor, Digest, Document, Kind, Limits, media_type_of};
 
 /// A walk over a graph: it lists which documents are pending, the caller reads them.
 ///
@@ -18,17 +18,20 @@ pub struct Walk {
     pending: Vec<Descriptor>,
     /// The index of each pending document in `pending`.
     positions: HashMap<Digest, usize>,
-    /// The first descriptor of every blob.
+    /// What descriptors say of every blob.
     known: HashMap<Digest, SeenBlob>,
     documents: Vec<Document>,
     /// The sizes of all documents, pending ones included.
     total_bytes: u64,
 }
 
-/// The first descriptor of a blob.
+/// What descriptors say of a blob.
 #[derive(Debug)]
 struct SeenBlob {
+    /// Of several media types, the one that asks most of the blob; of those that ask the same, the first.
     media_type: String,
+    /// Whether it is a document that another descriptor has by another media type of the same kind: OCI's and Docker's.
+    has_two_types: bool,
     size: u64,
     /// The number of indexes and manifests from the root to this blob, including itself.
     depth: usize,
@@ -89,7 +92,13 @@ impl Walk {
         let Some(&at) = self.positions.get(digest) else {
             return Err(GraphError::Unexpected { digest: digest.clone(), what: "supplied but not wanted" });
         };
-        let document = Document::parse_within(self.pending[at].clone(), bytes, &self.limits)?;
+        let mut descriptor = self.pending[at].clone();
+        if self.known.get(digest).is_some_and(|known| known.has_two_types)
+            && let Some(own) = media_type_of(&bytes).filter(|own| Kind::of(own) == descriptor.kind())
+        {
+            descriptor.media_type = own;
+        }
+        let document = Document::parse_within(descriptor, bytes, &self.limits)?;
         let children = document.children();
         if children.len() > self.limits.children {
             return Err(limit(digest, "the number of blobs named by one document", self.limits.children as u64));
@@ -146,10 +155,13 @@ impl Walk {
         if depth > self.limits.depth {
             return Err(limit(parent, arrange::DEPTH, self.limits.depth as u64));
         }
-        if let Some(known) = self.known.get(&child.digest) {
-            return known.check_alike(child);
-        }
-        if self.known.len() >= self.limits.blobs {
+        if let Some(known) = self.known.get_mut(&child.digest) {
+            let was_document = Kind::of(&known.media_type).is_document();
+            known.also(child)?;
+            if was_document || !kind.is_document() {
+                return Ok(());
+            }
+        } else if self.known.len() >= self.limits.blobs {
             return Err(limit(parent, "the number of blobs", self.limits.blobs as u64));
         }
         if kind.is_document() {
@@ -162,30 +174,32 @@ impl Walk {
             self.positions.insert(child.digest.clone(), self.pending.len());
             self.pending.push(child.clone());
         }
-        let known = SeenBlob { media_type: child.media_type.clone(), size: child.size, depth };
+        let known = SeenBlob { media_type: child.media_type.clone(), has_two_types: false, size: child.size, depth };
         self.known.insert(child.digest.clone(), known);
         Ok(())
     }
 }
 
 impl SeenBlob {
-    /// Refuses a second descriptor that contradicts the first. Media types of layers may differ in the compression; those of
-    /// documents must be equal, because documents are parsed by them.
-    fn check_alike(&self, other: &Descriptor) -> Result<(), GraphError> {
-        let kind = other.kind();
-        let alike = self.size == other.size
-            && Kind::of(&self.media_type) == kind
-            && (!kind.is_document() || self.media_type == other.media_type);
-        if alike {
-            return Ok(());
+    /// Adds another descriptor of the blob. One blob may be several things, such as a layer and a config; it has one size, and a
+    /// document is of one kind.
+    fn also(&mut self, other: &Descriptor) -> Result<(), GraphError> {
+        let (kind, known) = (other.kind(), Kind::of(&self.media_type));
+        if self.size != other.size || kind.is_document() && known.is_document() && kind != known {
+            return Err(GraphError::Conflict {
+                digest: other.digest.clone(),
+                first: self.media_type.clone(),
+                first_size: self.size,
+                second: other.media_type.clone(),
+                second_size: other.size,
+            });
         }
-        Err(GraphError::Conflict {
-            digest: other.digest.clone(),
-            first: self.media_type.clone(),
-            first_size: self.size,
-            second: other.media_type.clone(),
-            second_size: other.size,
-        })
+        if kind.is_document() && kind == known {
+            self.has_two_types |= self.media_type != other.media_type;
+        } else if kind.demand() > known.demand() {
+            self.media_type.clone_from(&other.media_type);
+        }
+        Ok(())
     }
 }
 
