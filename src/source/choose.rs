@@ -2,6 +2,8 @@
 //!
 //! Engines and archives of `docker save` often hold an index of many platforms and the blobs of one.
 
+use std::collections::{HashMap, HashSet};
+
 use super::{BlobLookup, OnMissing, ReadGraphError, SourceError, read_document, read_graph};
 use crate::image::{Descriptor, Document, DocumentError, GraphError, Kind, Limits, Platform, View};
 
@@ -96,9 +98,14 @@ impl Chooser<'_> {
             // A single image may lack blobs that the engine has; the export names those that it does not.
             return Ok(Choice { root: root.clone(), only: None });
         }
-        let mut there = Vec::new();
+        let (mut there, mut known) = (Vec::new(), HashMap::new());
         for (entry, platform) in self.entries(root).await? {
-            if self.is_whole(&entry).await.unwrap_or(false) {
+            let is_there = match known.get(&entry.digest) {
+                Some(is_there) => *is_there,
+                None => self.is_whole(&entry).await.unwrap_or(false),
+            };
+            known.insert(entry.digest.clone(), is_there);
+            if is_there {
                 there.push((entry, platform));
             }
         }
@@ -145,7 +152,7 @@ impl Chooser<'_> {
     /// The images below `root` whose manifests the source has, and their platforms.
     async fn entries(&self, root: &Descriptor) -> Result<Vec<(Descriptor, Platform)>, ChoiceError> {
         let limits = Limits::default();
-        let (mut found, mut level) = (Vec::new(), vec![root.clone()]);
+        let (mut found, mut level, mut seen) = (Vec::new(), vec![root.clone()], HashSet::new());
         for _ in 0..=limits.depth {
             let mut below = Vec::new();
             for descriptor in level {
@@ -153,6 +160,8 @@ impl Chooser<'_> {
                     || descriptor.is_attestation()
                     || descriptor.size > limits.document_bytes
                     || found.len() > limits.children
+                    // Two entries may have the same image for two platforms, and an index may name another one many times.
+                    || !seen.insert((descriptor.digest.clone(), descriptor.platform.as_ref().map(Platform::to_string)))
                 {
                     continue;
                 }
