@@ -21,6 +21,7 @@ mod limits;
 mod lists;
 mod mirror;
 mod optional_clients;
+mod pressure;
 mod push_clients;
 mod pushes;
 mod reads;

@@ -7,6 +7,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 
 use super::Door;
+use super::push::Pushes;
 use super::reading::Reading;
 use super::refusal::{Code, Refusal};
 use super::repository::Repository;
@@ -47,7 +48,7 @@ impl Door {
         let is_pushing = self.check_push(repository, client).is_ok();
         let size = match &self.pushes {
             Some(pushes) if method == Method::HEAD && repository.mirrored.is_none() && is_pushing => {
-                pushes.of(repository, client).await?.find(&self.images, &digest).await?
+                self.pinned_size(pushes, repository, &digest, client).await?
             }
             _ => self.images.size(&digest).await?,
         };
@@ -84,6 +85,25 @@ impl Door {
         }
         name_content(headers, &digest);
         Ok(response)
+    }
+}
+
+impl Door {
+    /// The size of a blob that a client need not send: pinned, then looked up. A push begins with the first one that is there, so
+    /// that a client that only asks for what is not there costs nothing.
+    async fn pinned_size(
+        &self,
+        pushes: &Pushes,
+        repository: &Repository,
+        digest: &Digest,
+        client: &Principal,
+    ) -> Result<Option<u64>, Refusal> {
+        let push = match pushes.find(repository, client) {
+            Some(push) => push,
+            None if self.images.size(digest).await?.is_none() => return Ok(None),
+            None => pushes.of(repository, client).await?,
+        };
+        push.find(&self.images, digest).await
     }
 }
 

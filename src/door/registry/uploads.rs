@@ -129,7 +129,7 @@ impl Door {
                 }
                 push.end(&upload);
                 outcome?;
-                push.awaits(Some(&digest));
+                push.received(&digest);
                 Ok(request.created(&digest))
             }
         }
@@ -184,7 +184,7 @@ impl Door {
                 let digest = request.digest().unwrap_or_else(|| Err(missing()))?;
                 let is_limited = !self.exports.policy(request.client).may_pull_all();
                 upload.finish(push, start, (&digest, is_limited), body).await?;
-                push.awaits(Some(&digest));
+                push.received(&digest);
                 Ok(request.created(&digest))
             }
             Method::DELETE => {

@@ -3,17 +3,25 @@
 use std::time::Duration;
 
 /// How many repositories are being pushed to at once, over all clients.
-pub(super) const PUSHES: usize = 256;
+pub(super) const PUSHES: usize = 1024;
+/// How many of them one client pushes to.
+pub(super) const PUSHES_OF_CLIENT: usize = 256;
 /// How many uploads one client has open at once.
 pub(super) const UPLOADS_OF_CLIENT: usize = 256;
 /// How many uploads are open at once.
 pub(super) const UPLOADS: usize = 2048;
 /// How many seconds a client that has too much open is to wait.
 pub(super) const RETRY_AFTER: &str = "10";
-/// How long a push without content stays after its last request: its client has only asked what is there.
+/// How long a push stays after its last request that keeps nothing.
 pub(super) const EMPTY_IDLE: Duration = Duration::from_secs(600);
+/// The same for one whose client has only asked what is there.
+pub(super) const FOUND_IDLE: Duration = Duration::from_secs(3600);
 /// The same for one with content: an index may come hours after its manifests.
 pub(super) const IDLE: Duration = Duration::from_secs(3 * 3600);
+/// After how long without a request a push with content may end early, when there are too many.
+pub(super) const SENT_IDLE: Duration = Duration::from_secs(600);
+/// The same for an upload to which nothing was sent: clients send at once.
+pub(super) const UNSENT_IDLE: Duration = Duration::from_secs(20);
 /// How long a push stays at most. Less than the life of an engine's lease.
 pub(super) const LIFETIME: Duration = Duration::from_secs(7 * 3600);
 /// How long an upload stays without a request.

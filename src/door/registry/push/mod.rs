@@ -37,6 +37,18 @@ struct Awaited {
     blobs: HashSet<Digest>,
     /// Whether there is more than is remembered.
     is_open: bool,
+    /// Whether its client has sent some of it.
+    is_sent: bool,
+}
+
+/// What would be lost with a push, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    Nothing,
+    /// Blobs that were found, and that its client would have to send after all.
+    Found,
+    /// Blobs that its client has sent.
+    Sent,
 }
 
 /// A push.
@@ -64,6 +76,15 @@ pub(super) struct Push {
     _listed: Listed,
 }
 
+impl Awaited {
+    fn add(&mut self, blob: Option<&Digest>) {
+        match blob.filter(|_| self.blobs.len() < MAX_AWAITED) {
+            Some(blob) => drop(self.blobs.insert(blob.clone())),
+            None => self.is_open = true,
+        }
+    }
+}
+
 impl Push {
     fn uploads(&self) -> MutexGuard<'_, HashMap<String, Arc<Upload>>> {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,13 +98,16 @@ impl Push {
         self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A blob came or was found, whose image is still to come; `None` is one that is not known.
-    pub(super) fn awaits(&self, blob: Option<&Digest>) {
+    /// A blob was found, whose image is still to come; `None` is one that is not known.
+    fn awaits(&self, blob: Option<&Digest>) {
+        self.awaited().add(blob);
+    }
+
+    /// A blob came, whose image is still to come.
+    pub(super) fn received(&self, blob: &Digest) {
         let mut awaited = self.awaited();
-        match blob.filter(|_| awaited.blobs.len() < MAX_AWAITED) {
-            Some(blob) => drop(awaited.blobs.insert(blob.clone())),
-            None => awaited.is_open = true,
-        }
+        awaited.add(Some(blob));
+        awaited.is_sent = true;
     }
 
     /// The image of `graph` was committed: nothing of it needs the lease any more.
@@ -92,6 +116,7 @@ impl Push {
         for blob in graph.descriptors() {
             awaited.blobs.remove(&blob.digest);
         }
+        awaited.is_sent &= awaited.is_open || !awaited.blobs.is_empty();
     }
 
     /// Whether its client has sent a blob, or was shown to have it, for an image that is still to come.
@@ -100,8 +125,16 @@ impl Push {
     }
 
     fn waits_for_nothing(&self) -> bool {
+        self.worth() == Worth::Nothing
+    }
+
+    fn worth(&self) -> Worth {
         let awaited = self.awaited();
-        !awaited.is_open && awaited.blobs.is_empty()
+        match awaited.is_sent {
+            true => Worth::Sent,
+            false if awaited.is_open || !awaited.blobs.is_empty() => Worth::Found,
+            false => Worth::Nothing,
+        }
     }
 
     /// Whether it belongs to `client` and to a repository.

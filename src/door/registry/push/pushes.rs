@@ -10,10 +10,13 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{self, EMPTY_IDLE, IDLE, LIFETIME, PUSHES, SWEEP, UPLOAD_IDLE, UPLOADS, UPLOADS_OF_CLIENT};
+use super::limits::{
+    self, EMPTY_IDLE, FOUND_IDLE, IDLE, LIFETIME, PUSHES, PUSHES_OF_CLIENT, SENT_IDLE, SWEEP, UPLOAD_IDLE, UPLOADS,
+    UPLOADS_OF_CLIENT,
+};
 use super::record::Record;
 use super::upload::{Upload, unknown};
-use super::{Push, PushLease, Repository};
+use super::{Push, PushLease, Repository, Worth};
 use crate::door::registry::refusal::{Code, Refusal};
 use crate::engine::{DurableLease, EngineError, Lease, Lifetime, Origin};
 use crate::export::{Exports, unique_id};
@@ -66,15 +69,38 @@ impl Pushes {
         if let Some(push) = self.find(repository, client) {
             return Ok(push);
         }
-        if self.pushes().len() >= PUSHES {
-            return Err(too_many(format!("{PUSHES} repositories are being pushed to")));
-        }
+        self.make_room(client)?;
         let (id, record) = (unique_id(), Record::new(&self.server, &repository.full, client));
         let origin = origin(&id, &record);
         let text = record.write();
         let lease = self.exports.engine().lease(&origin, Lifetime::Durable { record: &text }).await?;
         lease.ingests()?;
         Ok(self.insert(id, record, lease, SystemTime::now()))
+    }
+
+    /// Ends a push that nobody would miss if there are too many, of all clients or of `client`: the one with the least to lose,
+    /// of several the one that was not used for longest.
+    fn make_room(&self, client: &Principal) -> Result<(), Refusal> {
+        let mut pushes = self.pushes();
+        let is_own = |push: &Push| shares_limits(&push.principal, client);
+        let own = pushes.values().filter(|push| is_own(push)).count();
+        let is_own_full = own >= PUSHES_OF_CLIENT;
+        if !is_own_full && pushes.len() < PUSHES {
+            return Ok(());
+        }
+        let idle = pushes.values().filter(|push| !is_own_full || is_own(push));
+        let idle = idle.filter_map(|push| Some((push.worth_if_idle()?, push.last_used(), push.id.clone())));
+        let Some((worth, _, id)) = idle.min() else {
+            let (count, whose) = if is_own_full { (own, " by this client") } else { (pushes.len(), "") };
+            return Err(too_many(format!("{count} repositories are being pushed to{whose}")));
+        };
+        let ended = pushes.remove(&id);
+        drop(pushes);
+        if let Some(push) = ended {
+            tracing::debug!(export = push.id, repository = push.repository, ?worth, "a push was ended for another one");
+            self.exports.release(push.leased().lease.clone());
+        }
+        Ok(())
     }
 
     fn insert(&self, id: String, record: Record, lease: Arc<dyn Lease>, created: SystemTime) -> Arc<Push> {
@@ -99,13 +125,17 @@ impl Pushes {
         push
     }
 
-    /// Restores a push; `false` if it is none of this door's.
+    /// Restores a push; `false` if it is none of this door's, or keeps nothing.
     async fn restore(&self, DurableLease { export, record, created }: DurableLease) -> Result<bool, EngineError> {
         let Some(record) = Record::read(&record).filter(|record| record.server == self.server) else {
             return Ok(false);
         };
         let lifetime = Lifetime::Durable { record: "" };
         let lease = self.exports.engine().lease(&origin(&export, &record), lifetime).await?;
+        if lease.pinned().await?.is_empty() && lease.ingests()?.statuses().await?.is_empty() {
+            self.exports.release(lease);
+            return Ok(false);
+        }
         let push = self.insert(export, record, lease, created);
         // What it waits for is not known: it stays until it is idle.
         push.awaits(None);
@@ -129,20 +159,28 @@ impl Pushes {
 
     /// Refuses one more upload of `client` if there are too many.
     pub(in crate::door::registry) fn check_room(&self, client: &Principal) -> Result<(), Refusal> {
-        let client = client.beyond_its_connection();
-        let (mut all, mut own) = (0, 0);
-        for push in self.pushes().values() {
-            let count = push.uploads().len();
-            all += count;
-            own += if push.principal == client { count } else { 0 };
+        let count = || {
+            let (mut all, mut own) = (0, 0);
+            for push in self.pushes().values() {
+                let count = push.uploads().len();
+                all += count;
+                own += if shares_limits(&push.principal, client) { count } else { 0 };
+            }
+            (all, own)
+        };
+        let is_full = |(all, own): (usize, usize)| own >= UPLOADS_OF_CLIENT || all >= UPLOADS;
+        let mut open = count();
+        if is_full(open) {
+            // Nobody would miss those to which nothing was sent.
+            let is_used = |upload: &Arc<Upload>| Arc::strong_count(upload) > 1 || !upload.is_unsent();
+            self.pushes().values().for_each(|push| push.uploads().retain(|_, upload| is_used(upload)));
+            open = count();
         }
-        if own >= UPLOADS_OF_CLIENT {
-            return Err(too_many(format!("{own} uploads of this client are open")));
+        match open {
+            (_, own) if own >= UPLOADS_OF_CLIENT => Err(too_many(format!("{own} uploads of this client are open"))),
+            (all, _) if all >= UPLOADS => Err(too_many(format!("{all} uploads are open"))),
+            _ => Ok(()),
         }
-        if all >= UPLOADS {
-            return Err(too_many(format!("{all} uploads are open")));
-        }
-        Ok(())
     }
 
     /// Ends a push whose images are committed, unless another request uses it.
@@ -177,7 +215,7 @@ impl Pushes {
             for upload in &uploads {
                 upload.suspend().await;
             }
-            if uploads.is_empty() && push.waits_for_nothing() {
+            if !uploads.iter().any(|upload| upload.is_begun()) && push.waits_for_nothing() {
                 self.exports.release(push.leased().lease.clone());
             }
         }
@@ -202,10 +240,27 @@ impl Push {
         self.created.elapsed().unwrap_or_default()
     }
 
+    fn last_used(&self) -> Instant {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_overdue(&self) -> bool {
-        let idle = self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-        let most = if self.waits_for_nothing() { EMPTY_IDLE } else { IDLE };
-        self.age() >= LIFETIME || self.uploads().is_empty() && idle >= most
+        let most = match self.worth() {
+            Worth::Nothing => EMPTY_IDLE,
+            // Of a push that was restored it is not known what was sent.
+            Worth::Found if !self.awaited().is_open => FOUND_IDLE,
+            Worth::Found | Worth::Sent => IDLE,
+        };
+        self.age() >= LIFETIME || self.uploads().is_empty() && self.last_used().elapsed() >= most
+    }
+
+    /// What would be lost with it; `None` if somebody uses it, or is about to. To be called with the map of all pushes locked, so
+    /// that nobody can get hold of it meanwhile.
+    fn worth_if_idle(self: &Arc<Self>) -> Option<Worth> {
+        let is_used = Arc::strong_count(self) > 1 || self.uploads().values().any(|upload| !upload.is_unsent());
+        let worth = self.worth();
+        let is_fresh = worth == Worth::Sent && self.last_used().elapsed() < SENT_IDLE;
+        (!is_used && !is_fresh).then_some(worth)
     }
 
     /// Closes the streams of idle uploads, and gives up those that were left.
@@ -227,6 +282,13 @@ impl Push {
     }
 }
 
+/// Whether two clients count as one: anonymous ones choose their address among those of this machine.
+fn shares_limits(one: &Principal, other: &Principal) -> bool {
+    use Principal::Anonymous;
+    matches!((one, other), (Anonymous { .. }, Anonymous { .. }))
+        || one.beyond_its_connection() == other.beyond_its_connection()
+}
+
 fn origin(id: &str, record: &Record) -> Origin {
     let Record { repository, principal, .. } = record.clone();
     Origin { export: id.to_owned(), door: "registry", builder: repository, principal }
@@ -237,3 +299,6 @@ fn too_many(message: String) -> Refusal {
     let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message);
     refusal.with(RETRY_AFTER, limits::RETRY_AFTER)
 }
+
+#[cfg(test)]
+mod tests;

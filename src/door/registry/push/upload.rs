@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Push;
 use super::body::UploadBody;
-use super::limits::{BLOB_BYTES, STREAM_IDLE, TURN};
+use super::limits::{BLOB_BYTES, STREAM_IDLE, TURN, UNSENT_IDLE};
 use crate::door::registry::refusal::{Code, Refusal};
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
 use crate::engine::{EngineError, Lease};
@@ -65,6 +65,16 @@ impl Upload {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
+    /// Whether the store may have something of it.
+    pub(super) fn is_begun(&self) -> bool {
+        self.stream.try_lock().map_or(true, |stream| stream.is_begun)
+    }
+
+    /// Whether it was begun a while ago and has nothing, so that nothing is lost with it.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.idle() >= UNSENT_IDLE && !self.is_begun()
+    }
+
     /// Waits until no other request uses it.
     ///
     /// # Errors
@@ -101,11 +111,9 @@ impl Upload {
         self.write(&mut stream, body).await?;
         let Some(writer) = &mut stream.writer else { return Ok(()) };
         // The store has it then, whatever becomes of this process.
-        if let Err(error) = writer.digest().await {
-            stream.writer = None;
-            return Err(error.into());
-        }
-        Ok(())
+        let stored = writer.digest().await;
+        self.close_if(stored.is_err(), &mut stream).await;
+        stored.map(drop).map_err(Refusal::from)
     }
 
     /// Asks the store where the upload is, unless its stream is open: of what came last it may have less.
@@ -166,12 +174,17 @@ impl Upload {
     /// Writes a body. What came of one that breaks off is stored.
     async fn write(&self, stream: &mut UploadStream, body: &mut UploadBody) -> Result<(), Refusal> {
         let written = self.try_write(stream, body).await;
-        if let Some(writer) = stream.writer.take_if(|_| written.is_err())
+        self.close_if(written.is_err(), stream).await;
+        written
+    }
+
+    /// Closes the stream of a request that failed. When this returns, another request can open it, or give the upload up.
+    async fn close_if(&self, has_failed: bool, stream: &mut UploadStream) {
+        if let Some(writer) = stream.writer.take_if(|_| has_failed)
             && let Err(error) = writer.suspend().await
         {
             tracing::debug!(%error, upload = self.id, "the last bytes of a request are not stored");
         }
-        written
     }
 
     async fn try_write(&self, stream: &mut UploadStream, body: &mut UploadBody) -> Result<(), Refusal> {
