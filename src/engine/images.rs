@@ -59,6 +59,15 @@ pub trait Images: Source {
         self.size(digest).await
     }
 
+    /// The size of a blob that a reader may be given. Where others may have damaged it this is known only when all of it has been
+    /// read, which is done once.
+    ///
+    /// # Errors
+    /// When the engine cannot be queried.
+    async fn intact(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        self.size(digest).await
+    }
+
     /// The blobs that the engine itself would take in the place of uncompressed layers with these digests, when it is given
     /// an image without a manifest. Engines that do no such thing know none.
     ///

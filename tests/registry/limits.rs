@@ -9,7 +9,7 @@ use linkspan::image::{Descriptor, Digest};
 use serde_json::json;
 
 use crate::common::{Disk, Linkspan, Part, Stack, text};
-use crate::concurrent::patch_slowly;
+use crate::concurrent::{offset, patch_slowly};
 use crate::fixture::{Image, MANIFEST};
 use crate::http::{request, send};
 use crate::pushes::{image, push_blobs, put, refused};
@@ -205,6 +205,52 @@ async fn a_disk_that_gets_full_refuses_the_blob_and_keeps_nothing_of_it() {
     refused(&push(&content("large", 80 << 20)), 507, "UNAVAILABLE");
     assert!(disk.available() + (1 << 20) >= before, "{} of {before} bytes are free", disk.available());
     assert_eq!(push(&content("another small one", 100_000)).status, 201);
+    assert!(linkspan.terminate().success(), "{}", linkspan.log());
+}
+
+/// What did not fit is gone; its client is told, and goes on or gives up.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_for_which_there_was_no_room_is_gone_on_with_or_given_up() {
+    let disk = Disk::new(64 << 20);
+    let folder = disk.root().join("layout");
+    let flags = ["--engine", "layout", "--layout", text(&folder)];
+    let (mut linkspan, address) = Linkspan::registry(Stack::shared(), &[&flags, WRITABLE].concat());
+    let begin = || {
+        let begun = send(&address, "POST", "/v2/full/app/blobs/uploads/", &[], b"");
+        begun.header("location").unwrap().to_owned()
+    };
+    let first = content("before it was full", 8 << 20);
+    let too_much = content("too much", 80 << 20);
+    let before = disk.available();
+    for way in ["go on", "give up", "give up at once"] {
+        let location = begin();
+        if way != "give up at once" {
+            assert_eq!(send(&address, "PATCH", &location, &[], &first).status, 202);
+        }
+        refused(&send(&address, "PATCH", &location, &[], &too_much), 507, "UNAVAILABLE");
+        if way == "go on" {
+            let at = offset(&address, &location);
+            assert!(at <= first.len(), "{at}");
+            let rest = &first[at..];
+            let range = format!("{at}-{}", first.len() - 1);
+            let patched = match rest {
+                [] => send(&address, "PATCH", &location, &[], b""),
+                rest => send(&address, "PATCH", &location, &[("Content-Range", &range)], rest),
+            };
+            assert_eq!(patched.status, 202, "{patched:?}");
+            assert_eq!(offset(&address, &location), first.len());
+            let digest = Digest::sha256(&first);
+            let put = send(&address, "PUT", &format!("{location}?digest={digest}"), &[], b"");
+            is_created(&put, "full/app", &digest);
+            assert!(request(&address, "GET", &format!("/v2/full/app/blobs/{digest}"), &[]).body == first);
+        } else {
+            let given_up = request(&address, "DELETE", &location, &[]);
+            assert_eq!(given_up.status, 204, "{way}: {given_up:?}");
+            refused(&request(&address, "GET", &location, &[]), 404, "BLOB_UPLOAD_UNKNOWN");
+        }
+        let (available, kept) = (disk.available(), first.len() as u64 + (2 << 20));
+        assert!(available + kept >= before, "{way}: {available} of {before} bytes are free");
+    }
     assert!(linkspan.terminate().success(), "{}", linkspan.log());
 }
 

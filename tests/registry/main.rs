@@ -12,6 +12,7 @@ mod attacks;
 mod clients;
 mod concurrent;
 mod conformance;
+mod documents;
 mod guard;
 mod http;
 mod interrupted;

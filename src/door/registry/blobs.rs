@@ -50,14 +50,16 @@ impl Door {
             Some(pushes) if method == Method::HEAD && repository.mirrored.is_none() && is_pushing => {
                 self.pinned_size(pushes, repository, &digest, client).await?
             }
-            _ => self.images.size(&digest).await?,
+            _ => self.images.intact(&digest).await?,
         };
         let size = size.ok_or_else(unknown)?;
         if is_known_to_client(headers, &digest) {
             return Ok(not_modified(&digest));
         }
         let blob = Descriptor::new(ANYTHING, digest.clone(), size);
-        let (status, range) = match requested(headers, size) {
+        // A range is part of a GET, and of nothing else (RFC 9110, section 14.2).
+        let requested = if method == Method::HEAD { ByteRange::All } else { requested(headers, size) };
+        let (status, range) = match requested {
             ByteRange::All => (StatusCode::OK, 0..size),
             ByteRange::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
             ByteRange::Unsatisfiable => {

@@ -28,6 +28,14 @@ pub(super) fn refuse_pages<B>(request: &Request<B>) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Refuses a request with several `Host`, of which another program on its way may have read another one (RFC 9112, section 3.2).
+pub(super) fn refuse_two_hosts<B>(request: &Request<B>) -> Result<(), Refusal> {
+    match request.headers().get_all(HOST).iter().nth(1) {
+        Some(_) => Err(Refusal::bad(Code::Unknown, "a request has one `Host`")),
+        None => Ok(()),
+    }
+}
+
 /// Refuses requests that name another machine, where the client is not known: no browser opens a unix socket, and none has a
 /// password or a certificate of ours unless its user gave it that.
 pub(super) fn refuse_other_hosts<B>(request: &Request<B>, client: &Principal) -> Result<(), Refusal> {
@@ -75,7 +83,8 @@ mod tests {
     fn checked(client: &Principal, headers: &[(&str, &str)]) -> Option<StatusCode> {
         let request = headers.iter().fold(Request::get("/v2/"), |request, (name, value)| request.header(*name, *value));
         let request = request.body(()).unwrap();
-        let checked = refuse_pages(&request).and_then(|()| refuse_other_hosts(&request, client));
+        let checked = refuse_two_hosts(&request).and_then(|()| refuse_pages(&request));
+        let checked = checked.and_then(|()| refuse_other_hosts(&request, client));
         checked.err().map(|refusal| refusal.status)
     }
 
@@ -91,6 +100,10 @@ mod tests {
         assert_eq!(checked(&tcp, &[]), Some(StatusCode::BAD_REQUEST));
         let unix = Principal::Unix { uid: 0, gid: 0, pid: None };
         assert_eq!(checked(&unix, &[("host", "anything")]), None);
+        for client in [&tcp, &unix] {
+            let two = [("host", "localhost"), ("host", "localhost")];
+            assert_eq!(checked(client, &two), Some(StatusCode::BAD_REQUEST));
+        }
         let user = Principal::User { name: "ci".to_owned() };
         assert_eq!(checked(&user, &[("host", "registry.example")]), None);
     }

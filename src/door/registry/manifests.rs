@@ -36,6 +36,10 @@ impl Door {
             return Err(unknown());
         }
         let digest = &manifest.digest;
+        // What a GET gets is verified.
+        if method == Method::HEAD && self.images.intact(digest).await? != Some(manifest.size) {
+            return Err(unknown());
+        }
         if is_known_to_client(headers, digest) {
             return Ok(not_modified(digest));
         }

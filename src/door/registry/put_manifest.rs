@@ -67,10 +67,13 @@ impl Door {
             return Err(Refusal::bad(Code::DigestInvalid, message).about("digest", named.as_str()));
         }
         let media_type = media_type(headers, &bytes)?;
-        let subject = subject_of(&bytes);
         let descriptor = Descriptor::new(media_type, digest, bytes.len() as u64);
         let document = Document::parse(descriptor, bytes)
             .map_err(|error| Refusal::bad(Code::ManifestInvalid, error.to_string()))?;
+        let subject = subject_of(&document.bytes).map_err(|error| {
+            let message = format!("`subject` is no descriptor: {error}");
+            Refusal::bad(Code::ManifestInvalid, message)
+        })?;
         let pushed = Pushed { document, names, tags, subject };
         let readable = self.readable(repository, client).await?;
         let push = pushes.of(repository, client).await?;
@@ -317,6 +320,9 @@ impl From<ExportError> for Refusal {
                 error @ (EngineError::Unpack { .. } | EngineError::Unsuitable { .. } | EngineError::Corrupt { .. }),
             ) => Self::bad(Code::ManifestInvalid, error.to_string()),
             ExportError::Engine(error @ EngineError::Graph(_)) => Self::bad(Code::ManifestInvalid, error.to_string()),
+            ExportError::Engine(EngineError::Commit { engine: "docker", ref reason }) if !is_denial(reason) => {
+                Self::bad(Code::ManifestInvalid, error.to_string())
+            }
             // The engine's own word, such as that of an authorization plugin.
             ExportError::Engine(error @ (EngineError::Commit { .. } | EngineError::NameMoved { .. })) => {
                 Self::new(StatusCode::FORBIDDEN, Code::Denied, error.to_string())
@@ -327,5 +333,26 @@ impl From<ExportError> for Refusal {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, error.to_string())
             }
         }
+    }
+}
+
+/// Whether docker refused its client, and not the image (moby `daemon/pkg/authorization/authz.go`).
+fn is_denial(reason: &str) -> bool {
+    reason.contains("authorization denied by plugin")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_docker_cannot_take_is_not_forbidden() {
+        let refused = |reason: &str| {
+            let refusal =
+                Refusal::from(ExportError::Engine(EngineError::Commit { engine: "docker", reason: reason.to_owned() }));
+            (refusal.status.as_u16(), refusal.code)
+        };
+        assert_eq!(refused("invalid archive: no manifest found"), (400, Code::ManifestInvalid));
+        assert_eq!(refused("authorization denied by plugin opa: no pushes"), (403, Code::Denied));
     }
 }

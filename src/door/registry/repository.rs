@@ -35,6 +35,12 @@ impl Repository {
         if name.len() > MAX_NAME {
             return refused("it is longer than 255 bytes");
         }
+        if let Some((host, rest)) = name.split_once('/').filter(|(host, _)| host.contains(':')) {
+            let hint = format!(
+                "`{host}` is a host, which does not belong into the name; hint: `{rest}`, or with `?ns={host}`"
+            );
+            return refused(&hint);
+        }
         // Behind a registry, a name is checked as it is.
         if let Err(error) = format!("registry.invalid/{name}:1").parse::<Reference>() {
             return refused(error.reason);
@@ -111,6 +117,9 @@ mod tests {
         for name in ["", "A/b", "a//b", "../b", "a/", "-a", "a:1", "a@b", "a b", &"a".repeat(256)] {
             assert_eq!(full(name, ""), Err(Code::NameInvalid), "{name}");
         }
+        let refused = Repository::of("localhost:5000/app", None).unwrap_err();
+        let refused = format!("{refused:?}");
+        assert!(refused.contains("does not belong into the name; hint: `app`"), "{refused}");
         assert!(full(&"a".repeat(247), "").is_ok(), "docker.io's names have `library/` before them");
         for query in ["ns=", "ns=word", "ns=a.b/c", "ns=-.", "ns=a%20b.c", "ns=a.b:x"] {
             assert_eq!(full("app", query), Err(Code::NameUnknown), "{query}");

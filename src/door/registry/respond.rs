@@ -63,6 +63,7 @@ impl Door {
         request: Request<Incoming>,
         client: &Principal,
     ) -> Result<Response<Body>, Refusal> {
+        guard::refuse_two_hosts(&request)?;
         guard::refuse_pages(&request)?;
         let client = &match self.authenticate(request.headers(), client).await {
             Ok(client) => client,

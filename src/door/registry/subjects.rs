@@ -167,13 +167,17 @@ impl Subjects {
     }
 }
 
-/// The digest of the subject that a document names.
-pub(super) fn subject_of(bytes: &[u8]) -> Option<Digest> {
+/// The digest of the subject that a document names, if it names one.
+///
+/// # Errors
+/// When the subject is no descriptor.
+pub(super) fn subject_of(bytes: &[u8]) -> Result<Option<Digest>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Document {
+        #[serde(default)]
         subject: Option<SubjectDescriptor>,
     }
-    serde_json::from_slice::<Document>(bytes).ok()?.subject.map(|subject| subject.digest)
+    Ok(serde_json::from_slice::<Document>(bytes)?.subject.map(|subject| subject.digest))
 }
 
 impl Facts {

@@ -117,4 +117,8 @@ impl Images for RepositoryImages {
         let digest = digest.clone();
         self.work(move |stores| Ok(stores.blobs.present(&digest, None))).await
     }
+
+    async fn intact(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        self.reliable(digest).await
+    }
 }
