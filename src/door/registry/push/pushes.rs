@@ -198,9 +198,13 @@ impl Pushes {
     pub(in crate::door::registry) async fn sweep(self: Arc<Self>, end: CancellationToken) {
         let mut ticks = tokio::time::interval(SWEEP);
         while end.run_until_cancelled(ticks.tick()).await.is_some() {
-            let pushes: Vec<_> = self.pushes().values().cloned().collect();
-            for push in pushes {
-                push.tidy().await;
+            let ids: Vec<_> = self.pushes().keys().cloned().collect();
+            // One after the other: what is held here counts as used.
+            for id in ids {
+                let found = self.pushes().get(&id).cloned();
+                if let Some(push) = found {
+                    push.tidy().await;
+                }
             }
             self.end_overdue();
         }
