@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::thread;
 use std::time::Duration;
 
 use linkspan::image::{Descriptor, Digest};
@@ -187,6 +188,27 @@ async fn a_body_that_does_not_come_is_given_up() {
     assert_eq!(patched.status, 202, "{patched:?}");
     let digest = Digest::sha256(&whole);
     is_created(&send(address, "PUT", &format!("{location}?digest={digest}"), &[], b""), "slow/app", &digest);
+}
+
+/// How long a body takes is limited by nothing but its silences.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_comes_slowly_is_taken() {
+    const PIECES: usize = 5;
+    let served = Served::layout(WRITABLE).await;
+    let (address, whole) = (&served.address, content("drips", 1000 * PIECES));
+    let location = begin(&served, "drips/app");
+    let (first, rest) = whole.split_at(1000);
+    let mut slow = patch_slowly(address, &location, whole.len(), first);
+    for piece in rest.chunks(1000) {
+        // Longer together than a silence may be.
+        thread::sleep(Duration::from_secs(17));
+        slow.write_all(piece).unwrap();
+    }
+    let mut response = String::new();
+    slow.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 202"), "{response}");
+    let digest = Digest::sha256(&whole);
+    is_created(&send(address, "PUT", &format!("{location}?digest={digest}"), &[], b""), "drips/app", &digest);
 }
 
 #[tokio::test(flavor = "multi_thread")]
