@@ -307,6 +307,7 @@ async fn a_push_of_what_is_there_repairs_what_is_missing() {
     assert_eq!(put(&served, "repair/app", "1", MANIFEST, bytes).status, 201);
     let layer = &image.layers[1];
     stack.ctr(namespace, ["content", "rm", layer.digest.as_str()]).ok();
+    assert_eq!(served.head(&format!("/v2/repair/app/blobs/{}", image.config.digest)).status, 200);
     assert_eq!(served.head(&format!("/v2/repair/app/blobs/{}", layer.digest)).status, 404);
     assert_eq!(served.head("/v2/repair/app/manifests/1").status, 404, "it is to be sent");
     push_blobs(&served, "repair/app", &image);

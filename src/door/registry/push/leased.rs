@@ -36,7 +36,7 @@ impl PushLease {
         digest: &Digest,
     ) -> Result<Option<u64>, EngineError> {
         self.covered.get_or_init(|| self.cover(images, repository)).await;
-        let covered = if self.pinning.is_covered(digest) { images.size(digest).await? } else { None };
+        let covered = if self.pinning.is_covered(digest) { images.intact(digest).await? } else { None };
         match covered {
             Some(size) => Ok(Some(size)),
             None => self.pinning.pin(&*self.lease, digest).await,
