@@ -171,6 +171,15 @@ pub(super) struct Settings {
     )]
     registry_writable: Option<String>,
 
+    /// Send clients of the registry door to the object store for blobs, by URLs that are signed for 15 minutes, instead of
+    /// passing them through: where the engine is a bucket whose endpoint clients reach by the same name [env:
+    /// LINKSPAN_REGISTRY_REDIRECT] [default: false]
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Doors"
+    )]
+    registry_redirect: Option<String>,
+
     /// PEM file of the certificate of TCP listeners, with the intermediate ones behind it. Every listener that other machines
     /// reach has TLS; without this one, certificates are made and signed by an authority in --listen-tls-dir. Changed files are
     /// read again [env: LINKSPAN_LISTEN_TLS_CERT]
@@ -327,6 +336,7 @@ impl From<Settings> for Layer {
             (Setting::RegistryMirrorTags, flags.registry_mirror_tags),
             (Setting::RegistryCatalog, flags.registry_catalog),
             (Setting::RegistryWritable, flags.registry_writable),
+            (Setting::RegistryRedirect, flags.registry_redirect),
             (Setting::ListenTlsCert, flags.listen_tls_cert),
             (Setting::ListenTlsKey, flags.listen_tls_key),
             (Setting::ListenTlsDir, flags.listen_tls_dir),

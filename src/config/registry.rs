@@ -16,18 +16,21 @@ pub struct RegistryDoor {
     pub catalog: bool,
     /// Whether clients may push.
     pub writable: bool,
+    /// Whether clients are sent to the store for blobs.
+    pub redirect: bool,
 }
 
 /// Checks the registry door in `settings`, if there is one.
 pub(super) fn check(settings: &Layer) -> Result<Option<RegistryDoor>, ConfigError> {
     let is_set = |setting| settings.last(setting).map(boolean).transpose().map(Option::unwrap_or_default);
     let (mirror_tags, catalog) = (is_set(Setting::RegistryMirrorTags)?, is_set(Setting::RegistryCatalog)?);
-    let writable = is_set(Setting::RegistryWritable)?;
+    let (writable, redirect) = (is_set(Setting::RegistryWritable)?, is_set(Setting::RegistryRedirect)?);
     let Some(given) = settings.last(Setting::RegistryListen) else {
         let options = [
             (Setting::RegistryMirrorTags, mirror_tags),
             (Setting::RegistryCatalog, catalog),
             (Setting::RegistryWritable, writable),
+            (Setting::RegistryRedirect, redirect),
         ];
         return match options.into_iter().find(|(_, is_set)| *is_set) {
             Some((option, _)) => Err(ConfigError::Contradiction(format!(
@@ -43,5 +46,6 @@ pub(super) fn check(settings: &Layer) -> Result<Option<RegistryDoor>, ConfigErro
         mirror_tags,
         catalog,
         writable,
+        redirect,
     }))
 }

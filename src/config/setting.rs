@@ -43,6 +43,8 @@ pub enum Setting {
     RegistryCatalog,
     /// Whether clients may push to the registry door.
     RegistryWritable,
+    /// Whether the registry door sends clients to the store for blobs.
+    RegistryRedirect,
     /// The certificate of the TCP listeners.
     ListenTlsCert,
     /// The key of that certificate.
@@ -97,7 +99,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -118,6 +120,7 @@ impl Setting {
         Self::RegistryMirrorTags,
         Self::RegistryCatalog,
         Self::RegistryWritable,
+        Self::RegistryRedirect,
         Self::ListenTlsCert,
         Self::ListenTlsKey,
         Self::ListenTlsDir,
@@ -168,6 +171,7 @@ impl Setting {
             Self::RegistryMirrorTags => "registry-mirror-tags",
             Self::RegistryCatalog => "registry-catalog",
             Self::RegistryWritable => "registry-writable",
+            Self::RegistryRedirect => "registry-redirect",
             Self::ListenTlsCert => "listen-tls-cert",
             Self::ListenTlsKey => "listen-tls-key",
             Self::ListenTlsDir => "listen-tls-dir",

@@ -300,6 +300,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
             exports: Arc::clone(&exports),
             mirror_tags: settings.mirror_tags,
             catalog: settings.catalog,
+            redirect: settings.redirect,
             passwords: passwords.clone(),
             writable: settings.writable.then(|| settings.listen.to_string()),
         };

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
-use super::EngineError;
+use super::{BlobUrl, EngineError};
 use crate::image::{Descriptor, Digest, Limits, Reference, media_type_of};
 use crate::source::{BlobLookup, Chunks, EqualLayers, Source, SourceError, read_document, read_range};
 
@@ -49,6 +49,14 @@ pub trait Images: Source {
     /// # Errors
     /// When the engine cannot be queried.
     async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError>;
+
+    /// A URL at which clients read a blob, which is there, at the engine's store; `None` if they cannot.
+    ///
+    /// # Errors
+    /// When the store makes none, but could.
+    async fn url(&self, _digest: &Digest) -> Result<Option<BlobUrl>, EngineError> {
+        Ok(None)
+    }
 
     /// The size of a blob that need not be sent again: an export into the engine relies on what is there. Where others may
     /// have damaged it this is known only when all of it has been read, which an export would do as well.

@@ -21,6 +21,7 @@
 //! ```
 
 mod api_error;
+mod blob_url;
 pub mod caches;
 mod containerd;
 mod docker;
@@ -57,6 +58,7 @@ use serde::Serialize;
 use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::net::Principal;
 
+pub use blob_url::BlobUrl;
 use caches::CacheStore;
 #[cfg(any(test, fuzzing))]
 pub(crate) use containerd::layer_fuzz;

@@ -8,6 +8,10 @@ mod common;
 #[allow(dead_code, reason = "made for the tests of engines")]
 mod fixture;
 
+#[path = "../registry/http.rs"]
+#[allow(dead_code, reason = "made for the tests of the registry door")]
+mod http;
+
 mod caches;
 mod commands;
 mod doors;
@@ -15,5 +19,7 @@ mod faults;
 mod faulty;
 mod killed;
 mod names;
+mod redirects;
 mod registries;
+mod side_by_side;
 mod uploads;

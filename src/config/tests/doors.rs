@@ -48,12 +48,18 @@ fn the_registry_door_is_opened_alone_and_only_where_this_machine_reaches_it() {
     let listen: Address = "tcp://127.0.0.1:5000".parse().unwrap();
     assert_eq!(
         config.registry_door,
-        Some(RegistryDoor { listen: listen.clone(), mirror_tags: false, catalog: false, writable: false })
+        Some(RegistryDoor {
+            listen: listen.clone(),
+            mirror_tags: false,
+            catalog: false,
+            writable: false,
+            redirect: false
+        })
     );
     assert_eq!((config.builders.len(), config.docker_door, config.export_listen), (0, None, None));
-    let file = "registry-listen = 'tcp://127.0.0.1:5000'\nregistry-mirror-tags = true\nregistry-catalog = true\nregistry-writable = true\n";
+    let file = "registry-listen = 'tcp://127.0.0.1:5000'\nregistry-mirror-tags = true\nregistry-catalog = true\nregistry-writable = true\nregistry-redirect = true\n";
     let door = opened(Sources::new().file(file)).unwrap().registry_door;
-    assert_eq!(door, Some(RegistryDoor { listen, mirror_tags: true, catalog: true, writable: true }));
+    assert_eq!(door, Some(RegistryDoor { listen, mirror_tags: true, catalog: true, writable: true, redirect: true }));
     for (sources, words) in [
         (Sources::new().flag(Setting::RegistryListen, "tcp://0.0.0.0:5000"), "can be reached from other machines"),
         (sources().flag(Setting::ExportListen, "tcp://127.0.0.1:5000"), "a door needs an address of its own"),

@@ -6,12 +6,12 @@ use http::{Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 
-use super::Door;
 use super::push::Pushes;
 use super::reading::Reading;
 use super::refusal::{Code, Refusal};
 use super::repository::Repository;
 use super::response::{empty, is_known_to_client, name_content, not_modified, put};
+use super::{Door, redirect};
 use crate::byte_range::{ByteRange, requested};
 use crate::http2::{Body, BodyError};
 use crate::image::{Descriptor, Digest};
@@ -33,7 +33,7 @@ impl Door {
     pub(super) async fn blob(
         &self,
         method: &Method,
-        headers: &HeaderMap,
+        request_headers: &HeaderMap,
         (repository, digest): (&Repository, &str),
         client: &Principal,
     ) -> Result<Response<Body>, Refusal> {
@@ -53,12 +53,12 @@ impl Door {
             _ => self.images.intact(&digest).await?,
         };
         let size = size.ok_or_else(unknown)?;
-        if is_known_to_client(headers, &digest) {
+        if is_known_to_client(request_headers, &digest) {
             return Ok(not_modified(&digest));
         }
         let blob = Descriptor::new(ANYTHING, digest.clone(), size);
         // A range is part of a GET, and of nothing else (RFC 9110, section 14.2).
-        let requested = if method == Method::HEAD { ByteRange::All } else { requested(headers, size) };
+        let requested = if method == Method::HEAD { ByteRange::All } else { requested(request_headers, size) };
         let (status, range) = match requested {
             ByteRange::All => (StatusCode::OK, 0..size),
             ByteRange::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
@@ -73,6 +73,11 @@ impl Door {
         } else {
             // First the lease: what is read then is what it keeps.
             let reading = self.readers.blob(client, &blob).await;
+            if self.redirect
+                && let Some(response) = redirect::response(&self.images, &digest, request_headers).await
+            {
+                return Ok(response);
+            }
             let chunks = read_range(&*self.images, &blob, range.clone()).await?;
             let mut response = Response::new(streamed(chunks, reading));
             *response.status_mut() = status;

@@ -21,6 +21,7 @@ mod push;
 mod put_manifest;
 mod query;
 mod reading;
+mod redirect;
 mod referrers;
 mod refusal;
 mod repository;
@@ -72,6 +73,8 @@ pub struct Settings {
     pub mirror_tags: bool,
     /// Whether clients may list all repositories.
     pub catalog: bool,
+    /// Whether clients read blobs at URLs of the engine's store.
+    pub redirect: bool,
     /// The users, where clients over TCP need a password.
     pub passwords: SharedPasswords,
     /// Whether clients may push, and remove tags: then the door's address, by which a later process finds what they sent.
@@ -85,6 +88,7 @@ pub struct Door {
     images: Arc<dyn Images>,
     mirror_tags: bool,
     catalog: bool,
+    redirect: bool,
     readers: Arc<Readers>,
     pushes: Option<Arc<Pushes>>,
     subjects: Subjects,
@@ -98,10 +102,13 @@ impl Door {
     /// A door to the store of an engine. Leases that are no longer needed are released until `drain`.
     ///
     /// # Errors
-    /// [`EngineError::NotOffered`] if the engine's images cannot be read.
+    /// [`EngineError::NotOffered`] if the engine's images cannot be read, or have no URLs where `settings` want them.
     pub async fn open(settings: Settings, drain: CancellationToken) -> Result<Self, EngineError> {
-        let Settings { exports, mirror_tags, catalog, passwords, writable } = settings;
+        let Settings { exports, mirror_tags, catalog, redirect, passwords, writable } = settings;
         let images = exports.engine().images()?;
+        if redirect {
+            redirect::check(&**exports.engine())?;
+        }
         let readers = Arc::new(Readers::new(exports.clone()));
         tokio::spawn(readers.clone().sweep(drain.clone()));
         let mut pushes = None;
@@ -116,6 +123,7 @@ impl Door {
             images,
             mirror_tags,
             catalog,
+            redirect,
             readers,
             pushes,
             subjects,

@@ -10,6 +10,7 @@ use super::query;
 use super::refusal::{Code, Refusal};
 use super::repository::Repository;
 use super::response::{CONTENT_DIGEST, empty, put};
+use crate::engine::Storage;
 use crate::http2::Body;
 use crate::image::{Algorithm, Digest};
 use crate::net::Principal;
@@ -108,7 +109,6 @@ impl Door {
             return Err(Refusal::new(StatusCode::LENGTH_REQUIRED, Code::SizeInvalid, message));
         }
         pushes.check_room(request.client)?;
-        let is_limited = !self.exports.policy(request.client).may_pull_all();
         let push = pushes.of(request.repository, request.client).await?;
         // Whatever it names: what is not there is sent.
         let mounted = query::value(request.query, "mount").and_then(|digest| digest.parse::<Digest>().ok());
@@ -118,21 +118,43 @@ impl Door {
         {
             return Ok(request.created(&digest));
         }
-        let upload = push.begin();
         match digest {
-            None => Ok(request.uploading(StatusCode::ACCEPTED, &push, &upload)),
-            Some(digest) => {
-                let outcome = upload.finish(&push, None, (&digest, is_limited), body).await;
-                if outcome.is_err() {
-                    // Nobody knows its id.
-                    let _ = upload.cancel(&push).await;
-                }
-                push.end(&upload);
-                outcome?;
-                push.received(&digest);
-                Ok(request.created(&digest))
-            }
+            None => Ok(request.uploading(StatusCode::ACCEPTED, &push, &push.begin())),
+            Some(digest) => self.send_at_once(&push, request, &digest, body).await,
         }
+    }
+
+    /// The response to a request that has a whole blob.
+    async fn send_at_once(
+        &self,
+        push: &Push,
+        request: &UploadRequest<'_>,
+        digest: &Digest,
+        body: &mut UploadBody,
+    ) -> Result<Response<Body>, Refusal> {
+        let is_limited = !self.exports.policy(request.client).may_pull_all();
+        let upload = push.begin();
+        let outcome = upload.finish(push, None, (digest, is_limited), body).await;
+        if outcome.is_err() {
+            // Nobody knows its id.
+            let _ = upload.cancel(push).await;
+        }
+        push.end(&upload);
+        outcome?;
+        push.received(digest);
+        Ok(request.created(digest))
+    }
+
+    /// The digest of a blob that comes here whole although another door in front of the same store gave the id: that began
+    /// nothing in the store, so the request is complete by itself. What comes in several requests is known to one door only.
+    fn is_begun_elsewhere(&self, request: &UploadRequest<'_>, id: &str, body: &UploadBody) -> Option<Digest> {
+        let is_shared = matches!(self.exports.engine().identity().storage, Storage::Bucket {});
+        let is_id = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_ours = id.split_once('.').is_some_and(|(push, upload)| is_id(push) && is_id(upload));
+        let is_whole = *request.method == Method::PUT
+            && !request.headers.contains_key(CONTENT_RANGE)
+            && body.length().is_some_and(|length| length > 0);
+        if is_shared && is_ours && is_whole { request.digest()?.ok() } else { None }
     }
 
     /// Whether the client may read a blob here, or in the repository that it names.
@@ -155,7 +177,16 @@ impl Door {
         id: &str,
         body: &mut UploadBody,
     ) -> Result<Response<Body>, Refusal> {
-        let (push, upload) = pushes.upload(request.repository, request.client, id).await?;
+        let (push, upload) = match pushes.upload(request.repository, request.client, id).await {
+            Ok(found) => found,
+            Err(refusal) if refusal.status == StatusCode::NOT_FOUND => {
+                let digest = self.is_begun_elsewhere(request, id, body).ok_or(refusal)?;
+                pushes.check_room(request.client)?;
+                let push = pushes.of(request.repository, request.client).await?;
+                return self.send_at_once(&push, request, &digest, body).await;
+            }
+            Err(refusal) => return Err(refusal),
+        };
         let outcome = self.of_upload(request, &push, &upload, body).await;
         push.end(&upload);
         outcome.map_err(|refusal| request.refused(refusal, &push, &upload))

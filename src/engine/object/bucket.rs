@@ -1,21 +1,27 @@
 //! A bucket: the requests to it, bounded in size and time, with errors that name the object.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::Method;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
+use object_store::signer::Signer;
 use object_store::{
     Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
     UpdateVersion,
 };
 
 use super::failure::failure;
-use crate::engine::EngineError;
+use crate::engine::{BlobUrl, EngineError};
 
 /// How many requests one operation has under way.
 pub(super) const PARALLEL: usize = 16;
+
+/// How long a URL of an object may be used: a pull of many layers asks for each when it begins to read it.
+const URL_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
 /// What a bucket's client can do.
 pub(super) trait Objects: ObjectStore + MultipartStore {}
@@ -48,12 +54,19 @@ pub(super) struct Bucket {
     address: Arc<str>,
     /// What keys begin with: empty, or with a slash at its end.
     prefix: Arc<str>,
+    /// Makes URLs of objects, where there are credentials to sign them.
+    signer: Option<Arc<dyn Signer>>,
 }
 
 impl Bucket {
     pub(super) fn new(objects: Arc<dyn Objects>, address: &str, prefix: &str) -> Self {
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Self { objects, address: address.into(), prefix: prefix.into() }
+        Self { objects, address: address.into(), prefix: prefix.into(), signer: None }
+    }
+
+    /// The same with URLs of its objects.
+    pub(super) fn with_signer(self, signer: Option<Arc<dyn Signer>>) -> Self {
+        Self { signer, ..self }
     }
 
     /// `s3://bucket/prefix`.
@@ -130,6 +143,14 @@ impl Bucket {
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// A URL at which an object can be read without credentials for a while; `None` if there are no credentials to sign it.
+    pub(super) async fn url(&self, key: &str) -> Result<Option<BlobUrl>, EngineError> {
+        let Some(signer) = &self.signer else { return Ok(None) };
+        let signed = signer.signed_url(Method::GET, &self.path(key), URL_LIFETIME).await;
+        let signed = signed.map_err(|error| self.failed("signing a URL of", key, &error))?;
+        Ok(Some(BlobUrl::new(signed.to_string())))
     }
 
     /// Writes an object.

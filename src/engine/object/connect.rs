@@ -7,6 +7,7 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::signer::Signer;
 use object_store::{BackoffConfig, ClientConfigKey, Error, RetryConfig};
 
 use super::address::{BucketAddress, Provider};
@@ -48,6 +49,22 @@ fn of_process() -> Vec<(String, String)> {
     std::env::vars_os().filter_map(text).collect()
 }
 
+/// A client of a store, and what signs URLs with its credentials.
+struct Client {
+    objects: Arc<dyn Objects>,
+    signer: Option<Arc<dyn Signer>>,
+}
+
+impl Client {
+    /// `unsigned` is the setting by which a client uses no credentials.
+    fn new<T: Objects + Signer>(store: T, unsigned: Option<String>) -> Self {
+        let store = Arc::new(store);
+        let is_anonymous = unsigned.is_some_and(|text| matches!(&*text, "1" | "true" | "yes" | "on" | "y"));
+        let signer = (!is_anonymous).then(|| store.clone() as Arc<dyn Signer>);
+        Self { objects: store, signer }
+    }
+}
+
 fn retry() -> RetryConfig {
     let backoff = BackoffConfig { max_backoff: LONGEST_PAUSE, ..BackoffConfig::default() };
     RetryConfig { backoff, max_retries: RETRIES.0, retry_timeout: RETRIES.1 }
@@ -74,8 +91,8 @@ fn with(address: &BucketAddress, variables: &[(String, String)]) -> Result<Bucke
         Provider::Google => google(&address.bucket, variables),
         Provider::Azure => azure(&address.bucket, variables),
     };
-    let objects = objects.map_err(|error| refused(error.to_string(), None))?;
-    Ok(Bucket::new(objects, &text, &address.prefix))
+    let Client { objects, signer } = objects.map_err(|error| refused(error.to_string(), None))?;
+    Ok(Bucket::new(objects, &text, &address.prefix).with_signer(signer))
 }
 
 /// Fails with the endpoint if that has no TLS and nobody allowed it.
@@ -98,7 +115,7 @@ fn settings<'a, K: std::str::FromStr>(
     given.filter_map(|(key, value)| Some((key.to_ascii_lowercase().parse().ok()?, value.as_str())))
 }
 
-fn amazon(bucket: &str, variables: &[(String, String)]) -> Result<Arc<dyn Objects>, Error> {
+fn amazon(bucket: &str, variables: &[(String, String)]) -> Result<Client, Error> {
     let mut builder = AmazonS3Builder::new()
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST)
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT)
@@ -110,27 +127,30 @@ fn amazon(bucket: &str, variables: &[(String, String)]) -> Result<Arc<dyn Object
     for (key, value) in settings(variables, "AWS_") {
         builder = builder.with_config(key, value);
     }
-    Ok(Arc::new(builder.with_bucket_name(bucket).with_retry(retry()).build()?))
+    let unsigned = builder.get_config_value(&AmazonS3ConfigKey::SkipSignature);
+    Ok(Client::new(builder.with_bucket_name(bucket).with_retry(retry()).build()?, unsigned))
 }
 
-fn google(bucket: &str, variables: &[(String, String)]) -> Result<Arc<dyn Objects>, Error> {
+fn google(bucket: &str, variables: &[(String, String)]) -> Result<Client, Error> {
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), REQUEST)
         .with_config(GoogleConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT);
     for (key, value) in settings(variables, "GOOGLE_") {
         builder = builder.with_config(key, value);
     }
-    Ok(Arc::new(builder.with_bucket_name(bucket).with_retry(retry()).build()?))
+    let unsigned = builder.get_config_value(&GoogleConfigKey::SkipSignature);
+    Ok(Client::new(builder.with_bucket_name(bucket).with_retry(retry()).build()?, unsigned))
 }
 
-fn azure(container: &str, variables: &[(String, String)]) -> Result<Arc<dyn Objects>, Error> {
+fn azure(container: &str, variables: &[(String, String)]) -> Result<Client, Error> {
     let mut builder = MicrosoftAzureBuilder::new()
         .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), REQUEST)
         .with_config(AzureConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT);
     for (key, value) in settings(variables, "AZURE_") {
         builder = builder.with_config(key, value);
     }
-    Ok(Arc::new(builder.with_container_name(container).with_retry(retry()).build()?))
+    let unsigned = builder.get_config_value(&AzureConfigKey::SkipSignature);
+    Ok(Client::new(builder.with_container_name(container).with_retry(retry()).build()?, unsigned))
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use super::bucket::PARALLEL;
 use super::keys;
 use super::name_index::Entry;
 use super::stores::Stores;
-use crate::engine::EngineError;
 use crate::engine::images::{Images, Page, Query, Record, describe};
+use crate::engine::{BlobUrl, EngineError};
 use crate::image::{Descriptor, Digest, Kind, Reference};
 use crate::source::{Chunks, Source, SourceError};
 
@@ -153,5 +153,9 @@ impl Images for ObjectImages {
 
     async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
         self.stores.blobs.size(digest).await
+    }
+
+    async fn url(&self, digest: &Digest) -> Result<Option<BlobUrl>, EngineError> {
+        self.stores.bucket().url(&keys::blob(digest)).await
     }
 }
