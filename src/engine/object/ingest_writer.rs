@@ -102,7 +102,13 @@ impl Inner {
             complete(&mut upload, &self.pins).await?;
         } else if self.is_unnamed(&guard.ingest, &upload) {
             complete(&mut upload, &self.pins).await?;
-            self.rename(upload.key(), &digest, size).await?;
+            if let Err(error) = self.rename(upload.key(), &digest, size).await {
+                // Its client begins anew.
+                if let Err(error) = self.stores.bucket().delete(upload.key()).await {
+                    tracing::debug!(%error, "a blob that could not be named goes with its lease's process");
+                }
+                return Err(error);
+            }
         } else {
             if let Some(begun) = upload.restart().await {
                 self.pins.abort(&begun).await?;

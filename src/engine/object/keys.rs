@@ -40,9 +40,14 @@ pub(super) fn blob(digest: &Digest) -> String {
     format!("docker/registry/v2/blobs/{algorithm}/{}/{hex}/data", &hex[..2])
 }
 
+/// The folder of an export's blobs whose digests are not known yet.
+pub(super) fn uploads(export: &str) -> String {
+    format!("_linkspan/uploads/{export}")
+}
+
 /// A blob whose digest is not known yet.
 pub(super) fn upload(export: &str, reference: &str) -> String {
-    format!("_linkspan/uploads/{export}/{}", Digest::sha256(reference.as_bytes()).hex())
+    format!("{}/{}", uploads(export), Digest::sha256(reference.as_bytes()).hex())
 }
 
 /// A lease.

@@ -212,6 +212,9 @@ impl LeaseStore {
         for upload in &former {
             abort(&self.bucket, &upload.key, &upload.id).await?;
         }
+        if is_found && lease.process != process {
+            self.remove_unnamed(export).await?;
+        }
         lease.process = process;
         let opened = StoredPins {
             bucket: self.bucket.clone(),
@@ -225,6 +228,14 @@ impl LeaseStore {
             opened.write().await?;
         }
         Ok(opened)
+    }
+
+    /// Removes the blobs of an export whose digests nobody has compared, and will not: their process is gone.
+    async fn remove_unnamed(&self, export: &str) -> Result<(), EngineError> {
+        for (key, _) in self.bucket.list(&keys::uploads(export), MAX_LEASES).await? {
+            self.bucket.delete(&key).await?;
+        }
+        Ok(())
     }
 
     async fn read(&self, export: &str) -> Result<Option<StoredLease>, EngineError> {
@@ -275,10 +286,7 @@ impl LeaseStore {
             for upload in &lease.uploads {
                 abort(&self.bucket, &upload.key, &upload.id).await?;
             }
-            let below = format!("_linkspan/uploads/{export}");
-            for (key, _) in self.bucket.list(&below, MAX_LEASES).await? {
-                self.bucket.delete(&key).await?;
-            }
+            self.remove_unnamed(&export).await?;
             self.bucket.delete(&keys::lease(&export)).await?;
             count += 1;
         }

@@ -17,14 +17,14 @@ use crate::engine::EngineError;
 use crate::image::{Algorithm, Digest, Hasher};
 
 /// The least size of a part: S3 takes none below 5 MiB but the last.
-pub(super) const PART: usize = 8 << 20;
+pub(super) const PART: usize = 5 << 20;
 /// How many parts an upload may have: S3 has a limit of 10,000.
 const MAX_PARTS: u64 = 9_000;
-/// The parts of a blob of unknown size: up to 140 GiB.
-const PART_OF_UNKNOWN: usize = 16 << 20;
+/// The parts of a blob of unknown size, all as long as the first (R2 takes no others): up to 70 GiB.
+const PART_OF_UNKNOWN: usize = 8 << 20;
 /// Up to which size a buffer grows step by step.
 const SHORT: usize = 1 << 20;
-/// How many parts of that size are on their way or hashed at once, of all uploads together.
+/// How many parts of the least size are on their way or hashed at once, of all uploads together; a larger one counts as several.
 pub(super) const PARTS: u32 = 6;
 /// How many of them are of one upload.
 const PARTS_OF_ONE: usize = 3;
@@ -158,6 +158,9 @@ impl Upload {
         let Some(Begun { id, .. }) = self.begun.clone() else {
             return Err(self.broken("no upload has begun"));
         };
+        if self.parts.len() as u64 >= MAX_PARTS {
+            return Err(self.broken("it is longer than 70 GiB, the most that can be sent without its size"));
+        }
         let weight = u32::try_from(self.part_size.div_ceil(PART)).unwrap_or(PARTS).min(PARTS);
         // Until it is sent and hashed.
         let room: Arc<OwnedSemaphorePermit> = match self.permits.clone().acquire_many_owned(weight).await {
@@ -224,13 +227,19 @@ impl Upload {
     /// The digest of all bytes so far.
     pub(super) async fn digest(&mut self) -> Result<Digest, EngineError> {
         let hasher = self.hasher().await?;
-        let (mut whole, rest) = (hasher.clone(), self.buffer.clone().freeze());
+        let mut whole = hasher.clone();
         self.hashing = Some(Hashing::Ready(hasher));
+        // Lent to the thread: a copy would be as long as a part.
+        let rest = std::mem::take(&mut self.buffer).freeze();
+        let lent = rest.clone();
         let hashed = spawn_blocking(move || {
-            whole.update(&rest);
+            whole.update(&lent);
+            drop(lent);
             whole.finish()
         });
-        hashed.await.map_err(|_| self.broken("hashing it broke off"))
+        let hashed = hashed.await;
+        self.buffer = rest.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        hashed.map_err(|_| self.broken("hashing it broke off"))
     }
 
     /// Makes the object, whose digest the caller has compared. Where this fails the upload can only be aborted.
