@@ -1,10 +1,20 @@
 //! What is read from files, and read again when they change.
 
 use std::fmt::{self, Debug};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// The content of a small file.
+pub(crate) fn content(path: &Path, max_bytes: u64) -> Result<Vec<u8>, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > max_bytes { Err(format!("it has more than {max_bytes} bytes")) } else { Ok(bytes) }
+}
 
 /// How often it is looked whether the files have changed, at most.
 const LOOK: Duration = Duration::from_secs(1);
@@ -67,7 +77,12 @@ impl<T> Reloaded<T> {
         let stamps = stamps(&self.paths);
         if stamps != state.stamps {
             state.stamps = stamps;
-            match (self.load)() {
+            // A pipe would be waited for, by all connections.
+            let is_pipe = |path: &PathBuf| path.metadata().is_ok_and(|found| found.file_type().is_fifo());
+            match self.paths.iter().find(|path| is_pipe(path)).map_or_else(
+                || (self.load)(),
+                |path| Err(format!("{} is a pipe, expected a regular file", path.display())),
+            ) {
                 Ok(value) => {
                     tracing::info!("{} was read again", self.what);
                     state.value = Arc::new(value);
@@ -96,6 +111,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_small_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "12345").unwrap();
+        assert_eq!(content(&file, 5).as_deref(), Ok(&b"12345"[..]));
+        assert!(content(&file, 4).unwrap_err().contains("more than 4 bytes"));
+    }
+
+    #[test]
     fn a_change_is_seen_and_a_broken_one_leaves_the_value() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("number");
@@ -113,6 +137,10 @@ mod tests {
         std::fs::write(&path, "22").unwrap();
         assert_eq!(*reloaded.current(), 1, "it is not looked at for every call");
         assert_eq!(next(), 22);
+        std::fs::remove_file(&path).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert_eq!(next(), 22, "a pipe is not waited for");
         assert!(Reloaded::open("the number", Vec::new(), || "x".parse::<u32>()).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{AUTHORIZATION, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
 use http::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
@@ -43,9 +43,17 @@ impl Admission {
         if (self.admits)(&client) {
             return Ok(client);
         }
-        let message = "this client may read only some images, which only the registry door can keep to; use that";
+        let message = "this client is limited by rules, which only the registry door can keep to; use that";
         Err(Status::permission_denied(format!("{client}: {message}")))
     }
+}
+
+/// Refuses what a page in a browser can send with its user's certificate: no client of gRPC has an `Origin`, or another content type.
+fn refuse_pages(headers: &HeaderMap) -> Option<Status> {
+    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let from_page = headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site");
+    (from_page || !is_grpc)
+        .then(|| Status::permission_denied("requests of web pages are refused; expected `application/grpc`"))
 }
 
 impl<S> Layer<S> for Admission {
@@ -84,7 +92,11 @@ where
         // tonic adds it to every request, from `Connected::connect_info` of the stream.
         let peer = call.extensions().get::<Principal>().cloned();
         let authorization = call.headers().get(AUTHORIZATION).cloned();
+        let refusal = refuse_pages(call.headers());
         Box::pin(async move {
+            if let Some(status) = refusal {
+                return Ok(status.into_http());
+            }
             match admission.client(peer, authorization).await {
                 Ok(client) => {
                     call.extensions_mut().insert(client);
@@ -119,6 +131,7 @@ mod tests {
         });
         let mut call = Request::new(Body::empty());
         call.extensions_mut().insert(peer.clone());
+        call.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         if let Some(credentials) = credentials {
             let value = format!("Basic {}", BASE64_STANDARD.encode(credentials));
             call.headers_mut().insert(AUTHORIZATION, value.parse().unwrap());
@@ -127,6 +140,24 @@ mod tests {
         match Status::from_header_map(response.headers()) {
             Some(status) => Err(status.code()),
             None => Ok(response.extensions().get::<Principal>().unwrap().clone()),
+        }
+    }
+
+    #[test]
+    fn pages_are_refused() {
+        let refused = |headers: &[(&'static str, &'static str)]| {
+            let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
+            refuse_pages(&headers.collect()).is_some()
+        };
+        let grpc = ("content-type", "application/grpc+proto");
+        assert!(!refused(&[grpc]));
+        for headers in [
+            &[][..],
+            &[("content-type", "text/plain")],
+            &[grpc, ("origin", "null")],
+            &[grpc, ("sec-fetch-site", "cross-site")],
+        ] {
+            assert!(refused(headers), "{headers:?}");
         }
     }
 

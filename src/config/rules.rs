@@ -58,14 +58,46 @@ fn rule(number: usize, draft: &RuleDraft) -> Result<Rule, ConfigError> {
     }
     Ok(Rule {
         principals: draft.principals.iter().map(principal).collect::<Result<_, _>>()?,
-        names: draft.names.iter().map(pattern).collect::<Result<_, _>>()?,
+        names: draft.names.iter().map(name).collect::<Result<_, _>>()?,
         actions: draft.allow.iter().map(action).collect::<Result<_, _>>()?,
     })
 }
 
+/// A pattern of full names: one that no name can have would look as if it allowed something.
+fn name(given: &Given) -> Result<String, ConfigError> {
+    let text = pattern(given)?;
+    let fixed = text.split('*').next().unwrap_or_default();
+    // Where a `*` comes before the first slash, it may be anything, but not in the tag of a name without a registry.
+    let has_registry = match fixed.split_once('/') {
+        Some((host, _)) => host.contains(['.', ':']) || host == "localhost",
+        None => fixed.len() < text.len() && !fixed.ends_with(':'),
+    };
+    if !has_registry {
+        let full = if text.contains('/') { format!("docker.io/{text}") } else { format!("docker.io/library/{text}") };
+        return Err(invalid(
+            given,
+            format!("describes no full name, which begins with its registry; did you mean `{full}`?"),
+        ));
+    }
+    if text.starts_with("index.docker.io/") || (fixed.chars().any(|c| c.is_ascii_uppercase()) && !fixed.contains(':')) {
+        return Err(invalid(
+            given,
+            "describes no full name: these are in lower case, and Docker Hub's begin with `docker.io/`",
+        ));
+    }
+    Ok(text)
+}
+
 fn principal(given: &Given) -> Result<String, ConfigError> {
     let text = pattern(given)?;
-    let kinds = ["user:", "certificate:", "uid:", "gid:"];
+    if let Some(number) = text.strip_prefix("uid:").or_else(|| text.strip_prefix("gid:")) {
+        // A pattern that names nobody would leave its client without limits.
+        return match number.parse::<u32>() {
+            Ok(_) => Ok(text),
+            Err(_) => Err(invalid(given, "is no number of a user or a group, such as `uid:1000`")),
+        };
+    }
+    let kinds = ["user:", "certificate:"];
     if matches!(text.as_str(), "*" | "anonymous")
         || kinds.iter().any(|kind| text.len() > kind.len() && text.starts_with(kind))
     {

@@ -279,8 +279,8 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
             parts.push(cache_api::open(caches, exports, &name, drain.clone()).await);
         }
         let judge = Arc::clone(&exports);
-        // It reads by digests, of which it does not know by which names a client knows them.
-        let admits = Arc::new(move |client: &Principal| judge.policy(client).may_pull_all());
+        // It knows digests, caches and exports, and not by which names a client may reach them.
+        let admits = Arc::new(move |client: &Principal| judge.policy(client).is_unlimited());
         let admission = Admission { passwords: passwords.clone(), admits };
         let server = ApiServer::start(parts, status.of(listener.address()), admission, drain)?;
         announce(&format!("export door listening on {}", listener.address()));

@@ -5,18 +5,24 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 const TERM: &str = "SIGTERM";
+const HANGUP: &str = "SIGHUP";
 
-/// Receives SIGTERM and SIGINT.
+/// Receives SIGTERM, SIGINT, and SIGHUP, which a terminal sends when it is closed.
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     /// Installs the handlers: from now on the signals no longer kill the process.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     /// Waits for the next signal and returns its name. A signal that arrives between two calls is kept.
@@ -25,11 +31,16 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => TERM,
             _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => HANGUP,
         }
     }
 
     /// The exit code after `signal`, as shells report it: 128 plus the signal's number.
     pub(crate) fn code(signal: &str) -> u8 {
-        if signal == TERM { 143 } else { 130 }
+        match signal {
+            TERM => 143,
+            HANGUP => 129,
+            _ => 130,
+        }
     }
 }

@@ -157,6 +157,7 @@ mod tests {
             ci.may_somewhere(Right::Push, "docker.io/team/app") && !ci.may_somewhere(Right::Push, "docker.io/other")
         );
         assert!(!ci.may_pull_all() && policy.of(&unix(0)).may_pull_all());
+        assert!(!ci.is_unlimited() && policy.of(&unix(0)).is_unlimited());
         assert!(ci.is_restrictive() && ci.settable() == ["docker.io/team/*"] && !ci.may_move_some());
     }
 
@@ -166,6 +167,7 @@ mod tests {
         let policy = NamePolicy { allowed: vec!["docker.io/team/*".to_owned()], allow_tag_move: false, rules };
         let (user, name) = (Principal::User { name: "ci".to_owned() }, "other/app:1".parse().unwrap());
         let rights = policy.of(&user);
+        assert!(rights.is_unlimited(), "the rules are not what limits it");
         assert!(rights.may_pull_all() && !rights.may_move(&name) && !rights.may_delete(&name));
         assert!(matches!(rights.check(&[name]), Err(ExportError::NameDenied { .. })));
     }

@@ -138,6 +138,15 @@ impl<'a> Rights<'a> {
         self.rules.as_ref().is_none_or(|rules| rules.iter().any(is_all))
     }
 
+    /// Whether no rule limits the client. Doors that know blobs, caches and exports, and not by which names a client may reach
+    /// them, serve nobody else.
+    pub fn is_unlimited(&self) -> bool {
+        const ALL: [Right; 4] = [Right::Pull, Right::Push, Right::Move, Right::Delete];
+        let gives = |right, rule: &&AccessRule| rule.rights.contains(&right) && rule.names.iter().any(|it| it == "*");
+        let has = |rules: &Vec<&AccessRule>| ALL.iter().all(|&right| rules.iter().any(|rule| gives(right, rule)));
+        self.rules.as_ref().is_none_or(has)
+    }
+
     /// Whether there can be a name in `repository`, which is a full one, to which `right` is given.
     pub fn may_somewhere(&self, right: Right, repository: &str) -> bool {
         let Some(rules) = &self.rules else { return true };

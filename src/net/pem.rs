@@ -1,18 +1,18 @@
 //! Certificates and keys in PEM files.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::reload::content;
 
 /// The largest file: many times that of a system's list of authorities.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// The certificates in a file, of which there is at least one. An error is the reason.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let bytes = read(path)?;
+    let bytes = content(path, MAX_BYTES)?;
     let found = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
     let found = found.map_err(|error| error.to_string())?;
     if found.is_empty() { Err("no certificate in this file; expected PEM".to_owned()) } else { Ok(found) }
@@ -20,12 +20,5 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 
 /// The key in a file. An error is the reason.
 pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| error.to_string())
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let opened = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
-    opened.map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > MAX_BYTES { Err(format!("it has more than {MAX_BYTES} bytes")) } else { Ok(bytes) }
+    PrivateKeyDer::from_pem_slice(&content(path, MAX_BYTES)?).map_err(|error| error.to_string())
 }

@@ -1,11 +1,11 @@
 //! Password files, as `htpasswd -B` writes them: one `NAME:HASH` a line.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use bcrypt::HashParts;
+
+use crate::reload::content;
 
 /// The largest file, and the most users.
 const MAX_BYTES: u64 = 1 << 20;
@@ -23,12 +23,7 @@ pub(super) struct Users(BTreeMap<String, String>);
 
 /// Reads a password file. An error is the reason, and has no hash.
 pub(super) fn read(path: &Path) -> Result<Users, String> {
-    let mut bytes = Vec::new();
-    let opened = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
-    opened.map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(format!("it has more than {MAX_BYTES} bytes"));
-    }
+    let bytes = content(path, MAX_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| "it is no UTF-8".to_owned())?;
     let mut users = BTreeMap::new();
     for (number, line) in (1..).zip(text.lines()).map(|(number, line)| (number, line.trim())) {

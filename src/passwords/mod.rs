@@ -4,6 +4,7 @@
 //! hash; the file's own changes end that at once. A user that does not exist takes as long as one that does.
 
 mod htpasswd;
+mod queue;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,11 +20,10 @@ use tokio::sync::Semaphore;
 use crate::net::Principal;
 use crate::reload::Reloaded;
 use htpasswd::Users;
+use queue::{Queue, Refused};
 
 /// How many passwords are checked at once: each takes one core for about a tenth of a second.
 const CHECKS: usize = 2;
-/// How many requests wait for that.
-const WAITING: usize = 64;
 /// How long a password that was right is remembered.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// How many are remembered.
@@ -55,7 +55,8 @@ pub(crate) enum Unauthenticated {
 pub struct Passwords {
     file: Reloaded<Known>,
     checks: Semaphore,
-    waiting: Semaphore,
+    queue: Queue,
+    refused: Refused,
     /// The key of the hashes that are remembered; of this process only.
     key: [u8; 32],
 }
@@ -83,11 +84,16 @@ impl Passwords {
             PasswordFileError { path: path.to_owned(), reason: format!("no random numbers: {error}") }
         })?;
         let file = Reloaded::open("the password file", vec![path.to_owned()], load)?;
-        Ok(Self { file, checks: Semaphore::new(CHECKS), waiting: Semaphore::new(WAITING), key })
+        let (checks, queue) = (Semaphore::new(CHECKS), Queue::default());
+        Ok(Self { file, checks, queue, refused: Refused::default(), key })
     }
 
-    /// The user that the `Authorization` of a request names (RFC 7617).
-    pub(crate) async fn authenticate(&self, authorization: Option<&HeaderValue>) -> Result<Principal, Unauthenticated> {
+    /// The user that the `Authorization` of a request from `peer` names (RFC 7617).
+    pub(crate) async fn authenticate(
+        &self,
+        peer: &Principal,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Principal, Unauthenticated> {
         let (user, password) = credentials(authorization.ok_or(Unauthenticated::NoCredentials)?)?;
         let known = self.file.current();
         let (hash, exists) = known.users.hash_of(&user, |text| self.hashed(&[text]));
@@ -95,7 +101,7 @@ impl Passwords {
         if exists && known.remembers(&shown) {
             return Ok(Principal::User { name: user });
         }
-        let _waiting = self.waiting.try_acquire().map_err(|_| Unauthenticated::Busy)?;
+        let _place = self.queue.enter(peer).ok_or(Unauthenticated::Busy)?;
         let _check = self.checks.acquire().await.map_err(|_| Unauthenticated::Busy)?;
         // Another request of the same client may have been quicker.
         if exists && known.remembers(&shown) {
@@ -107,8 +113,7 @@ impl Passwords {
             known.remember(shown);
             return Ok(Principal::User { name: user });
         }
-        // Not by which user: people type passwords there.
-        tracing::info!("a client has a wrong name or password");
+        self.refused.log();
         Err(Unauthenticated::Wrong)
     }
 
@@ -167,7 +172,7 @@ pub(crate) async fn client_of(
     match (passwords, peer) {
         (None, _) | (_, Principal::Unix { .. } | Principal::Internal) => Ok(peer.clone()),
         (Some(_), Principal::Certificate { .. }) if authorization.is_none() => Ok(peer.clone()),
-        (Some(passwords), _) => passwords.authenticate(authorization).await,
+        (Some(passwords), _) => passwords.authenticate(peer, authorization).await,
     }
 }
 

@@ -12,8 +12,12 @@ fn basic(user: &str, password: &str) -> HeaderValue {
     HeaderValue::from_str(&format!("Basic {encoded}")).unwrap()
 }
 
+fn peer() -> Principal {
+    Principal::from(std::net::SocketAddr::from(([10, 0, 0, 1], 1)))
+}
+
 async fn of(passwords: &Passwords, header: &HeaderValue) -> Result<String, Unauthenticated> {
-    match passwords.authenticate(Some(header)).await? {
+    match passwords.authenticate(&peer(), Some(header)).await? {
         Principal::User { name } => Ok(name),
         other => panic!("{other}"),
     }
@@ -36,7 +40,7 @@ async fn only_the_right_password_is_a_user() {
         let header = HeaderValue::from_str(header).unwrap();
         assert_eq!(of(&passwords, &header).await, Err(Unauthenticated::Wrong), "{header:?}");
     }
-    assert_eq!(passwords.authenticate(None).await.unwrap_err(), Unauthenticated::NoCredentials);
+    assert_eq!(passwords.authenticate(&peer(), None).await.unwrap_err(), Unauthenticated::NoCredentials);
 }
 
 #[tokio::test]
@@ -61,7 +65,7 @@ async fn too_many_checks_at_once_are_refused_and_remembered_ones_are_not() {
     std::fs::write(file.path(), format!("ci:{}\n", hash("right"))).unwrap();
     let passwords = Passwords::open(file.path()).unwrap();
     of(&passwords, &basic("ci", "right")).await.unwrap();
-    let _all = passwords.waiting.acquire_many(WAITING as u32).await.unwrap();
+    let _all: Vec<_> = std::iter::from_fn(|| passwords.queue.enter(&peer())).collect();
     assert_eq!(of(&passwords, &basic("ci", "wrong")).await, Err(Unauthenticated::Busy));
     of(&passwords, &basic("ci", "right")).await.unwrap();
 }

@@ -68,10 +68,19 @@ fn rules_are_those_of_the_file() {
     assert_eq!(found.principals, texts(&["user:ci-*", "anonymous", "*"]));
     assert_eq!(found.names, texts(&["docker.io/team/*"]));
     assert_eq!(found.actions, [Action::Pull, Action::Push, Action::Move, Action::Delete]);
+    let names = "'*', '*:ci', 'doc*', 'localhost/a', 'reg:5000/*', '*/team/*', 'docker.io/team/app:V1'";
+    assert_eq!(rule("'uid:7'", names, "'pull'").config().rules[0].names.len(), 7);
     for (sources, words) in [
         (rule("'ci'", "'*'", "'pull'"), "`principals of rule 1` in config.toml: `ci` is no client"),
         (rule("'user:'", "'*'", "'pull'"), "is no client"),
         (rule("'*'", "''", "'pull'"), "is no pattern of names"),
+        (rule("'uid:abc'", "'*'", "'pull'"), "is no number"),
+        (rule("'gid:4294967296'", "'*'", "'pull'"), "is no number"),
+        (rule("'*'", "'team/*'", "'pull'"), "did you mean `docker.io/team/*`?"),
+        (rule("'*'", "'demo'", "'pull'"), "did you mean `docker.io/library/demo`?"),
+        (rule("'*'", "'demo:*'", "'pull'"), "did you mean `docker.io/library/demo:*`?"),
+        (rule("'*'", "'index.docker.io/team/*'", "'pull'"), "begin with `docker.io/`"),
+        (rule("'*'", "'docker.io/Team/*'", "'pull'"), "in lower case"),
         (rule("'*'", "'*'", "'write'"), "`allow of rule 1` in config.toml: `write` is nothing that can be allowed"),
         (rule("", "'*'", "'pull'"), "rule 1 has 0 `principals`"),
         (rule("'*'", "'*'", ""), "rule 1 has 0 `allow`"),

@@ -153,10 +153,11 @@ impl Door {
         self.serve_calls((pending, refusal), connection.io, drain.into(), cut).await;
     }
 
-    /// Why calls of a client are refused: what a build reads of caches, and what it makes of the engine's blobs, is not limited.
+    /// Why calls of a client are refused: what a build reads and writes of caches, and what the builder does for it, such as naming
+    /// images in a store that it shares with the engine, is not limited.
     fn refusal(&self, client: &Principal) -> Option<Status> {
-        let message = "may read only some images, which only the registry door can keep to; use that";
-        let is_limited = !self.exports.policy(client).may_pull_all();
+        let message = "is limited by rules, which only the registry door can keep to; use that";
+        let is_limited = !self.exports.policy(client).is_unlimited();
         is_limited.then(|| Status::permission_denied(format!("{client} {message}")))
     }
 

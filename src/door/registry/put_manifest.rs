@@ -113,7 +113,7 @@ impl Door {
     ) -> Result<(), Refusal> {
         let root = &pushed.document.descriptor;
         let _committing = push.committing.lock().await;
-        let graph = Arc::new(self.pushed_graph(&pushed.document, readable.is_limited()).await?);
+        let graph = Arc::new(self.pushed_graph(&pushed.document, readable).await?);
         self.check_shown(&graph, readable).map_err(|digests| blobs_unknown(&digests))?;
         self.check_leaves(&graph).await?;
         if pushed.names.is_empty() && pushed.subject.is_none() {
@@ -150,9 +150,9 @@ impl Door {
     }
 
     /// The graph of a manifest: of an index with the images that are there, of which there must be one, or all of it.
-    async fn pushed_graph(&self, document: &Document, is_whole: bool) -> Result<Graph, Refusal> {
-        let (source, root) = (WithPushed { images: &self.images, document }, &document.descriptor);
-        if !is_whole
+    async fn pushed_graph(&self, document: &Document, readable: &Readable) -> Result<Graph, Refusal> {
+        let (source, root) = (WithPushed { images: &self.images, document, readable }, &document.descriptor);
+        if !readable.is_limited()
             && root.kind() == Kind::Index
             && let Some(part) = part(&source, root).await?
         {
@@ -231,11 +231,13 @@ fn media_type(headers: &HeaderMap, bytes: &[u8]) -> Result<String, Refusal> {
     })
 }
 
-/// The engine's blobs, and the manifest that is just pushed and not stored yet.
+/// The engine's blobs that a client may read, and the manifest that is just pushed and not stored yet. What it may not read is
+/// absent: a size or a type that does not fit would say what it is.
 #[derive(Debug)]
 struct WithPushed<'a> {
     images: &'a Arc<dyn Images>,
     document: &'a Document,
+    readable: &'a Readable,
 }
 
 #[async_trait]
@@ -246,6 +248,9 @@ impl Source for WithPushed<'_> {
 
     async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
         if blob.digest != self.document.descriptor.digest {
+            if !self.readable.has(&blob.digest) {
+                return Err(SourceError::NotFound { name: self.name().to_owned(), digest: blob.digest.clone() });
+            }
             return self.images.open(blob, offset).await;
         }
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.document.bytes.len());
@@ -258,6 +263,9 @@ impl BlobLookup for WithPushed<'_> {
     async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, SourceError> {
         if *digest == self.document.descriptor.digest {
             return Ok(Some(self.document.descriptor.size));
+        }
+        if !self.readable.has(digest) {
+            return Ok(None);
         }
         self.images.blob_size(digest).await
     }

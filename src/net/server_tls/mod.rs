@@ -20,8 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
@@ -224,6 +224,11 @@ impl Files {
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(authority::Always(certificate)));
+        if self.clients.is_some() {
+            // A resumed session would outlive its client's certificate, since each one gives the next ticket.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         config.alpn_protocols = vec![rules.protocol.as_bytes().to_vec()];
         Ok(config)
     }
