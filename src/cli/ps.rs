@@ -56,6 +56,23 @@ pub(super) struct Ps {
 const CUTTABLE: [usize; 4] = [0, 2, 4, 7];
 
 const EXAMPLES: &str = "\
+Columns:
+  DOOR    docker, buildkit, export, cache or registry
+  CLIENT  the process or user that exports, as `linkspan serve` knows it
+  STATE   open: it began; committing: its images are being made (exporter and
+          caching API); planned: it is known what the engine lacks;
+          transferring: blobs are moving; unpacking: all have come, and layers
+          are being unpacked; ready: all is there, and only names are to be
+          set; committed or aborted: it ends; loading: a `docker load`;
+          held: blobs of a build cache are kept for a client that reads them
+  BLOBS   how many of its blobs the engine has, manifests included
+  SIZE    their bytes, with those of blobs that are on their way; N/A where
+          they are not counted (`docker load`)
+  NAMES   what it is to set; of a push its repository, until a tag comes
+A push through the registry door is listed from its first upload on, until
+its images have their names. With --all, also committed, aborted and expired
+exports of the exporter API.
+
 Examples:
   linkspan ps
   linkspan ps --to unix:///run/linkspan/export.sock
@@ -95,8 +112,8 @@ impl Ps {
 async fn exports(daemon: &Daemon) -> Result<Vec<Row>, CommandError> {
     let (live, is_api) = match probe(&daemon.address, First::Http2).await {
         Probe::Linkspan(status) => (status.exports, status.door.kind == Kind::Export),
-        // Another server of the API, or no listener, which the call reports.
-        Probe::OtherProgram | Probe::Closed | Probe::Denied => (Vec::new(), true),
+        // Another server of the API, or none, which the call reports.
+        Probe::OtherProgram | Probe::Reserved | Probe::Closed | Probe::Denied => (Vec::new(), true),
     };
     let mut rows: BTreeMap<_, _> =
         live.into_iter().map(|live| (live.id.clone(), Row { live, session: None })).collect();
@@ -148,9 +165,15 @@ fn found() -> Result<Address, CommandError> {
     }
 }
 
-/// A name as docker shows it.
+/// A name as docker shows it; a repository alone gets no tag.
 fn familiar(name: &str) -> String {
-    name.parse::<Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar())
+    let Ok(parsed) = name.parse::<Reference>() else { return name.to_owned() };
+    let shown = parsed.familiar();
+    let has_tag = name.contains('@') || name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    match shown.rsplit_once(':') {
+        Some((repository, _)) if !has_tag => repository.to_owned(),
+        _ => shown,
+    }
 }
 
 impl Row {

@@ -116,6 +116,8 @@ impl LiveExports {
         let entry = exports.entry(origin.export.clone()).or_insert_with(|| Entry { live: new(), ask: None });
         let live = &mut entry.live;
         let new: Vec<_> = names.into_iter().filter(|name| !live.names.contains(name)).collect();
+        // A repository stands for names that are not known yet.
+        live.names.retain(|known| !new.iter().any(|name| is_of_repository(name, known)));
         live.names.extend(new);
         Listed { exports: self.clone(), id: origin.export.clone(), is_step }
     }
@@ -125,6 +127,13 @@ impl LiveExports {
         // Exports are asked without the lock, which they take themselves when they enter a state.
         let entries: Vec<_> = self.exports().values().cloned().collect();
         entries.into_iter().map(Entry::listed).collect()
+    }
+
+    /// The export `id` has come to `state`.
+    pub(super) fn enter(&self, id: &str, state: &str) {
+        if let Some(entry) = self.exports().get_mut(id) {
+            state.clone_into(&mut entry.live.state);
+        }
     }
 
     fn exports(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -146,9 +155,7 @@ impl Listed {
 
     /// It has come to `state`.
     pub(crate) fn enter(&self, state: &str) {
-        if let Some(entry) = self.exports.exports().get_mut(&self.id) {
-            state.clone_into(&mut entry.live.state);
-        }
+        self.exports.enter(&self.id, state);
     }
 
     /// Each list asks `ask` how far it is; `None` leaves what was reported. Of a step the whole export is asked.
@@ -159,6 +166,11 @@ impl Listed {
             entry.ask = Some(Arc::new(ask));
         }
     }
+}
+
+/// Whether `name` is a tag or a digest of `repository`.
+fn is_of_repository(name: &str, repository: &str) -> bool {
+    name.strip_prefix(repository).is_some_and(|rest| rest.starts_with([':', '@']))
 }
 
 fn seconds(time: SystemTime) -> Option<u64> {
@@ -197,6 +209,19 @@ mod tests {
         assert_eq!(exports.list().len(), 1);
         drop(session);
         assert_eq!(exports.list(), []);
+    }
+
+    #[test]
+    fn a_repository_is_listed_until_a_name_in_it_is_known() {
+        let exports = LiveExports::default();
+        let (builder, principal) = (String::new(), Principal::Internal);
+        let origin = Origin { export: "e".to_owned(), door: "registry", builder, principal };
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let _push = exports.add(&origin, names(&["docker.io/team/app"]));
+        drop(exports.add(&origin, names(&["docker.io/team/app2:1"])));
+        assert_eq!(exports.list()[0].names, ["docker.io/team/app", "docker.io/team/app2:1"]);
+        drop(exports.add(&origin, names(&["docker.io/team/app:1"])));
+        assert_eq!(exports.list()[0].names, ["docker.io/team/app2:1", "docker.io/team/app:1"]);
     }
 
     #[test]

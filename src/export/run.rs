@@ -14,7 +14,7 @@ use crate::progress::Events;
 use crate::source::Source;
 
 use super::ExportError;
-use super::counted::Counted;
+use super::counted::{Counted, UNPACKING};
 use super::live::LiveExports;
 use super::policy::NamePolicy;
 use super::report::Report;
@@ -184,8 +184,13 @@ impl Exports {
         let names = request.names.iter().map(ToString::to_string).collect();
         let (listed, counted) = (self.shared.live.add(&request.origin, names), Arc::<Counted>::default());
         let (asked, counting) = (counted.clone(), counted.clone());
-        listed.ask(move || asked.progress());
-        let events = events.and(move |event| counting.count(event));
+        listed.ask(move || Some(asked.progress()));
+        let (live, id) = (self.shared.live.clone(), request.origin.export.clone());
+        let events = events.and(move |event| {
+            if counting.count(event) {
+                live.enter(&id, UNPACKING);
+            }
+        });
         Transaction {
             shared: self.shared.clone(),
             machine: StateMachine::new(listed, events.clone()),

@@ -69,6 +69,8 @@ impl fmt::Display for Principal {
             Self::Internal => f.write_str("linkspan"),
             Self::Unix { uid, gid, pid: Some(pid) } => write!(f, "uid {uid}, gid {gid}, pid {pid}"),
             Self::Unix { uid, gid, pid: None } => write!(f, "uid {uid}, gid {gid}"),
+            // The connection has ended, or is one of several.
+            Self::Anonymous { address } if address.port() == 0 => write!(f, "anonymous at {}", address.ip()),
             Self::Anonymous { address } => write!(f, "anonymous at {address}"),
             Self::Certificate { subject } => write!(f, "certificate {subject}"),
             Self::User { name } => write!(f, "user {name}"),

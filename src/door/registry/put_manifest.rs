@@ -119,7 +119,7 @@ impl Door {
         if pushed.names.is_empty() && pushed.subject.is_none() {
             let pinned: HashSet<_> =
                 leased.lease.pin_graph(&graph).await?.into_iter().map(|blob| blob.digest).collect();
-            push.received(&root.digest);
+            push.uploaded(&root.digest, root.size);
             let leaves = graph.leaves().iter().filter(|leaf| leaf.kind() != Kind::ForeignLayer);
             let gone: Vec<_> = leaves.map(|leaf| leaf.digest.clone()).filter(|leaf| !pinned.contains(leaf)).collect();
             return if gone.is_empty() { Ok(()) } else { Err(blobs_unknown(&gone)) };

@@ -89,6 +89,11 @@ impl UploadRequest<'_> {
     }
 }
 
+/// How many bytes a blob has whose upload has ended with a body of `length`. What the engine had before was not written by it.
+fn uploaded(upload: &Upload, length: Option<u64>) -> u64 {
+    upload.offset().max(length.unwrap_or_default())
+}
+
 impl Door {
     /// The response to a POST that begins an upload, or needs none.
     pub(super) async fn begin_upload(
@@ -133,15 +138,15 @@ impl Door {
         body: &mut UploadBody,
     ) -> Result<Response<Body>, Refusal> {
         let is_limited = !self.exports.policy(request.client).may_pull_all();
-        let upload = push.begin();
+        let (upload, length) = (push.begin(), body.length());
         let outcome = upload.finish(push, None, (digest, is_limited), body).await;
-        if outcome.is_err() {
+        match outcome {
+            Ok(()) => push.uploaded(digest, uploaded(&upload, length)),
             // Nobody knows its id.
-            let _ = upload.cancel(push).await;
+            Err(_) => drop(upload.cancel(push).await),
         }
         push.end(&upload);
         outcome?;
-        push.received(digest);
         Ok(request.created(digest))
     }
 
@@ -214,8 +219,9 @@ impl Door {
                 let missing = || Refusal::bad(Code::DigestInvalid, "the request names no `digest`");
                 let digest = request.digest().unwrap_or_else(|| Err(missing()))?;
                 let is_limited = !self.exports.policy(request.client).may_pull_all();
+                let length = body.length();
                 upload.finish(push, start, (&digest, is_limited), body).await?;
-                push.received(&digest);
+                push.uploaded(&digest, uploaded(upload, length));
                 Ok(request.created(&digest))
             }
             Method::DELETE => {

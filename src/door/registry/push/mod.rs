@@ -3,6 +3,7 @@
 mod body;
 mod leased;
 mod limits;
+mod listing;
 mod pinning;
 mod pushes;
 mod record;
@@ -19,9 +20,10 @@ use super::refusal::Refusal;
 use super::repository::Repository;
 use crate::engine::images::Images;
 use crate::engine::{EngineError, Lifetime, Origin};
-use crate::export::{Exports, Listed, unique_id};
+use crate::export::{Exports, unique_id};
 use crate::image::{Digest, Graph};
 use crate::net::Principal;
+use listing::Listing;
 
 pub(super) use body::UploadBody;
 pub(super) use leased::PushLease;
@@ -69,12 +71,15 @@ pub(super) struct Push {
     used: Mutex<Instant>,
     /// What came or was found and belongs to no image that was committed: its image is still to come.
     awaited: Mutex<Awaited>,
-    uploads: Mutex<HashMap<String, Arc<Upload>>>,
+    uploads: Uploads,
     /// Held while an image is committed: a lease has one transaction at a time.
     pub(super) committing: AsyncMutex<()>,
     /// Lists it among the exports that are under way.
-    _listed: Listed,
+    listing: Listing,
 }
+
+/// The uploads of a push that are open, by their ids.
+type Uploads = Arc<Mutex<HashMap<String, Arc<Upload>>>>;
 
 impl Awaited {
     fn add(&mut self, blob: Option<&Digest>) {
@@ -103,13 +108,6 @@ impl Push {
         self.awaited().add(blob);
     }
 
-    /// A blob came, whose image is still to come.
-    pub(super) fn received(&self, blob: &Digest) {
-        let mut awaited = self.awaited();
-        awaited.add(Some(blob));
-        awaited.is_sent = true;
-    }
-
     /// The image of `graph` was committed: nothing of it needs the lease any more.
     pub(super) fn has_committed(&self, graph: &Graph) {
         let mut awaited = self.awaited();
@@ -117,6 +115,9 @@ impl Push {
             awaited.blobs.remove(&blob.digest);
         }
         awaited.is_sent &= awaited.is_open || !awaited.blobs.is_empty();
+        drop(awaited);
+        self.listing.committed(graph);
+        self.listing.hide_if_done(&self.uploads);
     }
 
     /// Whether its client has sent a blob, or was shown to have it, for an image that is still to come.
@@ -173,6 +174,7 @@ impl Push {
     pub(super) fn begin(&self) -> Arc<Upload> {
         let upload = Arc::new(Upload::new(unique_id(), None));
         self.uploads().insert(upload.id.clone(), upload.clone());
+        self.list();
         upload
     }
 
@@ -185,15 +187,32 @@ impl Push {
         let is_one = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         let status = if is_one { self.leased().lease.ingests()?.status(id).await? } else { None };
         let offset = status.ok_or_else(unknown)?.offset;
-        let mut uploads = self.uploads();
-        let upload = uploads.entry(id.to_owned()).or_insert_with(|| Arc::new(Upload::new(id.to_owned(), Some(offset))));
-        Ok(upload.clone())
+        let new = || Arc::new(Upload::new(id.to_owned(), Some(offset)));
+        let upload = self.uploads().entry(id.to_owned()).or_insert_with(new).clone();
+        self.list();
+        Ok(upload)
+    }
+
+    /// Lists the push from now on: its client sends something.
+    fn list(&self) {
+        self.listing.show(self.exports.live(), &self.origin(), &self.uploads);
+    }
+
+    /// A blob of `bytes` was uploaded, whose image is still to come.
+    pub(super) fn uploaded(&self, digest: &Digest, bytes: u64) {
+        let mut awaited = self.awaited();
+        awaited.add(Some(digest));
+        awaited.is_sent = true;
+        drop(awaited);
+        self.listing.count(digest, bytes);
+        self.list();
     }
 
     /// Forgets an upload that has ended.
     pub(super) fn end(&self, upload: &Upload) {
         if upload.has_ended() {
             self.uploads().remove(&upload.id);
+            self.listing.hide_if_done(&self.uploads);
         }
     }
 

@@ -16,7 +16,7 @@ use super::limits::{
 };
 use super::record::Record;
 use super::upload::{Upload, unknown};
-use super::{Push, PushLease, Repository, Worth};
+use super::{Listing, Push, PushLease, Repository, Uploads, Worth};
 use crate::door::registry::refusal::{Code, Refusal};
 use crate::engine::{DurableLease, EngineError, Lease, Lifetime, Origin};
 use crate::export::{Exports, unique_id};
@@ -104,8 +104,6 @@ impl Pushes {
     }
 
     fn insert(&self, id: String, record: Record, lease: Arc<dyn Lease>, created: SystemTime) -> Arc<Push> {
-        let listed = self.exports.live().add(&origin(&id, &record), vec![record.repository.clone()]);
-        listed.began(created);
         let push = Arc::new(Push {
             id: id.clone(),
             record: record.write(),
@@ -117,9 +115,9 @@ impl Pushes {
             created,
             used: Mutex::new(Instant::now()),
             awaited: Mutex::default(),
-            uploads: Mutex::default(),
+            uploads: Uploads::default(),
             committing: AsyncMutex::default(),
-            _listed: listed,
+            listing: Listing::default(),
         });
         self.pushes().insert(id, push.clone());
         push

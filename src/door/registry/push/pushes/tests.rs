@@ -28,7 +28,7 @@ async fn what_nobody_would_miss_ends_before_anybody_is_refused() {
     let is_there = |name: &str| pushes.find(&repository(name), &one).is_some();
     let digest = Digest::sha256(b"blob");
 
-    pushes.of(&repository("sent"), &one).await.unwrap().received(&digest);
+    pushes.of(&repository("sent"), &one).await.unwrap().uploaded(&digest, 1);
     pushes.of(&repository("found"), &one).await.unwrap().awaits(Some(&digest));
     pushes.of(&repository("begun"), &one).await.unwrap().begin();
     for number in 3..PUSHES_OF_CLIENT {
