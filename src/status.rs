@@ -18,6 +18,9 @@ pub const PATH: &str = "/_linkspan/status";
 /// The same for a router that takes services by the first part of their path.
 pub const ROOT: &str = "_linkspan";
 
+/// The `Server` of the registry door, which keeps its status from clients that it does not know.
+pub const SERVER: &str = "linkspan";
+
 /// The longest document that a reader takes: room for thousands of exports.
 pub const MAX_BYTES: usize = 16 << 20;
 

@@ -22,6 +22,10 @@ pub(super) async fn daemon_at(daemon: &Daemon) -> Result<Connected, CommandError
 pub(super) async fn explain(address: &Address, error: EngineError) -> CommandError {
     match (probe(address, First::Http2).await, address) {
         (Probe::Linkspan(status), _) if status.door.kind != Kind::Export => wrong_door(&status),
+        (Probe::Reserved, _) => {
+            let kind = Kind::Registry.name();
+            CommandError::WrongDoor { address: address.to_string(), kind, export: export_door().await }
+        }
         (Probe::Denied, Address::Unix(path)) => {
             let gid = path.metadata().map(|metadata| metadata.gid());
             let group = gid.map_or_else(|_| "root".to_owned(), group_name);

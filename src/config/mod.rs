@@ -56,6 +56,8 @@ pub const DEFAULT_LISTEN: &str = "unix:///run/linkspan/buildkit.sock";
 pub const DEFAULT_DOCKER_LISTEN: &str = "unix:///run/linkspan/docker.sock";
 /// The default address of the exporter API's door.
 pub const DEFAULT_EXPORT_LISTEN: &str = "unix:///run/linkspan/export.sock";
+/// Where a registry door is looked for that no setting names: registries are usually served there.
+pub const USUAL_REGISTRY_LISTEN: &str = "tcp://127.0.0.1:5000";
 /// The default of [`Config::engine_timeout`].
 pub const DEFAULT_ENGINE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The default of [`Config::drain_timeout`].

@@ -2,7 +2,7 @@
 
 use super::builder::BuilderProbe;
 use super::door::Door;
-use super::names::{self, BUILDER};
+use super::names;
 use super::report::{Check, Mark, Remedy, ReportedBuilder};
 use super::users::{BuildxBuilder, BuildxNode, Users};
 use crate::buildx::{Version, is_same_address};
@@ -118,7 +118,7 @@ fn words(
         }
         Route::PastBuildkit(door, is_open) => {
             let found = format!("{who} goes to {endpoints}, past its door: every load sends the whole image");
-            (Mark::Slow, found, Some(Remedy::Commands(context.to_door(door, *is_open, endpoints, name))))
+            (Mark::Slow, found, Some(Remedy::Commands(context.to_door(door, *is_open, endpoints))))
         }
         Route::Elsewhere => {
             let remedy = if nodes.len() == 1 { elsewhere(driver, endpoints, context) } else { None };
@@ -144,6 +144,7 @@ fn route(driver: &str, node: &BuildxNode, context: &RouteContext<'_>) -> Route {
         return Route::NoDoor(
             kind,
             match node.door_probe {
+                Some(running::Probe::Reserved) => "a registry door listens",
                 Some(running::Probe::OtherProgram) => "another program listens",
                 Some(running::Probe::Denied) => "this user may not connect",
                 _ => "nobody listens",
@@ -241,7 +242,7 @@ impl RouteContext<'_> {
     }
 
     /// The command that sends builds through the door of the builder at `address`.
-    fn to_door(&self, door: &str, is_open: bool, address: &str, name: &str) -> Vec<String> {
+    fn to_door(&self, door: &str, is_open: bool, address: &str) -> Vec<String> {
         let mut commands = Vec::new();
         if !is_open {
             let listen = if door == DEFAULT_LISTEN { String::new() } else { format!(" --buildkit-listen {door}") };
@@ -250,7 +251,7 @@ impl RouteContext<'_> {
         commands.push(match self.through(door) {
             Some(builder) => format!("docker buildx use {builder}"),
             None => {
-                let name = names::free(&format!("{name}-{BUILDER}"), self.users);
+                let name = names::for_door(self.doors, door, self.users);
                 format!("docker buildx create --name {name} --driver remote {door}")
             }
         });

@@ -40,6 +40,8 @@ pub(super) enum DoorState {
     Open(Box<Status>),
     /// A Linkspan, with another kind of door.
     Other(Kind),
+    /// The registry door of a Linkspan, which says more only to its users.
+    Reserved,
     /// Another program.
     Taken,
     /// No listener.

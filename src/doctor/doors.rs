@@ -70,6 +70,8 @@ fn state(kind: Kind, listen: &Address, sockets: &[Socket]) -> DoorState {
     match &socket.probe {
         Probe::Linkspan(status) if status.door.kind == kind => DoorState::Open(status.clone()),
         Probe::Linkspan(status) => DoorState::Other(status.door.kind),
+        Probe::Reserved if kind == Kind::Registry => DoorState::Reserved,
+        Probe::Reserved => DoorState::Other(Kind::Registry),
         Probe::OtherProgram => DoorState::Taken,
         Probe::Closed => DoorState::Closed,
         Probe::Denied => DoorState::Denied,
@@ -100,6 +102,9 @@ pub(super) fn check(door: &Door) -> Check {
                 }
                 None => check(Mark::Ok, format!("{what} open at {listen}"), None),
             }
+        }
+        DoorState::Reserved => {
+            check(Mark::Ok, format!("{what} open at {listen}; it says more only to its users"), None)
         }
         DoorState::Other(other) => {
             let found = format!("{what} cannot be opened at {listen}: that is the {} door of a Linkspan", other.name());

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use super::{First, SearchFolders};
 use crate::buildx::Store;
-use crate::config::{BuilderEndpoint, Config};
+use crate::config::{BuilderEndpoint, Config, USUAL_REGISTRY_LISTEN};
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::net::Address;
 
@@ -19,6 +19,8 @@ pub fn known(
     let mut addresses = configured(config);
     addresses.extend(users.map(|store| of_user(store, variable)).unwrap_or_default());
     addresses.extend(folders.sockets());
+    // A daemon that has only this door has no socket in Linkspan's folders.
+    addresses.extend(USUAL_REGISTRY_LISTEN.parse().ok().map(|usual| (usual, First::Http1)));
     addresses
 }
 

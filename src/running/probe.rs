@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::net::{Address, Stream};
-use crate::status::{MAX_BYTES, PATH, Status};
+use crate::status::{MAX_BYTES, PATH, SERVER, Status};
 
 /// The time limit for connecting, and again for the response.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,6 +33,8 @@ pub enum First {
 pub enum Probe {
     /// A door of a running Linkspan.
     Linkspan(Box<Status>),
+    /// The registry door of a running Linkspan that says more only to its users.
+    Reserved,
     /// Another program, or one that does not respond.
     OtherProgram,
     /// No listener.
@@ -61,8 +63,8 @@ pub async fn probe(address: &Address, first: First) -> Probe {
                 First::Http2 => over_http2(stream).await,
             }
         };
-        if let Ok(Some(status)) = timeout(TIMEOUT, exchange).await {
-            return Probe::Linkspan(Box::new(status));
+        if let Ok(Some(found)) = timeout(TIMEOUT, exchange).await {
+            return found;
         }
     }
     Probe::OtherProgram
@@ -75,26 +77,33 @@ pub(super) async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
     })
 }
 
-async fn over_http1(stream: TokioIo<Box<dyn Stream>>) -> Option<Status> {
+async fn over_http1(stream: TokioIo<Box<dyn Stream>>) -> Option<Probe> {
     let (mut sender, connection) = http1::handshake(stream).await.ok()?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    let request = Request::get(PATH).header(header::HOST, "linkspan").header(header::CONNECTION, "close");
+    // The registry door takes no other name of clients that it does not know.
+    let request = Request::get(PATH).header(header::HOST, "localhost").header(header::CONNECTION, "close");
     read(sender.send_request(request.body(Empty::<Bytes>::new()).ok()?).await.ok()?).await
 }
 
-async fn over_http2(stream: TokioIo<Box<dyn Stream>>) -> Option<Status> {
+async fn over_http2(stream: TokioIo<Box<dyn Stream>>) -> Option<Probe> {
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.ok()?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let uri = Uri::builder().scheme("http").authority("localhost").path_and_query(PATH).build().ok()?;
     read(sender.send_request(Request::get(uri).body(Empty::<Bytes>::new()).ok()?).await.ok()?).await
 }
 
-async fn read(response: Response<Incoming>) -> Option<Status> {
-    if response.status() != StatusCode::OK {
-        return None;
+async fn read(response: Response<Incoming>) -> Option<Probe> {
+    match response.status() {
+        StatusCode::OK => {
+            let document = Limited::new(response.into_body(), MAX_BYTES).collect().await.ok()?.to_bytes();
+            Some(Probe::Linkspan(Box::new(serde_json::from_slice(&document).ok()?)))
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND => {
+            let is_ours = response.headers().get(header::SERVER).is_some_and(|server| server == SERVER);
+            is_ours.then_some(Probe::Reserved)
+        }
+        _ => None,
     }
-    let document = Limited::new(response.into_body(), MAX_BYTES).collect().await.ok()?.to_bytes();
-    serde_json::from_slice(&document).ok()
 }
 
 #[cfg(test)]
@@ -130,10 +139,17 @@ mod tests {
             "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}",
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
             "HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n{",
+            "HTTP/1.1 401 Unauthorized\r\nServer: nginx\r\nContent-Length: 0\r\n\r\n",
             "220 mail.example ESMTP\r\n",
         ] {
             assert_eq!(probed(other).await, Probe::OtherProgram, "{other}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_door_with_passwords_says_whose_it_is() {
+        let response = "HTTP/1.1 401 Unauthorized\r\nServer: linkspan\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(probed(response).await, Probe::Reserved);
     }
 
     #[tokio::test]

@@ -15,10 +15,11 @@ pub(super) struct Named {
 }
 
 /// The settings that name doors, in each form.
-const DOORS: [(&str, &str); 3] = [
+const DOORS: [(&str, &str); 4] = [
     ("--docker-listen", "LINKSPAN_DOCKER_LISTEN"),
     ("--buildkit-listen", "LINKSPAN_BUILDKIT_LISTEN"),
     ("--export-listen", "LINKSPAN_EXPORT_LISTEN"),
+    ("--registry-listen", "LINKSPAN_REGISTRY_LISTEN"),
 ];
 const CONFIG: (&str, &str) = ("--config", "LINKSPAN_CONFIG");
 
@@ -147,11 +148,13 @@ mod tests {
         let text = "[Service]\n\
             Environment=LINKSPAN_DOCKER_LISTEN=unix:///run/docker.sock\n\
             Environment=\"LINKSPAN_BUILDKIT_LISTEN=unix:///a, unix:///b\" 'OTHER=x'\n\
-            ExecStart=/usr/local/bin/linkspan serve --export-listen=%t/e.sock \\\n  --docker-listen unix:///d --config /c.toml\n\
+            ExecStart=/usr/local/bin/linkspan serve --export-listen=%t/e.sock \\\n  --docker-listen unix:///d --config /c.toml --registry-listen tcp://localhost:5000\n\
             [Socket]\nListenStream=\nListenStream=/run/linkspan/s.sock\nListenStream=@abstract\n";
         let (addresses, configs) = read_all(&[text], &[]);
         let expected = ["run/linkspan/s.sock", "run/docker.sock", "a", "b", "run/e.sock", "d"];
-        assert_eq!(addresses, expected.map(|path| format!("unix:///{path}")));
+        let expected = expected.map(|path| format!("unix:///{path}"));
+        let (registry, others) = addresses.split_last().unwrap();
+        assert_eq!((others, registry.as_str()), (&expected[..], "tcp://localhost:5000"));
         assert_eq!(configs, [PathBuf::from("/c.toml")]);
     }
 

@@ -141,7 +141,7 @@ fn a_way_past_a_door_has_the_command_that_mends_it() {
     let commands = |commands: &[&str]| Remedy::Commands(commands.iter().map(|&it| it.to_owned()).collect());
     let setup = format!("linkspan setup buildx b --docker-listen {DOCKER_DOOR}");
     assert_eq!(remedy("docker-container", ENGINE, &open()), commands(&[&setup]));
-    let create = format!("docker buildx create --name b-direct --driver remote {BUILDKIT_DOOR}");
+    let create = format!("docker buildx create --name direct --driver remote {BUILDKIT_DOOR}");
     assert_eq!(remedy("remote", BUILDER, &open()), commands(&[&create]));
 
     let closed = doors(|_| DoorState::Closed);

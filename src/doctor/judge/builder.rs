@@ -5,7 +5,7 @@ use crate::doctor::builder::BuilderProbe;
 use crate::doctor::buildx::RouteContext;
 use crate::doctor::door::{Door, Probed};
 use crate::doctor::facts::Facts;
-use crate::doctor::names::{self, BUILDER};
+use crate::doctor::names;
 use crate::doctor::report::{Builder, Check, Commands, Engine, Mark, check};
 use crate::engine::EngineKind;
 use crate::net::Address;
@@ -59,11 +59,9 @@ pub(super) fn builder_check(found: &Probed) -> Check {
 /// The builders with doors, and the commands that use them.
 pub(super) fn builders(found: &Facts, engine: Option<&Engine>, context: &RouteContext<'_>) -> Vec<Builder> {
     let with_builders: Vec<_> = found.doors.iter().filter_map(|door| Some((door, door.builder.as_ref()?))).collect();
-    let is_one = with_builders.len() == 1;
-    let each = (1..).zip(with_builders).map(|(number, (door, builder))| {
-        let preferred = if is_one { BUILDER.to_owned() } else { format!("{BUILDER}-{number}") };
-        self::builder(door, builder, &preferred, output(found, door, engine), context)
-    });
+    let each = with_builders
+        .into_iter()
+        .map(|(door, builder)| self::builder(door, builder, output(found, door, engine), context));
     each.collect()
 }
 
@@ -79,13 +77,13 @@ fn output(found: &Facts, door: &Door, engine: Option<&Engine>) -> &'static str {
     }
 }
 
-/// The entry of a builder. A new builder of buildx is called `preferred`, if that name is free.
-fn builder(door: &Door, found: &Probed, preferred: &str, output: &str, context: &RouteContext<'_>) -> Builder {
+/// The entry of a builder.
+fn builder(door: &Door, found: &Probed, output: &str, context: &RouteContext<'_>) -> Builder {
     let listen = door.listen.to_string();
     let (name, create) = match context.through(&listen) {
         Some(name) => (name.to_owned(), None),
         None => {
-            let name = names::free(preferred, context.users);
+            let name = names::for_door(context.doors, &listen, context.users);
             let create = format!("docker buildx create --name {name} --driver remote {listen}");
             (name, Some(create))
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{ALLOW, HeaderName, HeaderValue};
+use http::header::{ALLOW, HeaderName, HeaderValue, SERVER};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -19,7 +19,7 @@ use super::route::Route;
 use super::uploads::UploadRequest;
 use crate::http2::{Body, full};
 use crate::net::Principal;
-use crate::status::StatusReport;
+use crate::status::{self, StatusReport};
 
 /// Which protocol is spoken, for clients that ask (Docker's registries have it).
 const VERSION: (HeaderName, HeaderValue) =
@@ -52,6 +52,7 @@ impl Door {
         }
         let headers = response.headers_mut();
         headers.insert(VERSION.0, VERSION.1);
+        headers.insert(SERVER, HeaderValue::from_static(status::SERVER));
         if let Some(namespace) = namespace {
             put(headers, NAMESPACE, &namespace);
         }
