@@ -155,7 +155,7 @@ fn listeners(certificates: &Certificates) -> Vec<String> {
 fn port_of(linkspan: &Linkspan, door: &str) -> String {
     let before = format!("{door} listening on tcp://127.0.0.1:");
     let log = until("the door to listen", || linkspan.log(), |log| log.contains(&before));
-    log.split_once(&before).unwrap().1.lines().next().unwrap().to_owned()
+    log.split_once(&before).unwrap().1.split_whitespace().next().unwrap().to_owned()
 }
 
 #[test]

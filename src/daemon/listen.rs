@@ -99,9 +99,18 @@ pub enum ListenError {
 }
 
 impl ListenError {
-    /// What the user can do about it, if the message does not say so.
-    pub(super) fn hint(&self) -> Option<String> {
+    /// What the user can do about it, if the message does not say so; `flag` names the address.
+    pub(super) fn hint(&self, flag: Option<&str>) -> Option<String> {
         match self {
+            Self::System { address: Address::Tcp { port, .. }, source, .. }
+                if source.kind() == io::ErrorKind::AddrInUse =>
+            {
+                let other = flag.map(|flag| format!(" with --{flag}")).unwrap_or_default();
+                Some(format!(
+                    "`ss -ltnp 'sport = :{port}'` shows which program has it (as root, also of other users); stop that one, or \
+                     choose another address{other}"
+                ))
+            }
             Self::NotASocket { path, what: "a folder" } if is_empty(path) => Some(format!(
                 "`rmdir {path}`, start linkspan, and restart the containers that mount {path}: dockerd makes an empty folder \
                  where a container mounts a socket that is not there yet. With linkspan.socket of scripts/systemd the socket \
@@ -109,8 +118,8 @@ impl ListenError {
                 path = path.display()
             )),
             Self::System { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Some(
-                "run it as root, or choose addresses in a folder of yours with --docker-listen, --buildkit-listen or \
-                 --export-listen"
+                "run it as root, or choose addresses in a folder of yours with --docker-listen, --buildkit-listen, \
+                 --export-listen or --registry-listen"
                     .to_owned(),
             ),
             _ => None,

@@ -24,10 +24,10 @@ use tracing::{info, warn};
 use crate::api_server::{Admission, ApiServer};
 use crate::build_outputs::{OutputOptions, SlowLoads};
 use crate::caches::Caches;
-use crate::config::{Builder, Config, ConfigError, DEFAULT_DOCKER_LISTEN};
+use crate::config::{Builder, Config, ConfigError, DEFAULT_DOCKER_LISTEN, Setting};
 use crate::door::{buildkit, cache_api, export_api, registry};
 use crate::engine::select::Selected;
-use crate::engine::{Engine, EngineError, Identity};
+use crate::engine::{Engine, EngineError, EngineKind, Identity};
 use crate::export::Exports;
 use crate::http2::ConnectionPool;
 use crate::net::{Address, Principal, ServerTls, ServerTlsError, TlsRules, Upstream, UpstreamError};
@@ -96,6 +96,15 @@ pub enum DaemonError {
     /// A door cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The door whose address a setting names cannot be opened.
+    #[error("{error}")]
+    Door {
+        /// The flag that names the address.
+        flag: &'static str,
+        /// Why.
+        #[source]
+        error: ListenError,
+    },
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(io::Error),
@@ -114,7 +123,8 @@ impl DaemonError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Engine(error) => error.hint(),
-            Self::Listen(error) => error.hint(),
+            Self::Listen(error) => error.hint(None),
+            Self::Door { flag, error } => error.hint(Some(flag)),
             Self::Tls(error) => error.hint(),
             _ => None,
         }
@@ -196,6 +206,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
     let selected = engine::wait(&config.engine, config.engine_timeout).await?;
     selected.check_writable()?;
     let Selected { engine, reason } = selected;
+    let at = |setting: Setting| move |error| DaemonError::Door { flag: setting.name(), error };
     let mut doors = Vec::new();
     let docker = match &config.docker_door {
         Some(door) => match docker_upstream(engine.identity(), &door.listen) {
@@ -203,7 +214,8 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
             Err(DaemonError::NoDocker { .. }) if door.is_default => None,
             upstream => {
                 doors.push(&door.listen);
-                let listener = Listener::open(&door.listen, config.gid, None, &mut inherited).await?;
+                let opened = Listener::open(&door.listen, config.gid, None, &mut inherited).await;
+                let listener = opened.map_err(at(Setting::DockerListen))?;
                 Some((upstream?, listener, door.outputs))
             }
         },
@@ -213,13 +225,15 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
     for builder in &config.builders {
         doors.push(&builder.listen);
         let tls = tls_of(&builder.listen, "h2", true);
-        builder_listeners.push(Listener::open(&builder.listen, config.gid, tls, &mut inherited).await?);
+        let opened = Listener::open(&builder.listen, config.gid, tls, &mut inherited).await;
+        builder_listeners.push(opened.map_err(at(Setting::BuildkitListen))?);
     }
     let export_listener = match &config.export_listen {
         Some(address) => {
             doors.push(address);
             let tls = tls_of(address, "h2", !with_passwords);
-            Some(Listener::open(address, config.gid, tls, &mut inherited).await?)
+            let opened = Listener::open(address, config.gid, tls, &mut inherited).await;
+            Some(opened.map_err(at(Setting::ExportListen))?)
         }
         None => None,
     };
@@ -229,7 +243,8 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
             engine.images()?;
             doors.push(&door.listen);
             let tls = tls_of(&door.listen, "http/1.1", !with_passwords);
-            Some(Listener::open(&door.listen, config.gid, tls, &mut inherited).await?)
+            let opened = Listener::open(&door.listen, config.gid, tls, &mut inherited).await;
+            Some(opened.map_err(at(Setting::RegistryListen))?)
         }
         None => None,
     };
@@ -246,6 +261,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
     let clean_up = start_clean_up(Arc::clone(&engine), caches.clone()).await;
 
     announce(&format!("engine {}: {reason}", engine.identity()));
+    left_out(config, engine.identity().kind).iter().for_each(|line| announce(line));
     tls.iter().flat_map(|tls| tls.describe()).for_each(|line| announce(&line));
     let exports = Arc::new(Exports::with_policy(engine, policy::of(config)));
     let listeners = Listeners::new(capacity());
@@ -307,7 +323,9 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         let door = registry::Door::open(settings, listeners.drain()).await?.with_status(status.of(listener.address()));
         let door = Arc::new(door);
         registry_door = Some(Arc::clone(&door));
-        announce(&format!("registry door listening on {}", listener.address()));
+        let mode =
+            if config.registry_door.as_ref().is_some_and(|door| door.writable) { "writable" } else { "read-only" };
+        announce(&format!("registry door listening on {} ({mode})", listener.address()));
         listeners.open("registry", listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move { door.serve(stream, drain).await }
@@ -341,6 +359,18 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         });
     }
     Ok(RunningDaemon { listeners, docker_door, registry_door, exports, caches, clean_up })
+}
+
+/// Which of the default doors are not open because others were named.
+fn left_out(config: &Config, engine: EngineKind) -> Option<String> {
+    let docker = (config.docker_door.is_none() && engine.is_docker()).then_some(("docker", Setting::DockerListen));
+    let export = config.export_listen.is_none().then_some(("export", Setting::ExportListen));
+    let (kinds, flags): (Vec<_>, Vec<_>) =
+        docker.into_iter().chain(export).map(|(kind, setting)| (kind, format!("--{}", setting.name()))).unzip();
+    (!kinds.is_empty()).then(|| {
+        let doors = format!("no {} door", kinds.join(" door and no "));
+        format!("{doors}: the default doors are left out where others are named; {} opens it", flags.join(" or "))
+    })
 }
 
 /// The TLS of listeners, if one of them has TLS.

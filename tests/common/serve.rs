@@ -197,7 +197,7 @@ impl Drop for Linkspan {
 /// Where a registry door says that it listens.
 fn registry_address(log: &str) -> Option<String> {
     let (_, rest) = log.split_once("registry door listening on tcp://")?;
-    rest.split_once('\n').map(|(address, _)| address.to_owned())
+    rest.split_once([' ', '\n']).map(|(address, _)| address.to_owned())
 }
 
 /// The address of a socket.

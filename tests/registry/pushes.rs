@@ -95,6 +95,9 @@ async fn an_image_is_there_and_ready_when_its_tag_is_answered() {
             let response = request(&served.address, "DELETE", &format!("/v2/push/app/{target}"), &[]);
             refused(&response, 405, "UNSUPPORTED");
         }
+        let refusal = request(&served.address, "DELETE", &format!("/v2/push/app/manifests/{digest}"), &[]);
+        let message = refusal.json()["errors"][0]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains("`/v2/push/app/manifests/TAG`") && message.contains("linkspan rm"), "{message}");
     }
 }
 

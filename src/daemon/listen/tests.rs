@@ -114,10 +114,10 @@ async fn what_is_no_socket_is_left_alone() {
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     check("a folder").await;
-    let hint = bind(&path).await.unwrap_err().hint().unwrap();
+    let hint = bind(&path).await.unwrap_err().hint(None).unwrap();
     assert!(hint.contains(&format!("`rmdir {}`", path.display())) && hint.contains("linkspan.socket"), "{hint}");
     fs::write(path.join("precious"), "").unwrap();
-    assert_eq!(bind(&path).await.unwrap_err().hint(), None);
+    assert_eq!(bind(&path).await.unwrap_err().hint(None), None);
     fs::remove_file(path.join("precious")).unwrap();
     fs::remove_dir(&path).unwrap();
     let target = folder.path().join("target");

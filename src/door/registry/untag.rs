@@ -20,8 +20,13 @@ impl Door {
         client: &Principal,
     ) -> Result<Response<Body>, Refusal> {
         if reference.contains(':') {
-            let message = "manifests are removed by the engine, when no tag names them; a tag can be removed";
-            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, message));
+            let message = format!(
+                "manifests are not removed by their digests: the engine removes them when no name points to them; hint: DELETE \
+                 the tag instead (`/v2/{}/manifests/TAG`), or use `linkspan rm NAME:TAG`",
+                repository.name
+            );
+            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, message);
+            return Err(refusal.about("digest", reference));
         }
         let name = repository.tagged(reference)?;
         if !self.exports.policy(client).may_delete(&name) {
