@@ -151,6 +151,7 @@ impl Copy {
                 }
             };
             let names = name.map_or(found.names, |name| vec![name]);
+            let pushed = pushed(&from, &to);
             let origin = engine::origin("copy");
             let SelectedPart { root, graph, .. } = found.taken;
             let request = Request::new(root.clone(), names.clone(), origin);
@@ -166,6 +167,9 @@ impl Copy {
             held.end().await;
             let (outcome, unpacked) = copied?;
             Transfer { verb: "Copied", root: &root, names: &names, outcome, unpacked }.report(json, mode)?;
+            if let Some(push) = pushed.filter(|_| !quiet) {
+                output::note(&format!("linkspan: note: it is only named here; `{push}` sends it to that registry"));
+            }
             left.release(&[root.digest]).await;
             if let Some(left) = found.left {
                 left.release(&[]).await;
@@ -243,13 +247,26 @@ impl From<'_> {
 fn image_of<'a>(images: &'a [SavedImage], name: Option<&str>) -> Result<&'a SavedImage, CommandError> {
     match (name, images) {
         (None, [image]) => Ok(image),
-        (None, images) => Err(CommandError::ManyInArchive { images: images.len() }),
+        (None, images) => Err(CommandError::ManyInArchive { count: images.len(), names: names_of(images) }),
         (Some(given), images) => {
             let name: Reference = given.parse()?;
             let found = images.iter().find(|image| image.names.contains(&name));
-            found.ok_or_else(|| CommandError::NoImage { given: given.to_owned(), engine: "the archive".to_owned() })
+            found.ok_or_else(|| CommandError::NotInArchive { given: given.to_owned(), names: names_of(images) })
         }
     }
+}
+
+/// The names of an archive's images.
+fn names_of(images: &[SavedImage]) -> Vec<String> {
+    images.iter().flat_map(|image| &image.names).map(Reference::familiar).collect()
+}
+
+/// The command that sends an image to the registry that its new name names, where the copy only names it in the same engine.
+fn pushed(from: &ImageLocation, to: &ImageLocation) -> Option<String> {
+    let (ImageLocation::Configured(from), ImageLocation::Configured(to)) = (from, to) else { return None };
+    // Docker Hub is what names have that name no registry.
+    let host = to.split_once('/')?.0;
+    (host == "localhost" || host.contains(['.', ':'])).then(|| format!("linkspan copy {from} docker://{to}"))
 }
 
 /// The part of an image to copy: what the source has of it, what was asked for, and what the target accepts. Notes what is
@@ -274,4 +291,26 @@ async fn take(
         output::note(&format!("{holder} holds only a part of the image; {part} copied, and named by the whole index"));
     }
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_only_names_an_image_says_how_it_is_pushed() {
+        let command = |from: &str, to: &str| pushed(&from.parse().unwrap(), &to.parse().unwrap());
+        let push = command("demo", "localhost:5000/demo:1");
+        assert_eq!(push.as_deref(), Some("linkspan copy demo docker://localhost:5000/demo:1"));
+        assert!(command("demo", "registry.example/team/demo").is_some());
+        for (from, to) in [
+            ("demo", "demo:2"),
+            ("demo", "team/demo:2"),
+            ("demo", "docker://localhost:5000/demo"),
+            ("docker://localhost:5000/demo", "localhost:5000/demo"),
+            ("demo", "docker-daemon:localhost:5000/demo"),
+        ] {
+            assert_eq!(command(from, to), None, "{from} {to}");
+        }
+    }
 }

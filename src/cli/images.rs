@@ -43,11 +43,11 @@ pub(super) struct List {
     #[arg(long, value_name = "FORMAT", conflicts_with_all = ["quiet", "json"])]
     format: Option<ListFormat>,
 
-    /// Show ids in full
+    /// Show ids in full, and do not cut names and digests to the width of the terminal
     #[arg(long)]
     no_trunc: bool,
 
-    /// Show digests in full
+    /// Show digests
     #[arg(long)]
     digests: bool,
 
@@ -104,7 +104,11 @@ impl List {
                 }
             }
             if !quiet && !json {
-                let text = format.unwrap_or_else(|| ListFormat::usual(digests)).print(&rows);
+                // Templates are for programs.
+                let text = match format {
+                    Some(format) => format.print(&rows),
+                    None => ListFormat::usual(digests).print_within(&rows, output::columns(no_trunc)),
+                };
                 if !text.is_empty() {
                     output::print(&text)?;
                 }

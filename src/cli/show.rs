@@ -29,12 +29,7 @@ pub(super) fn ago(age: Duration) -> String {
     format!("{text} ago")
 }
 
-/// Columns three spaces apart, as in docker's tables.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
-    lines(rows, &widths(rows), "   ")
-}
-
-/// The same within `width`, if there is one: if it is wider, columns are two spaces apart, and the widest of `cuttable` are cut,
+/// Columns three spaces apart, as in docker's tables, within `width`, if there is one: if it is wider, columns are two spaces apart, and the widest of `cuttable` are cut,
 /// as far as their headings.
 pub(super) fn cut_table(rows: &[Vec<String>], cuttable: &[usize], width: Option<usize>) -> String {
     let mut widths = widths(rows);
@@ -91,6 +86,10 @@ mod tests {
         ] {
             assert_eq!(ago(Duration::from_secs(seconds)), expected, "{seconds}");
         }
+    }
+
+    fn table(rows: &[Vec<String>]) -> String {
+        cut_table(rows, &[], None)
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct AddressError {
     /// The text as given.
     pub text: String,
     /// What is wrong with it and what was expected.
-    pub reason: &'static str,
+    pub reason: String,
 }
 
 impl Address {
@@ -49,11 +49,18 @@ fn socket(path: PathBuf) -> Option<Address> {
     (path.as_os_str().len() <= 107).then_some(Address::Unix(path))
 }
 
+/// Whether this is a host and a port, as a TCP address has them behind its scheme.
+fn is_authority(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(['/', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
 impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let error = |reason| AddressError { text: text.to_owned(), reason };
+        let error = |reason: &str| AddressError { text: text.to_owned(), reason: reason.to_owned() };
         if let Some(path) = text.strip_prefix("unix://") {
             if !path.starts_with('/') {
                 return Err(error("expected an absolute path, as in `unix:///run/name.sock`"));
@@ -63,7 +70,11 @@ impl FromStr for Address {
         let Some(rest) = text.strip_prefix("tcp://") else {
             // A path alone is a unix socket. A word could be meant as a host, a builder or a context.
             if !text.starts_with(['/', '.']) {
-                return Err(error("expected `unix:///path`, a path or `tcp://host:port`"));
+                let mut reason = "expected `unix:///path`, a path or `tcp://host:port`".to_owned();
+                if is_authority(text) {
+                    reason.push_str(&format!("; did you mean `tcp://{text}`?"));
+                }
+                return Err(error(&reason));
             }
             let path = std::path::absolute(text).map_err(|_| error("the folder that it begins at is not there"))?;
             return socket(path).ok_or_else(|| error(TOO_LONG));
@@ -111,6 +122,25 @@ mod tests {
             ["", "foo", "a.sock", "localhost:1234", "ssh://host", "unix://a.sock", "tcp://host", &"/x".repeat(60)]
         {
             text.parse::<Address>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_host_and_a_port_are_told_their_scheme() {
+        for (text, meant) in [
+            ("127.0.0.1:5000", Some("tcp://127.0.0.1:5000")),
+            ("[::1]:80", Some("tcp://[::1]:80")),
+            ("localhost:1234", Some("tcp://localhost:1234")),
+            ("localhost", None),
+            ("http://localhost:1234", None),
+            ("demo:latest", None),
+        ] {
+            let reason = text.parse::<Address>().unwrap_err().reason;
+            assert_eq!(reason.contains("did you mean"), meant.is_some(), "{text}: {reason}");
+            if let Some(meant) = meant {
+                assert!(reason.ends_with(&format!("; did you mean `{meant}`?")), "{reason}");
+                meant.parse::<Address>().unwrap();
+            }
         }
     }
 }

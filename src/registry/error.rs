@@ -1,5 +1,7 @@
 //! Why an image could not be copied from or to a registry.
 
+use std::io;
+
 use oci_client::errors::OciDistributionError;
 
 use crate::source::{ReadGraphError, SourceError};
@@ -21,6 +23,16 @@ pub enum RegistryError {
         needs_login: bool,
         /// Whether it lacks the object.
         is_absent: bool,
+    },
+    /// Nothing could be asked: there is no connection.
+    #[error("cannot connect to the registry {registry}: {reason}")]
+    Unreachable {
+        /// The registry.
+        registry: String,
+        /// The system's reason.
+        reason: String,
+        /// Whether nothing listens there.
+        is_refused: bool,
     },
     /// The registry has no such image.
     #[error("the registry has no image {name}")]
@@ -57,6 +69,12 @@ pub enum RegistryError {
 
 impl RegistryError {
     pub(super) fn new(name: impl ToString, what: impl Into<String>, error: &OciDistributionError) -> Self {
+        if let Some(cause) = connecting(error) {
+            let name = name.to_string();
+            let registry = name.split('/').next().unwrap_or_default().to_owned();
+            let is_refused = cause.kind() == io::ErrorKind::ConnectionRefused;
+            return Self::Unreachable { registry, reason: cause.to_string(), is_refused };
+        }
         let needs_login = match error {
             OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. } => true,
             OciDistributionError::ServerError { code, .. } => matches!(code, 401 | 403),
@@ -80,6 +98,16 @@ impl RegistryError {
             Self::Refused { reason, .. } if reason.contains("InvalidContentType") => {
                 "the registry seems to speak plain HTTP: use --plain-http"
             }
+            Self::Unreachable { registry, is_refused: true, .. } => {
+                return Some(format!(
+                    "nothing listens there: see that the registry runs, and that its port is right; {}",
+                    match registry.contains(':') {
+                        true => "`linkspan doctor` shows the registry doors of this machine",
+                        false => "a name without a port means port 443, or 80 with --plain-http",
+                    }
+                ));
+            }
+            Self::Unreachable { .. } => "see that the registry's name is right, and that this machine reaches it",
             Self::Absent { .. } => "see that its name and tag are right, and that you may read it (`docker login`)",
             Self::Credentials { .. } => "look at `config.json` of docker ($DOCKER_CONFIG or ~/.docker)",
             Self::NoName => "name it in full, as in `docker://registry.example/app:1`",
@@ -87,6 +115,14 @@ impl RegistryError {
         };
         Some(hint.to_owned())
     }
+}
+
+/// The system's error, if a connection could not be made.
+fn connecting(error: &OciDistributionError) -> Option<&io::Error> {
+    let OciDistributionError::RequestError(request) = error else { return None };
+    let causes = std::iter::successors(std::error::Error::source(request), |cause| cause.source());
+    let cause = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).last();
+    cause.filter(|_| request.is_connect())
 }
 
 /// Whether a registry lacks a blob, manifest or repository (distribution-spec, "Error Codes").

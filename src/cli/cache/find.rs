@@ -33,6 +33,20 @@ impl FromStr for Selector {
     }
 }
 
+/// The cache or version that a command takes which takes no patterns.
+///
+/// # Errors
+/// When it is no ref: a pattern gets the commands that take one.
+pub(super) fn exact(text: &str) -> Result<CacheRef, String> {
+    if text.contains('*') {
+        return Err(format!(
+            "patterns are not taken here; `linkspan cache ls '{text}'` lists what matches, and `linkspan cache prune --filter \
+             'ref={text}'` removes it"
+        ));
+    }
+    text.parse().map_err(|error: CacheError| error.to_string())
+}
+
 impl Selector {
     /// The versions that it means.
     pub(super) fn matching(&self, all: &[CacheVersion]) -> Vec<CacheVersion> {
@@ -127,6 +141,16 @@ mod tests {
         assert_eq!((found("linkspan-cache-"), found("linkspan")), (vec![], vec![]), "all ids begin so");
         let Err(CacheError::Ambiguous { ids: named, .. }) = required(&all, &"a172".parse().unwrap()) else { panic!() };
         assert_eq!(named, ids[..2]);
+    }
+
+    #[test]
+    fn a_pattern_where_none_is_taken_gets_the_commands_that_take_one() {
+        assert_eq!(exact("ci/a").unwrap(), "ci/a".parse().unwrap());
+        let error = exact("ci/*").unwrap_err();
+        for command in ["`linkspan cache ls 'ci/*'`", "`linkspan cache prune --filter 'ref=ci/*'`"] {
+            assert!(error.contains(command), "{error}");
+        }
+        assert!(exact("a b").unwrap_err().contains("a b"));
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub(super) struct DiskUsage {
 #[command(after_long_help = INSPECT_EXAMPLES)]
 pub(super) struct Inspect {
     /// The caches: refs, ids or beginnings of ids
-    #[arg(value_name = "REF|ID", required = true)]
+    #[arg(value_name = "REF|ID", required = true, value_parser = find::exact)]
     references: Vec<CacheRef>,
 
     /// Accepted for likeness with other commands; the output always is JSON

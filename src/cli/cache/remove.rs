@@ -37,7 +37,7 @@ Examples:
 #[command(after_long_help = REMOVE_EXAMPLES)]
 pub(super) struct Remove {
     /// The caches: their refs; or ids of single versions, or beginnings of ids
-    #[arg(value_name = "REF|ID", required = true)]
+    #[arg(value_name = "REF|ID", required = true, value_parser = find::exact)]
     references: Vec<CacheRef>,
 
     /// Only say what would be removed

@@ -19,6 +19,9 @@ const FIELDS: [(&str, &str); 7] = [
     ("Size", "SIZE"),
 ];
 
+/// The fields that are cut to the width of a terminal.
+const CUTTABLE: [&str; 4] = ["Repository", "Tag", "Digest", "CreatedSince"];
+
 /// How images are printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ListFormat {
@@ -49,6 +52,11 @@ impl ListFormat {
 
     /// The images in this format.
     pub(super) fn print(&self, rows: &[Row]) -> String {
+        self.print_within(rows, None)
+    }
+
+    /// The same within the `width` of a terminal: long names, tags and digests are cut.
+    pub(super) fn print_within(&self, rows: &[Row], width: Option<usize>) -> String {
         let lines = |pieces: &[Piece]| -> Vec<String> { rows.iter().map(|row| line(pieces, row)).collect() };
         match self {
             Self::Lines(pieces) => lines(pieces).join("\n"),
@@ -60,7 +68,15 @@ impl ListFormat {
                 };
                 let heads = pieces.iter().map(head).collect::<String>();
                 let cells = |line: String| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
-                show::table(&std::iter::once(heads).chain(lines(pieces)).map(cells).collect::<Vec<_>>())
+                let rows = std::iter::once(heads).chain(lines(pieces)).map(cells).collect::<Vec<_>>();
+                let fields = pieces.iter().filter_map(|piece| match piece {
+                    Piece::Field(at) => Some(FIELDS[*at].0),
+                    _ => None,
+                });
+                let is_cuttable = |field: &str| CUTTABLE.contains(&field);
+                let cuttable: Vec<_> =
+                    fields.enumerate().filter(|(_, field)| is_cuttable(field)).map(|(at, _)| at).collect();
+                show::cut_table(&rows, &cuttable, width)
             }
         }
     }
@@ -178,6 +194,16 @@ mod tests {
         let json: Value = serde_json::from_str(&print("json")).unwrap();
         assert_eq!((&json["Digest"], &json["CreatedAt"]), (&"sha256:01".into(), &row.created_at.as_str().into()));
         assert!(print("table").starts_with("REPOSITORY   TAG   IMAGE ID       CREATED       SIZE\ndemo "));
+        let digest = format!("sha256:{}", "01".repeat(32));
+        let long = Row { repository: "registry.example/a/long/path/to/an/image".to_owned(), digest, ..row };
+        let rows = std::slice::from_ref(&long);
+        for digests in [false, true] {
+            let usual = ListFormat::usual(digests);
+            assert!(usual.print(rows).contains(&long.repository));
+            let cut = usual.print_within(rows, Some(80));
+            assert!(cut.lines().all(|line| line.chars().count() <= 80), "{cut}");
+            assert!(cut.contains("0123456789ab") && cut.contains("1.23MB"), "{cut}");
+        }
         for wrong in ["{{.Nothing}}", "{{.ID", "{{range .}}"] {
             wrong.parse::<ListFormat>().unwrap_err();
         }

@@ -28,7 +28,8 @@ fn wrong_values_are_named_with_their_place() {
         ),
         (
             sources().flag(Setting::DockerHost, "localhost:2375"),
-            "--docker-host: `localhost:2375` is no address: expected `unix:///path`, a path or `tcp://host:port`",
+            "--docker-host: `localhost:2375` is no address: expected `unix:///path`, a path or `tcp://host:port`; did you \
+             mean `tcp://localhost:2375`?",
         ),
         (
             sources().variable("CONTAINERD_ADDRESS", "tcp://c:1"),

@@ -1,0 +1,238 @@
+//! Why commands fail, their exit codes, and what users can do about it.
+
+use super::cache::CacheFolderError;
+use super::save::SaveError;
+use crate::caches::CacheError;
+use crate::config::{ConfigError, DEFAULT_EXPORT_LISTEN};
+use crate::daemon::{DaemonError, Signals};
+use crate::engine::EngineError;
+use crate::export::ExportError;
+use crate::image::{Digest, ReferenceError};
+use crate::source::archive::ArchiveError;
+use crate::source::tree::TreeError;
+use crate::source::{ChoiceError, ReadGraphError, SourceError};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CommandError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("logging cannot start: {0}")]
+    Telemetry(#[from] tracing_subscriber::util::TryInitError),
+    #[error("the asynchronous runtime cannot start: {0}")]
+    Runtime(std::io::Error),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    #[error(transparent)]
+    Setup(#[from] crate::setup::SetupError),
+    #[error("cannot write to standard output: {0}")]
+    Output(std::io::Error),
+    #[error("cannot write the manual pages into {folder}: {error}")]
+    Pages { folder: String, error: std::io::Error },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
+    #[error(transparent)]
+    Read(#[from] ReadGraphError),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
+    #[error(transparent)]
+    Name(#[from] ReferenceError),
+    #[error("no archive was given, and standard input is a terminal")]
+    NoInput,
+    #[error("cannot read standard input: {0}")]
+    Input(std::io::Error),
+    #[error("-t names one image, but the archive holds {images}")]
+    TagOfMany { images: usize },
+    #[error("{what} has {images} images, and none was named")]
+    NotNamed { what: String, images: usize },
+    #[error("the archive holds {count} images, and none was named{}", holding(names))]
+    ManyInArchive { count: usize, names: Vec<String> },
+    #[error("the archive has no image `{given}`{}", holding(names))]
+    NotInArchive { given: String, names: Vec<String> },
+    #[error("this location is no engine")]
+    IntoArchive,
+    #[error("{engine} has no image `{given}`")]
+    NoImage { given: String, engine: String },
+    #[error("`{given}` is called {names}")]
+    ManyNames { given: String, names: String },
+    #[error("`{name}` was not removed: it now points to {current}")]
+    Moved { name: String, current: Digest },
+    #[error("`{name}` has a digest, and images are named by tags")]
+    DigestAsName { name: String },
+    #[error("`{given}` is no image, but a part of one (`{media_type}`)")]
+    NoImageRoot { given: String, media_type: String },
+    #[error("the digests of several images begin with `{given}`")]
+    Ambiguous { given: String },
+    #[error("`{given}`: {reason}")]
+    NoDocument { given: String, reason: String },
+    #[error(transparent)]
+    Address(#[from] crate::net::AddressError),
+    #[error(transparent)]
+    Elsewhere(EngineError),
+    #[error("there is no layout at {path}")]
+    NoLayout { path: String },
+    #[error("there is no layout at {path}")]
+    NoFolder { path: String },
+    #[error("{archive}: the image {image} is damaged: {error}")]
+    Damaged { archive: String, image: String, error: Box<EngineError> },
+    #[error("{address} is Linkspan's {kind} door, and not that of the exporter API")]
+    WrongDoor { address: String, kind: &'static str, export: Option<String> },
+    #[error("{} listens at {address}, and not Linkspan's exporter API", program.unwrap_or("another program"))]
+    NoDoor { address: String, program: Option<&'static str>, export: Option<String> },
+    #[error("no permission to use {address}, which is of the group {group}")]
+    Denied { address: String, group: String },
+    #[error("interrupted; {left}")]
+    Interrupted { signal: &'static str, left: Leftover },
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    #[error(transparent)]
+    CacheFolder(#[from] CacheFolderError),
+    #[error("cannot write the report: {0}")]
+    Report(#[from] serde_json::Error),
+}
+
+/// What an interrupted command leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Leftover {
+    Nothing,
+    /// The blobs that an export has sent.
+    Kept,
+    /// A lease of an export that has not ended, or of one that was complete.
+    Lease {
+        is_complete: bool,
+    },
+    /// A part of an archive on standard output.
+    HalfAnArchive,
+    /// What the text says.
+    Some(String),
+}
+
+impl std::fmt::Display for Leftover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing was left behind",
+            Self::Kept => "what was sent is kept for the next try",
+            Self::Lease { is_complete: false } => "what was sent stays until the next command or the lease's end",
+            Self::Lease { is_complete: true } => {
+                "everything was copied, and a lease of it stays until the next command or its end"
+            }
+            Self::HalfAnArchive => "the archive on standard output is not complete",
+            Self::Some(text) => text,
+        })
+    }
+}
+
+impl CommandError {
+    /// The exit code for this error.
+    pub(super) fn code(&self) -> u8 {
+        let is_wrong_value = match self {
+            Self::Interrupted { signal, .. } => return Signals::code(signal),
+            // A missing setting is no wrong value.
+            Self::Config(ConfigError::NoBuilder) | Self::Daemon(DaemonError::Config(ConfigError::NoBuilder)) => false,
+            Self::Config(_)
+            | Self::Name(_)
+            | Self::Address(_)
+            | Self::Cache(CacheError::Name { .. })
+            | Self::Elsewhere(_)
+            | Self::IntoArchive
+            | Self::DigestAsName { .. } => true,
+            Self::Daemon(DaemonError::Config(_) | DaemonError::Engine(EngineError::Address { .. })) => true,
+            Self::Engine(EngineError::Address { .. }) => true,
+            Self::Save(error) => matches!(error, SaveError::Mixed),
+            Self::CacheFolder(error) => error.is_wrong_value(),
+            _ => false,
+        };
+        if is_wrong_value { 2 } else { 1 }
+    }
+
+    /// What a user can do about it. Commands in it get `flags`, so that they use the same engine.
+    pub(super) fn hint(&self, flags: &str) -> Option<String> {
+        match self {
+            Self::Daemon(error) => error.hint(),
+            Self::Setup(error) => error.hint(),
+            Self::Engine(error @ EngineError::Permission { .. }) => error.hint().map(|hint| {
+                format!("{hint}; or go through a daemon that runs as root: `--to {DEFAULT_EXPORT_LISTEN}`")
+            }),
+            Self::Engine(error) => error.hint(),
+            Self::NoFolder { .. } => Some("name the folder of a layout: `oci:DIR[:NAME]`".to_owned()),
+            Self::Damaged { .. } => Some("save the image again, or copy it from elsewhere".to_owned()),
+            Self::WrongDoor { export: Some(address), .. } | Self::NoDoor { export: Some(address), .. } => {
+                Some(format!("the export door is {address}"))
+            }
+            Self::NoDoor { export: None, .. } => {
+                Some("start `linkspan serve --export-listen ADDR`, and name its address".to_owned())
+            }
+            Self::WrongDoor { export: None, .. } => {
+                Some("start `linkspan serve` with --export-listen and another address".to_owned())
+            }
+            Self::Denied { .. } => Some(
+                "run this as root or as a member of that group; `linkspan serve --group NAME` chooses another"
+                    .to_owned(),
+            ),
+            Self::Export(ExportError::Engine(EngineError::Corrupt { .. })) => {
+                Some("the source is damaged: save the image again, or copy it from elsewhere".to_owned())
+            }
+            Self::Export(error) => error.hint(),
+            Self::Archive(error) => error.hint(),
+            Self::Choice(error) => error.hint(),
+            Self::Save(SaveError::Terminal) => {
+                Some(format!("name a file with -o, or pipe it on: `linkspan save{flags} demo | docker load`"))
+            }
+            Self::Save(error) => error.hint(),
+            Self::Registry(error) => error.hint(),
+            Self::Elsewhere(error) => error.hint(),
+            Self::NoLayout { .. } => {
+                Some(format!("name one with --layout, or make one: `linkspan load{flags} -i image.tar`"))
+            }
+            Self::Cache(CacheError::Unknown { .. }) => {
+                Some(format!("`linkspan cache ls{flags}` lists the caches and their ids"))
+            }
+            Self::Cache(CacheError::Source(SourceError::Read { .. })) => {
+                Some("see that it can be read, and run the command again".to_owned())
+            }
+            Self::Cache(error) => error.hint(),
+            Self::CacheFolder(error) => error.hint(),
+            Self::NoInput => Some(format!("name it with -i, or pipe it in: `docker save demo | linkspan load{flags}`")),
+            Self::TagOfMany { .. } => Some("leave -t out: the images then keep their names in the archive".to_owned()),
+            Self::NotNamed { .. } => {
+                Some(format!("name one, as in `oci:DIR:NAME`; `linkspan images{flags}` lists them"))
+            }
+            Self::ManyInArchive { names, .. } => {
+                let named = match names.first() {
+                    Some(name) => format!("name one behind the file, as in `docker-archive:FILE:{name}`; "),
+                    None => String::new(),
+                };
+                Some(format!("{named}`linkspan load{flags} -i FILE` loads all of them"))
+            }
+            Self::IntoArchive => Some("copy into a layout folder, `oci:DIR:NAME`".to_owned()),
+            Self::NoImage { .. } | Self::NoImageRoot { .. } => {
+                Some(format!("`linkspan images{flags}` lists the images"))
+            }
+            Self::ManyNames { .. } => Some("name one of these, or remove all of them with --force".to_owned()),
+            Self::DigestAsName { .. } => Some("name it by a tag".to_owned()),
+            Self::Ambiguous { .. } => Some("give more of the digest".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// The names of an archive's images, for a message.
+fn holding(names: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let shown = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => String::new(),
+        count if count > SHOWN => format!(": it has {shown} and {} more", count - SHOWN),
+        _ => format!(": it has {shown}"),
+    }
+}
