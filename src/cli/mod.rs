@@ -13,6 +13,7 @@ mod doctor;
 mod engine;
 mod error;
 mod extent;
+mod gc;
 mod help;
 mod images;
 mod inspect;
@@ -64,6 +65,7 @@ enum Command {
     Tag(remove::Tag),
     Copy(copy::Copy),
     Cache(cache::Cache),
+    Gc(gc::Gc),
     Ps(ps::Ps),
     /// Prints the root of an image, or its manifest for a platform, byte for byte
     Manifest(read::DocumentOfImage),
@@ -124,6 +126,7 @@ impl Command {
             Self::Cache(command) => command.repeated(),
             Self::Manifest(which) | Self::Config(which) | Self::Digest(which) => which.target.repeated(),
             Self::Remove(command) => command.target.repeated(),
+            Self::Gc(command) => command.repeated(),
             Self::Tag(command) => command.target.repeated(),
             Self::Serve(_) | Self::Doctor(_) | Self::Setup(_) | Self::Ps(_) => String::new(),
             Self::Version(_) | Self::Completion(_) | Self::Man(_) => String::new(),
@@ -141,6 +144,7 @@ impl Command {
             Self::Inspect(command) => command.run(),
             Self::Copy(command) => command.run(),
             Self::Cache(command) => command.run(),
+            Self::Gc(command) => command.run(),
             Self::Ps(command) => command.run(),
             Self::Manifest(which) => which.manifest(),
             Self::Config(which) => which.config(),

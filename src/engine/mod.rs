@@ -23,6 +23,7 @@
 mod api_error;
 mod blob_url;
 pub mod caches;
+pub mod collect;
 mod containerd;
 mod docker;
 mod docker_classic;
@@ -60,6 +61,7 @@ use crate::net::Principal;
 
 pub use blob_url::BlobUrl;
 use caches::CacheStore;
+use collect::{Collected, Collection};
 #[cfg(any(test, fuzzing))]
 pub(crate) use containerd::layer_fuzz;
 pub use error::EngineError;
@@ -273,5 +275,15 @@ pub trait Engine: Debug + Send + Sync {
     async fn remove(&self, _record: &Record, _force: bool) -> Result<(), EngineError> {
         let engine = self.identity().kind.name();
         Err(EngineError::NotOffered { engine, what: "removing images" })
+    }
+
+    /// Deletes what nothing refers to any more.
+    ///
+    /// # Errors
+    /// When the engine refuses, or a blob might be in use that looks unused; [`EngineError::Collects`] where that is not
+    /// Linkspan's to do.
+    async fn collect(&self, _wanted: &Collection<'_>) -> Result<Collected, EngineError> {
+        let kind = self.identity().kind;
+        Err(EngineError::Collects { engine: kind.name(), who: collect::collector_of(kind) })
     }
 }

@@ -13,6 +13,7 @@ mod fixture;
 mod http;
 
 mod caches;
+mod collect;
 mod commands;
 mod doors;
 mod faults;

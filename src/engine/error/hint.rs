@@ -58,6 +58,7 @@ impl EngineError {
             Self::NotOffered { engine: REMOTE, .. } => {
                 "the exporter API has no call for that: run it on the machine of the engine, without --to".to_owned()
             }
+            Self::Collects { who, .. } => (*who).to_owned(),
             Self::Daemon { hint, .. } => return hint.clone(),
             Self::Timeout { .. } => "look at the engine's log: it is stuck or overloaded".to_owned(),
             _ => return None,

@@ -211,6 +211,14 @@ pub enum EngineError {
         /// What was requested.
         what: &'static str,
     },
+    /// The engine has a collector of its own.
+    #[error("{engine} is not collected by `linkspan gc`")]
+    Collects {
+        /// The engine's kind.
+        engine: &'static str,
+        /// Who collects there, and what removes images.
+        who: &'static str,
+    },
     /// Another client writes the same thing at this moment.
     #[error("{what} is being written by another client")]
     Busy {

@@ -1,10 +1,10 @@
 //! A bucket: the requests to it, bounded in size and time, with errors that name the object.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::Method;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
@@ -15,6 +15,7 @@ use object_store::{
 };
 
 use super::failure::failure;
+use super::host::Host;
 use crate::engine::{BlobUrl, EngineError};
 
 /// How many requests one operation has under way.
@@ -44,6 +45,8 @@ pub(super) enum Condition {
 pub(super) struct Found {
     pub(super) bytes: Bytes,
     pub(super) version: UpdateVersion,
+    /// When it was written, by the store's clock.
+    pub(super) written: SystemTime,
 }
 
 /// A bucket, and the folder in it that is ours.
@@ -56,12 +59,14 @@ pub(super) struct Bucket {
     prefix: Arc<str>,
     /// Makes URLs of objects, where there are credentials to sign them.
     signer: Option<Arc<dyn Signer>>,
+    /// Who uses it.
+    pub(super) host: Host,
 }
 
 impl Bucket {
     pub(super) fn new(objects: Arc<dyn Objects>, address: &str, prefix: &str) -> Self {
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Self { objects, address: address.into(), prefix: prefix.into(), signer: None }
+        Self { objects, address: address.into(), prefix: prefix.into(), signer: None, host: Host::this() }
     }
 
     /// The same with URLs of its objects.
@@ -121,6 +126,7 @@ impl Bucket {
             return Err(too_long());
         }
         let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+        let written = found.meta.last_modified.into();
         let (mut chunks, mut bytes) = (found.into_stream(), BytesMut::new());
         while let Some(chunk) = chunks.try_next().await.map_err(|error| failed(&error))? {
             if (bytes.len() + chunk.len()) as u64 > limit {
@@ -128,7 +134,7 @@ impl Bucket {
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Some(Found { bytes: bytes.freeze(), version }))
+        Ok(Some(Found { bytes: bytes.freeze(), version, written }))
     }
 
     /// The bytes of an object from `offset` on; `None` if there is none.
@@ -166,10 +172,13 @@ impl Bucket {
             Condition::Absent => PutMode::Create,
             Condition::Version(version) => PutMode::Update(version),
         };
+        let is_update = matches!(mode, PutMode::Update(_));
         let options = PutOptions { mode, ..PutOptions::default() };
         match self.objects.put_opts(&self.path(key), PutPayload::from_bytes(bytes), options).await {
             Ok(_) => Ok(true),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
+            // There is no such version of what is not there.
+            Err(Error::NotFound { .. }) if is_update => Ok(false),
             Err(error) => Err(self.failed("writing", key, &error)),
         }
     }
@@ -193,6 +202,18 @@ impl Bucket {
         let listed = self.objects.list(Some(&self.path(folder))).take(limit).try_collect::<Vec<_>>().await;
         let listed = listed.map_err(|error| self.failed("listing", folder, &error))?;
         Ok(listed.into_iter().map(|meta| (self.key(&meta.location).to_owned(), meta)).collect())
+    }
+
+    /// The objects below the folder `folder`, as they come.
+    pub(super) fn listing<'s>(
+        &'s self,
+        folder: &'s str,
+    ) -> impl Stream<Item = Result<(String, ObjectMeta), EngineError>> + 's {
+        let listed = self.objects.list(Some(&self.path(folder)));
+        listed.map(move |meta| match meta {
+            Ok(meta) => Ok((self.key(&meta.location).to_owned(), meta)),
+            Err(error) => Err(self.failed("listing", folder, &error)),
+        })
     }
 
     /// The names of the folders in the folder `folder`.

@@ -134,7 +134,7 @@ impl CacheStore for ObjectCaches {
         Ok(None)
     }
 
-    /// Their blobs stay: nothing is collected yet.
+    /// Their blobs stay until they are collected.
     async fn delete(&self, ids: &[String]) -> Result<(), EngineError> {
         let is_ours = |id: &String| {
             let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -206,6 +206,7 @@ impl PendingVersion for PendingObjectCache {
             used: now(),
             ..self.version.clone()
         };
+        self.lease.pins.check_held().await?;
         stores.bucket().put(&keys::cache(&version.id), record(stores, &version)?).await?;
         if let Err(error) = self.lease.release().await {
             tracing::warn!(%error, "the lease of a complete cache stays until the process ends");

@@ -12,6 +12,7 @@
 //! _linkspan/uploads/EXPORT/REF                                     blobs whose digest is not known yet
 //! _linkspan/images/sha256/HEX                                      images without a name
 //! _linkspan/caches/ID                                              build caches
+//! _linkspan/condemned/RUN                                          collections that are under way
 //! _linkspan/conditional                                            what the probe of preconditions writes
 //! ```
 
@@ -25,6 +26,12 @@ pub(super) const LEASES: &str = "_linkspan/leases";
 pub(super) const UNNAMED: &str = "_linkspan/images";
 /// The folder of build caches.
 pub(super) const CACHES: &str = "_linkspan/caches";
+/// The folder of collections that are under way.
+pub(super) const CONDEMNED: &str = "_linkspan/condemned";
+/// The folder of blobs whose digest is not known yet.
+pub(super) const UPLOADS: &str = "_linkspan/uploads";
+/// The folder of blobs.
+pub(super) const BLOBS: &str = "docker/registry/v2/blobs";
 /// What the probe of preconditions writes.
 pub(super) const PROBE: &str = "_linkspan/conditional";
 /// The folder of a repository that holds its manifests: no part of a repository's name begins with `_`.
@@ -37,12 +44,12 @@ fn link(digest: &Digest) -> String {
 /// The bytes of a blob.
 pub(super) fn blob(digest: &Digest) -> String {
     let (algorithm, hex) = (digest.algorithm().name(), digest.hex());
-    format!("docker/registry/v2/blobs/{algorithm}/{}/{hex}/data", &hex[..2])
+    format!("{BLOBS}/{algorithm}/{}/{hex}/data", &hex[..2])
 }
 
 /// The folder of an export's blobs whose digests are not known yet.
 pub(super) fn uploads(export: &str) -> String {
-    format!("_linkspan/uploads/{export}")
+    format!("{UPLOADS}/{export}")
 }
 
 /// A blob whose digest is not known yet.
@@ -60,9 +67,69 @@ pub(super) fn unnamed(root: &Digest) -> String {
     format!("{UNNAMED}/{}/{}", root.algorithm().name(), root.hex())
 }
 
+/// A collection.
+pub(super) fn condemned(run: &str) -> String {
+    format!("{CONDEMNED}/{run}")
+}
+
 /// A version of a build cache.
 pub(super) fn cache(id: &str) -> String {
     format!("{CACHES}/{id}")
+}
+
+/// The digest in `sha256/HEX`, as in keys of links.
+fn digest_in(folders: &str) -> Option<Digest> {
+    folders.split_once('/').and_then(|(algorithm, hex)| format!("{algorithm}:{hex}").parse().ok())
+}
+
+/// The digest of the blob at a key.
+pub(super) fn digest_of_blob(key: &str) -> Option<Digest> {
+    let rest = key.strip_prefix(BLOBS)?.strip_prefix('/')?.strip_suffix("/data")?;
+    let (algorithm, rest) = rest.split_once('/')?;
+    digest_in(&format!("{algorithm}/{}", rest.split_once('/')?.1)).filter(|digest| blob(digest) == key)
+}
+
+/// What a key below a repository is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Link<'k> {
+    /// The link to a blob that is no manifest.
+    Layer(Digest),
+    /// The link to a manifest or index.
+    Revision(Digest),
+    /// What a tag, by the folder of it, points to.
+    Current(&'k str),
+    /// What a tag, by the folder of it, has pointed to.
+    Index(&'k str, Digest),
+}
+
+impl<'k> Link<'k> {
+    /// What is at `key`; `None` for all that is no link.
+    pub(super) fn at(key: &'k str) -> Option<Self> {
+        let path = key.strip_prefix(REPOSITORIES)?.strip_suffix("/link")?;
+        // No part of a repository's name begins with `_`.
+        let (at, _) = path.match_indices("/_").next()?;
+        let (folder, rest) = path[at + 1..].split_once('/')?;
+        if folder == "_layers" {
+            return digest_in(rest).map(Self::Layer);
+        }
+        if folder != MANIFESTS {
+            return None;
+        }
+        match rest.split_once('/')? {
+            ("revisions", link) => digest_in(link).map(Self::Revision),
+            ("tags", link) => {
+                let (tag, rest) = link.split_once('/')?;
+                let end = key.len() - "/link".len() - rest.len() - 1;
+                debug_assert!(key[..end].ends_with(tag), "the folder of the tag");
+                match rest.split_once('/') {
+                    None if rest == "current" => Some(Self::Current(&key[..end])),
+                    Some(("index", link)) => digest_in(link).map(|digest| Self::Index(&key[..end], digest)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A repository in the bucket.
@@ -141,6 +208,22 @@ mod tests {
         assert_eq!(repository.current("1"), format!("{below}/_manifests/tags/1/current/link"));
         let index = repository.tag_index("1", &digest);
         assert_eq!(index, format!("{below}/_manifests/tags/1/index/sha256/{hex}/link"));
+    }
+
+    #[test]
+    fn links_are_known_by_their_keys() {
+        let digest = Digest::sha256(b"x");
+        let repository = Repository::of(&"ghcr.io/o/app:1".parse().unwrap()).unwrap();
+        let tag = format!("{}/1", repository.tags());
+        assert_eq!(Link::at(&repository.layer(&digest)), Some(Link::Layer(digest.clone())));
+        assert_eq!(Link::at(&repository.revision(&digest)), Some(Link::Revision(digest.clone())));
+        assert_eq!(Link::at(&repository.current("1")), Some(Link::Current(&tag)));
+        assert_eq!(Link::at(&repository.tag_index("1", &digest)), Some(Link::Index(&tag, digest.clone())));
+        for other in ["_uploads/x/startedat", "_manifests/link", "_layers/sha256/x/link", "_manifests/tags/1/link"] {
+            assert_eq!(Link::at(&format!("{}/{other}", repository.folder())), None, "{other}");
+        }
+        assert_eq!(digest_of_blob(&blob(&digest)), Some(digest));
+        assert_eq!(digest_of_blob(&format!("{BLOBS}/sha256/00/x/data")), None);
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //!
 //! A lease is written before what it pins is looked up, and renewed as a whole. One is abandoned when its process is gone, which
 //! only a process of the same boot can tell, else when it has not been written for a day; a durable one eight hours after it
-//! was created. Its uploads are aborted then.
+//! was created. Its uploads are aborted then. Long before that its own process trusts it no more, whatever the clocks say.
+//!
+//! After a lease with new pins is written, what collections have condemned is looked up ([`Condemned::rescue`]).
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +16,8 @@ use object_store::{Error, MultipartId, ObjectMeta};
 use serde::{Deserialize, Serialize};
 
 use super::bucket::{Bucket, PARALLEL};
+use super::condemned::Condemned;
+use super::host::{Host, Moment, SKEW};
 use super::keys;
 use super::upload::Begun;
 use crate::engine::caches::milliseconds;
@@ -25,12 +29,21 @@ use crate::image::Digest;
 const LIFETIME: Duration = Duration::from_secs(8 * 3600);
 /// How long a lease of a process that cannot be seen from here lasts after it was written.
 const UNSEEN: Duration = Duration::from_secs(24 * 3600);
+/// How long after it was written a lease is written again when its process uses it.
+const RENEWAL: Duration = Duration::from_secs(3600);
+/// How long after it was written its own process trusts it.
+const TRUSTED: Duration = Duration::from_secs(12 * 3600);
 /// The longest lease that is read, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 /// How many blobs a lease may pin.
 const MAX_PINNED: usize = 100_000;
 /// How many leases are read.
 const MAX_LEASES: usize = 1_000;
+/// How many leases a collection can respect.
+const MAX_RESPECTED: usize = 100_000;
+
+const UNREADABLE: &str = "a newer Linkspan may have written it: collect with that one; what nobody writes any more is passed over \
+                          after a day";
 
 /// A lease as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,14 +74,13 @@ impl StoredLease {
     }
 
     /// Whether nobody uses it any more; `written` is the store's time of its object.
-    fn is_abandoned(&self, written: SystemTime) -> bool {
-        let age = |since: SystemTime| SystemTime::now().duration_since(since).unwrap_or_default();
+    fn is_abandoned(&self, host: &Host, written: SystemTime) -> bool {
         if self.record.is_some() {
-            return age(self.created()) >= LIFETIME;
+            return host.age(self.created()) >= LIFETIME + SKEW;
         }
         match self.process.parse::<Process>() {
             Ok(process) if process.is_of_this_boot() => process.is_gone(),
-            _ => age(written) >= UNSEEN,
+            _ => host.age(written) >= UNSEEN,
         }
     }
 }
@@ -77,58 +89,83 @@ impl StoredLease {
 #[derive(Debug)]
 pub(super) struct StoredPins {
     bucket: Bucket,
+    condemned: Condemned,
     export: String,
-    inner: Mutex<StoredLease>,
-    /// Counts the changes, and those that are stored.
-    changes: AtomicU64,
-    stored: tokio::sync::Mutex<u64>,
+    inner: Mutex<Inner>,
+    stored: tokio::sync::Mutex<Stored>,
     is_released: AtomicBool,
 }
 
+#[derive(Debug)]
+struct Inner {
+    lease: StoredLease,
+    /// Counts the changes.
+    changes: u64,
+    /// The change by which something was pinned last.
+    pinned: u64,
+}
+
+/// How much of a lease is stored.
+#[derive(Debug)]
+struct Stored {
+    /// Up to which change.
+    changes: u64,
+    /// Up to which change what is pinned was looked for among what is condemned.
+    looked: u64,
+    /// When the last write began.
+    written: Option<Moment>,
+}
+
 impl StoredPins {
-    fn inner(&self) -> MutexGuard<'_, StoredLease> {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pins blobs, whether they are there or not. What is looked up after that stays.
     pub(super) async fn add<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Result<(), EngineError> {
-        let is_changed = {
+        let until = {
             let mut inner = self.inner();
-            let before = inner.pinned.len();
-            inner.pinned.extend(digests.into_iter().cloned());
-            if inner.pinned.len() > MAX_PINNED {
+            let before = inner.lease.pinned.len();
+            inner.lease.pinned.extend(digests.into_iter().cloned());
+            let count = inner.lease.pinned.len();
+            if count > MAX_PINNED {
                 let key = keys::lease(&self.export);
                 return Err(self
                     .bucket
                     .invalid(&key, format!("it would pin more than {MAX_PINNED} blobs; use several exports")));
             }
-            inner.pinned.len() > before
+            if count > before {
+                inner.changes += 1;
+                inner.pinned = inner.changes;
+            }
+            // Another task may have pinned them, and not stored that yet.
+            inner.pinned
         };
-        if is_changed { self.write().await } else { Ok(()) }
+        self.store(until).await
     }
 
     /// Removes pins of blobs that are not there; that need not be stored.
     pub(super) fn forget<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) {
         let mut inner = self.inner();
         for digest in digests {
-            inner.pinned.remove(digest);
+            inner.lease.pinned.remove(digest);
         }
     }
 
     /// All pins.
     pub(super) fn all(&self) -> Vec<Digest> {
-        self.inner().pinned.iter().cloned().collect()
+        self.inner().lease.pinned.iter().cloned().collect()
     }
 
     /// Notes an upload that has begun, so that whoever finds the lease aborts it.
     pub(super) async fn begun(&self, upload: &Begun) -> Result<(), EngineError> {
-        self.inner().uploads.push(StoredUpload { key: upload.key.clone(), id: upload.id.clone() });
+        self.inner().lease.uploads.push(StoredUpload { key: upload.key.clone(), id: upload.id.clone() });
         self.write().await
     }
 
     /// Forgets an upload that has ended.
     pub(super) fn ended(&self, upload: &Begun) {
-        self.inner().uploads.retain(|own| own.id != upload.id || own.key != upload.key);
+        self.inner().lease.uploads.retain(|own| own.id != upload.id || own.key != upload.key);
     }
 
     /// Aborts an upload.
@@ -138,22 +175,60 @@ impl StoredPins {
         Ok(())
     }
 
-    /// Stores the lease as it is now. Changes that come while another one is stored are stored together.
+    /// Stores the lease as it is now.
     pub(super) async fn write(&self) -> Result<(), EngineError> {
-        let own = self.changes.fetch_add(1, Ordering::AcqRel) + 1;
+        let own = {
+            let mut inner = self.inner();
+            inner.changes += 1;
+            inner.changes
+        };
+        self.store(own).await
+    }
+
+    /// Stores the lease if it is not up to the change `own`, then looks for what it pins among what is condemned. Changes that
+    /// come while another one is stored are stored together.
+    async fn store(&self, own: u64) -> Result<(), EngineError> {
         let mut stored = self.stored.lock().await;
-        if self.is_released() {
+        self.check(&stored)?;
+        let is_due = stored.written.is_some_and(|at| self.bucket.host.since(at) >= RENEWAL);
+        if stored.changes < own || is_due {
+            let key = keys::lease(&self.export);
+            let (bytes, until) = {
+                let inner = self.inner();
+                (serde_json::to_vec(&inner.lease), inner.changes)
+            };
+            let bytes = bytes.map_err(|error| self.bucket.invalid(&key, error.to_string()))?;
+            let begun = self.bucket.host.moment();
+            self.bucket.put(&key, bytes.into()).await?;
+            (stored.changes, stored.written) = (until, Some(begun));
+        }
+        let pinned = {
+            let inner = self.inner();
+            (inner.pinned.min(stored.changes) > stored.looked).then(|| inner.lease.pinned.clone())
+        };
+        if let Some(pinned) = pinned {
+            self.condemned.rescue(&pinned).await?;
+            stored.looked = stored.changes;
+        }
+        Ok(())
+    }
+
+    /// Fails if others may count the lease as abandoned, so that its blobs may be gone.
+    fn check(&self, stored: &Stored) -> Result<(), EngineError> {
+        let is_old = stored.written.is_some_and(|at| self.bucket.host.since(at) >= TRUSTED);
+        let is_over = {
+            let inner = self.inner();
+            inner.lease.record.is_some() && self.bucket.host.age(inner.lease.created()) >= LIFETIME
+        };
+        if self.is_released() || is_old || is_over {
             return Err(EngineError::LeaseLost { lease: self.export.clone() });
         }
-        if *stored >= own {
-            return Ok(());
-        }
-        let until = self.changes.load(Ordering::Acquire);
-        let key = keys::lease(&self.export);
-        let bytes = serde_json::to_vec(&*self.inner()).map_err(|error| self.bucket.invalid(&key, error.to_string()))?;
-        self.bucket.put(&key, bytes.into()).await?;
-        *stored = until;
         Ok(())
+    }
+
+    /// Fails if what is pinned may be gone: whoever makes something visible that relies on it asks before.
+    pub(super) async fn check_held(&self) -> Result<(), EngineError> {
+        self.check(&*self.stored.lock().await)
     }
 
     /// Whether it was removed.
@@ -165,13 +240,13 @@ impl StoredPins {
     pub(super) async fn release(&self) -> Result<(), EngineError> {
         let stored = self.stored.lock().await;
         self.is_released.store(true, Ordering::Release);
-        let uploads = self.inner().uploads.clone();
+        let uploads = self.inner().lease.uploads.clone();
         for upload in &uploads {
             abort(&self.bucket, &upload.key, &upload.id).await?;
         }
-        self.inner().uploads.clear();
+        self.inner().lease.uploads.clear();
         // What was never stored need not be deleted.
-        if *stored == 0 { Ok(()) } else { self.bucket.delete(&keys::lease(&self.export)).await }
+        if stored.changes == 0 { Ok(()) } else { self.bucket.delete(&keys::lease(&self.export)).await }
     }
 }
 
@@ -199,11 +274,11 @@ impl LeaseStore {
         let is_durable = record.is_some();
         let found = if is_durable { self.read(export).await?.filter(|found| found.record.is_some()) } else { None };
         let is_found = found.is_some();
-        let process = Process::this().to_string();
+        let process = self.bucket.host.process.to_string();
         let mut lease = found.unwrap_or_else(|| StoredLease {
             process: process.clone(),
             record,
-            created: milliseconds(SystemTime::now()),
+            created: milliseconds(self.bucket.host.now()),
             pinned: BTreeSet::new(),
             uploads: Vec::new(),
         });
@@ -218,10 +293,10 @@ impl LeaseStore {
         lease.process = process;
         let opened = StoredPins {
             bucket: self.bucket.clone(),
+            condemned: Condemned::new(self.bucket.clone()),
             export: export.to_owned(),
-            inner: Mutex::new(lease),
-            changes: AtomicU64::new(1),
-            stored: tokio::sync::Mutex::new(u64::from(is_found)),
+            inner: Mutex::new(Inner { lease, changes: 1, pinned: u64::from(is_found) }),
+            stored: tokio::sync::Mutex::new(Stored { changes: u64::from(is_found), looked: 0, written: None }),
             is_released: AtomicBool::new(false),
         };
         if is_durable {
@@ -273,9 +348,40 @@ impl LeaseStore {
     /// The exports whose leases are abandoned.
     pub(super) async fn abandoned(&self) -> Result<Vec<String>, EngineError> {
         let found = self.all().await?.into_iter();
-        let is_abandoned =
-            |(_, lease, meta): &(String, StoredLease, ObjectMeta)| lease.is_abandoned(meta.last_modified.into());
+        let is_abandoned = |(_, lease, meta): &(String, StoredLease, ObjectMeta)| {
+            lease.is_abandoned(&self.bucket.host, meta.last_modified.into())
+        };
         Ok(found.filter(is_abandoned).map(|(export, ..)| export).collect())
+    }
+
+    /// What the leases pin that are not abandoned, and the exports that have one. Fails if there may be others.
+    pub(super) async fn pinned(&self) -> Result<(BTreeSet<Digest>, BTreeSet<String>), EngineError> {
+        let listed = self.bucket.list(keys::LEASES, MAX_RESPECTED + 1).await?;
+        if listed.len() > MAX_RESPECTED {
+            let reason = format!("it has more than {MAX_RESPECTED} leases; expected fewer");
+            return Err(self.bucket.invalid(keys::LEASES, reason));
+        }
+        let (mut pinned, mut exports) = (BTreeSet::new(), BTreeSet::new());
+        let mut read = stream::iter(listed).map(async |(key, meta)| {
+            let found = self.bucket.get(&key, MAX_BYTES).await?;
+            Ok::<_, EngineError>((key, found, SystemTime::from(meta.last_modified)))
+        });
+        let mut read = std::pin::pin!(read.by_ref().buffered(PARALLEL));
+        while let Some((key, found, written)) = read.try_next().await? {
+            exports.extend(key.strip_prefix(keys::LEASES).and_then(|key| key.strip_prefix('/')).map(str::to_owned));
+            // One that was released meanwhile had nothing any more that is not named.
+            let Some(found) = found else { continue };
+            match serde_json::from_slice::<StoredLease>(&found.bytes) {
+                Ok(lease) if lease.is_abandoned(&self.bucket.host, written) => {}
+                Ok(lease) => pinned.extend(lease.pinned),
+                Err(_) if self.bucket.host.age(written) >= UNSEEN + SKEW => {}
+                Err(error) => {
+                    let (object, reason) = (self.bucket.object(&key), format!("it is no lease: {error}"));
+                    return Err(EngineError::Object { operation: "reading", object, reason, hint: Some(UNREADABLE) });
+                }
+            }
+        }
+        Ok((pinned, exports))
     }
 
     /// Removes the leases that are abandoned, and aborts their uploads. Returns how many there were.

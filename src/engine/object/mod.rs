@@ -5,15 +5,19 @@
 //!   its tag. A blob itself is visible when its digest was compared ([`upload`]).
 //! * Any number of processes may write to a bucket at once. A tag is compared and set where somebody cares what it was; else the
 //!   last writer wins, as in registries.
-//! * Nothing is unpacked, and nothing is collected yet. What an interrupted export left is removed by the next start: uploads
-//!   that were under way; its blobs are of use to the next export.
+//! * Nothing is unpacked. What an interrupted export left is removed by the next start: uploads that were under way; its blobs
+//!   are of use to the next export.
+//! * What nothing refers to any more is deleted when somebody asks for it, while others write ([`collector`]).
 
 mod address;
 mod blob_store;
 mod bucket;
 mod caches;
+mod collector;
+mod condemned;
 mod connect;
 mod failure;
+mod host;
 mod images;
 mod ingest_writer;
 mod ingests;
@@ -21,10 +25,13 @@ mod keys;
 mod lease;
 mod lease_store;
 mod lease_trait;
+#[cfg(test)]
+mod model;
 mod name_index;
 mod open_leases;
 mod probe;
 mod stores;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -36,10 +43,13 @@ use async_trait::async_trait;
 
 use self::bucket::Bucket;
 use self::caches::ObjectCaches;
+use self::host::unique;
 use self::images::ObjectImages;
+use self::lease::ObjectLease;
 use self::open_leases::OpenLeases;
 use self::stores::Stores;
 use super::caches::CacheStore;
+use super::collect::{Collected, Collection};
 use super::images::{Images, Record};
 use super::{
     Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, MAX_RECORD, Origin,
@@ -148,7 +158,7 @@ impl Engine for ObjectEngine {
         Ok(Arc::new(ObjectCaches::new(self.stores.clone())))
     }
 
-    /// Nothing is collected, so a reader needs no pins, and no right to write.
+    /// A reader has no pins, and needs no right to write: what loses its name stays for the grace of the collector.
     async fn read_lease(&self, _: &Origin, _: &Arc<Graph>) -> Result<Option<Arc<dyn Lease>>, EngineError> {
         Ok(None)
     }
@@ -167,15 +177,10 @@ impl Engine for ObjectEngine {
     }
 
     async fn tag(&self, root: &Descriptor, name: &Reference) -> Result<(), EngineError> {
-        let Some(graph) = self.graph(root).await? else {
-            return Err(EngineError::Missing { digests: vec![root.digest.clone()] });
-        };
-        let sizes = self.stores.blobs.sizes(&graph.leaves().iter().map(Pin::from).collect::<Vec<_>>()).await?;
-        let absent = graph.leaves().iter().zip(sizes).filter(|(_, size)| size.is_none());
-        let absent = absent.map(|(leaf, _)| leaf.digest.clone()).collect();
-        self.stores.names.publish(&graph, &absent, std::slice::from_ref(name), &[]).await?;
-        // It has a name now.
-        self.stores.names.remove(None, &root.digest).await
+        let lease = ObjectLease::open(&self.stores, &unique("tag"), None).await?;
+        let tagged = self.tag_under(&lease, root, name).await;
+        lease.release().await?;
+        tagged
     }
 
     async fn remove(&self, record: &Record, _: bool) -> Result<(), EngineError> {
@@ -183,9 +188,36 @@ impl Engine for ObjectEngine {
         self.stores.names.remove(name.as_ref(), &record.target.digest).await
     }
 
+    async fn collect(&self, wanted: &Collection<'_>) -> Result<Collected, EngineError> {
+        collector::collect(&self.stores, wanted).await
+    }
+
     /// Only Linkspan itself loads archives into a bucket.
     async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
         Ok(None)
+    }
+}
+
+impl ObjectEngine {
+    /// Sets `name` to the image `root`, which is pinned before it is looked up.
+    async fn tag_under(&self, lease: &ObjectLease, root: &Descriptor, name: &Reference) -> Result<(), EngineError> {
+        lease.pins.add([&root.digest]).await?;
+        let Some(graph) = self.graph(root).await? else {
+            return Err(EngineError::Missing { digests: vec![root.digest.clone()] });
+        };
+        lease.pins.add(graph.descriptors().map(|blob| &blob.digest)).await?;
+        for document in graph.documents() {
+            if self.stores.blobs.size(&document.descriptor.digest).await?.is_none() {
+                return Err(EngineError::Missing { digests: vec![document.descriptor.digest.clone()] });
+            }
+        }
+        let sizes = self.stores.blobs.sizes(&graph.leaves().iter().map(Pin::from).collect::<Vec<_>>()).await?;
+        let absent = graph.leaves().iter().zip(sizes).filter(|(_, size)| size.is_none());
+        let absent = absent.map(|(leaf, _)| leaf.digest.clone()).collect();
+        lease.pins.check_held().await?;
+        self.stores.names.publish(&graph, &absent, std::slice::from_ref(name), &[]).await?;
+        // It has a name now.
+        self.stores.names.remove(None, &root.digest).await
     }
 }
 

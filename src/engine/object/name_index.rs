@@ -352,7 +352,12 @@ impl NameIndex {
             Some((current, _)) if current != *root => {
                 return Err(EngineError::NameMoved { name: name.to_string(), current: Some(current) });
             }
-            _ => self.bucket.delete(&key).await?,
+            // Written now, so that who is reading the image can go on for the grace of the collector.
+            Some(_) => {
+                self.bucket.put(&repository.revision(root), link(root)).await?;
+                self.bucket.delete(&key).await?;
+            }
+            None => {}
         }
         // What it pointed to before; the registry lists no tag without its link.
         for (key, _) in self.bucket.list(&format!("{}/{tag}", repository.tags()), MAX_LINKS).await? {

@@ -71,6 +71,7 @@ impl ImageTransaction for ObjectTransaction {
 #[async_trait]
 impl PreparedImage for ObjectTransaction {
     async fn commit(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
+        self.lease.pins.check_held().await?;
         self.lease.stores.names.publish(&self.graph, &self.absent(), names, preconditions).await
     }
 }

@@ -1,0 +1,133 @@
+//! `linkspan gc`: what goes, what stays, and that nobody loses anything who writes meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use linkspan::engine::Engine;
+use linkspan::engine::collect::{Collected, Collection};
+use linkspan::image::Reference;
+
+use crate::common::{Bucket, Minio, linkspan, refusal, text};
+use crate::faulty::{Fault, Faulty};
+use crate::fixture::{Image, export, image, names};
+use crate::names::layout;
+use crate::uploads::noise;
+
+fn left(bucket: &Bucket) -> Vec<String> {
+    let ours = |key: &String| key.starts_with("_linkspan/condemned/") || key.starts_with("_linkspan/leases/");
+    bucket.keys().into_iter().filter(ours).collect()
+}
+
+/// Lists and heads of a store have whole seconds, and what is of the same second is too young for any grace.
+async fn next_second() {
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+}
+
+async fn collect(engine: &dyn Engine, grace: Duration) -> Collected {
+    let wanted = Collection { grace, wait: Duration::from_millis(20), is_dry: false, deleted: &|_, _| {} };
+    engine.collect(&wanted).await.unwrap()
+}
+
+/// Fails unless every blob of `name` can be read and has its link.
+async fn check_whole(bucket: &Bucket, name: &Reference, image: &Image) {
+    let engine = bucket.engine().await.unwrap().engine;
+    let images = engine.images().unwrap();
+    let root = images.resolve(name).await.unwrap();
+    assert_eq!(root.as_ref().map(|root| &root.digest), Some(&image.root.digest), "{name}");
+    let keys = bucket.keys();
+    for blob in image.graph().descriptors() {
+        let read: Vec<Bytes> = images.open(blob, 0).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(read.concat(), image.blobs[&blob.digest], "{name}: {}", blob.digest);
+        let link = format!("{}/link", blob.digest.hex());
+        let repository = format!("/repositories/{}/", name.familiar().split(':').next().unwrap());
+        assert!(keys.iter().any(|key| key.contains(&repository) && key.ends_with(&link)), "{name} lacks {link}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_engines_say_who_collects_there() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(layout(folder.path()).await);
+    let output = linkspan(["gc", "--engine", "layout", "--layout", text(folder.path())]).fails();
+    assert!(refusal(&output).contains("for an hour") && output.stderr.contains("layout is not collected"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_preconditions_is_not_collected() {
+    let bucket = Minio::shared().bucket();
+    let engine = bucket.engine().await.unwrap().engine;
+    export(&*engine, &image("kept\n"), &names(&["kept:1"])).await.unwrap();
+    // One that says it has written what it was told to create.
+    let faulty = Faulty::start(&bucket, |method, target| {
+        if method == "PUT" && target.contains("conditional") { Fault::Status(200, "") } else { Fault::Pass }
+    })
+    .await;
+    let before = bucket.keys();
+    let output = faulty.bucket(&bucket).linkspan(["gc", "--grace", "0", "--wait", "0"]).fails();
+    assert!(refusal(&output).contains("no conditional writes") && output.stderr.contains(&bucket.name), "{output}");
+    assert_eq!(bucket.keys(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_and_collectors_race_and_every_tag_is_whole() {
+    const ROUNDS: usize = 25;
+    let bucket = Minio::shared().bucket();
+    let is_over = Arc::new(AtomicBool::new(false));
+    // Layers that several images share, as base layers are.
+    let layers: Vec<_> = (0..4).map(|at| noise(1, 300 + at).slice(..50_000)).collect();
+    let image = |at: usize| Image::new(&[layers[at % 4].clone(), layers[(at + 1) % 4].clone()]);
+    let images: Arc<Vec<_>> = Arc::new((0..4).map(image).collect());
+    let mut collectors = Vec::new();
+    for _ in 0..2 {
+        let (bucket, is_over) = (bucket.clone(), is_over.clone());
+        collectors.push(tokio::spawn(async move {
+            let engine = bucket.engine().await.unwrap().engine;
+            let (mut runs, mut deleted) = (0, 0);
+            while !is_over.load(Ordering::Relaxed) {
+                deleted += collect(&*engine, Duration::ZERO).await.blobs;
+                runs += 1;
+            }
+            (runs, deleted)
+        }));
+    }
+    let mut writers = Vec::new();
+    for writer in 0..4 {
+        let (bucket, images) = (bucket.clone(), images.clone());
+        writers.push(tokio::spawn(async move {
+            let name = names(&[&format!("repo{}:w{writer}", writer % 2)]).remove(0);
+            for round in 0..ROUNDS {
+                let engine = bucket.engine().await.unwrap().engine;
+                let image = &images[(writer * 7 + round * 3) % images.len()];
+                export(&*engine, image, std::slice::from_ref(&name)).await.unwrap();
+                check_whole(&bucket, &name, image).await;
+                if round % 3 == 1 {
+                    let (name, target) = (Some(name.to_string()), image.root.clone());
+                    let record = linkspan::engine::images::Record { name, target };
+                    engine.remove(&record, false).await.unwrap();
+                }
+            }
+            (name, (writer * 7 + (ROUNDS - 1) * 3) % images.len())
+        }));
+    }
+    let mut last = Vec::new();
+    for writer in writers {
+        last.push(tokio::time::timeout(Duration::from_secs(240), writer).await.unwrap().unwrap());
+    }
+    is_over.store(true, Ordering::Relaxed);
+    let (mut runs, mut deleted) = (0, 0);
+    for collector in collectors {
+        let (own, blobs) = tokio::time::timeout(Duration::from_secs(60), collector).await.unwrap().unwrap();
+        (runs, deleted) = (runs + own, deleted + blobs);
+    }
+    eprintln!("{runs} collections deleted {deleted} blobs beside {} exports", 4 * ROUNDS);
+    assert!(runs > 4 && deleted > 0, "nothing was collected meanwhile");
+    next_second().await;
+    collect(&*bucket.engine().await.unwrap().engine, Duration::ZERO).await;
+    for (name, image) in &last {
+        check_whole(&bucket, name, &images[*image]).await;
+    }
+    assert_eq!(left(&bucket), [""; 0]);
+}
