@@ -24,6 +24,10 @@ const MAX_PARTS: u64 = 9_000;
 const PART_OF_UNKNOWN: usize = 8 << 20;
 /// Up to which size a buffer grows step by step.
 const SHORT: usize = 1 << 20;
+/// The least capacity of a longer buffer: allocators map such a one by itself (glibc from 32 MiB on always, its
+/// `DEFAULT_MMAP_THRESHOLD_MAX`), so that its pages are the system's again when its part was sent. Of shorter ones allocators
+/// keep pages in each thread's heap. Pages that are never written are no memory.
+const MAPPED: usize = 33 << 20;
 /// How many parts of the least size are on their way or hashed at once, of all uploads together; a larger one counts as several.
 pub(super) const PARTS: u32 = 6;
 /// How many of them are of one upload.
@@ -118,7 +122,7 @@ impl Upload {
         let length = self.buffer.len() + part.len();
         if length > self.buffer.capacity() {
             // It grows with its content as long as the blob may be short.
-            let capacity = if length > SHORT { self.part_size } else { length.next_power_of_two() };
+            let capacity = if length > SHORT { self.part_size.max(MAPPED) } else { length.next_power_of_two() };
             let mut grown = BytesMut::with_capacity(capacity);
             grown.extend_from_slice(&self.buffer);
             self.buffer = grown;
