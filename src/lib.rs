@@ -50,6 +50,7 @@ pub mod output;
 pub mod passwords;
 mod pattern;
 pub mod progress;
+pub mod publish;
 pub mod registry;
 mod reload;
 #[doc(hidden)]

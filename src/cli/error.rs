@@ -46,6 +46,8 @@ pub(super) enum CommandError {
     #[error(transparent)]
     Registry(#[from] crate::registry::RegistryError),
     #[error(transparent)]
+    Publish(#[from] crate::publish::PublishError),
+    #[error(transparent)]
     Name(#[from] ReferenceError),
     #[error("no archive was given, and standard input is a terminal")]
     NoInput,
@@ -190,6 +192,7 @@ impl CommandError {
             }
             Self::Save(error) => error.hint(),
             Self::Registry(error) => error.hint(),
+            Self::Publish(error) => error.hint(),
             Self::Elsewhere(error) => error.hint(),
             Self::NoLayout { .. } => {
                 Some(format!("name one with --layout, or make one: `linkspan load{flags} -i image.tar`"))

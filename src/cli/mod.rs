@@ -22,6 +22,7 @@ mod load;
 mod output;
 mod progress;
 mod ps;
+mod publish;
 mod read;
 mod read_leases;
 mod remove;
@@ -64,6 +65,7 @@ enum Command {
     Remove(remove::Remove),
     Tag(remove::Tag),
     Copy(copy::Copy),
+    Publish(publish::Publish),
     Cache(cache::Cache),
     Gc(gc::Gc),
     Ps(ps::Ps),
@@ -123,6 +125,7 @@ impl Command {
             Self::Images(command) => command.target.repeated(),
             Self::Inspect(command) => command.target.repeated(),
             Self::Copy(command) => command.repeated(),
+            Self::Publish(command) => command.repeated(),
             Self::Cache(command) => command.repeated(),
             Self::Manifest(which) | Self::Config(which) | Self::Digest(which) => which.target.repeated(),
             Self::Remove(command) => command.target.repeated(),
@@ -143,6 +146,7 @@ impl Command {
             Self::Images(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Copy(command) => command.run(),
+            Self::Publish(command) => command.run(),
             Self::Cache(command) => command.run(),
             Self::Gc(command) => command.run(),
             Self::Ps(command) => command.run(),

@@ -75,6 +75,7 @@ pub use lease::{
 pub(crate) use local::fuzz as layout_fuzz;
 pub(crate) use local::{NewLayout, cache_tags, cache_versions, new_cache_index};
 pub use object::{BucketAddress, BucketAddressError, ObjectVariables};
+pub(crate) use object::{failure as object_store_failure, open_store as open_object_store};
 pub(crate) use release::release;
 pub use stored::{StoredBlob, StoredBlobs};
 pub use transaction::{BlobWriter, ImageTransaction, Opened, Plan, Precondition, PreparedImage};

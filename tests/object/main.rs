@@ -20,6 +20,7 @@ mod faults;
 mod faulty;
 mod killed;
 mod names;
+mod publish;
 mod redirects;
 mod registries;
 mod side_by_side;

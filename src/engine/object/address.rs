@@ -50,6 +50,13 @@ pub struct BucketAddressError {
     pub reason: &'static str,
 }
 
+impl BucketAddress {
+    /// The folder in the bucket, without slashes at its ends; empty for all of it.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+}
+
 impl fmt::Display for BucketAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.provider.scheme(), self.bucket)?;

@@ -8,7 +8,7 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::signer::Signer;
-use object_store::{BackoffConfig, ClientConfigKey, Error, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, Error, ObjectStore, RetryConfig};
 
 use super::address::{BucketAddress, Provider};
 use super::bucket::{Bucket, Objects};
@@ -72,12 +72,31 @@ fn retry() -> RetryConfig {
 
 /// Opens the bucket at `address`; sends nothing. `variables` count before those of the process.
 pub(super) fn open(address: &BucketAddress, variables: &ObjectVariables) -> Result<Bucket, EngineError> {
-    let mut all = variables.0.clone();
-    all.extend(of_process().into_iter().filter(|(name, _)| variables.0.iter().all(|(own, _)| own != name)));
-    with(address, &all)
+    with(address, &variables.with_those_of_process())
+}
+
+/// The store of the bucket at `address`, for other uses than an engine's.
+pub(crate) fn open_store(
+    address: &BucketAddress,
+    variables: &ObjectVariables,
+) -> Result<Arc<dyn ObjectStore>, EngineError> {
+    Ok(client(address, &variables.with_those_of_process())?.objects)
+}
+
+impl ObjectVariables {
+    fn with_those_of_process(&self) -> Vec<(String, String)> {
+        let mut all = self.0.clone();
+        all.extend(of_process().into_iter().filter(|(name, _)| self.0.iter().all(|(own, _)| own != name)));
+        all
+    }
 }
 
 fn with(address: &BucketAddress, variables: &[(String, String)]) -> Result<Bucket, EngineError> {
+    let Client { objects, signer } = client(address, variables)?;
+    Ok(Bucket::new(objects, &address.to_string(), &address.prefix).with_signer(signer))
+}
+
+fn client(address: &BucketAddress, variables: &[(String, String)]) -> Result<Client, EngineError> {
     crate::registry::install_cryptography();
     let text = address.to_string();
     let refused =
@@ -91,8 +110,7 @@ fn with(address: &BucketAddress, variables: &[(String, String)]) -> Result<Bucke
         Provider::Google => google(&address.bucket, variables),
         Provider::Azure => azure(&address.bucket, variables),
     };
-    let Client { objects, signer } = objects.map_err(|error| refused(error.to_string(), None))?;
-    Ok(Bucket::new(objects, &text, &address.prefix).with_signer(signer))
+    objects.map_err(|error| refused(error.to_string(), None))
 }
 
 /// Fails with the endpoint if that has no TLS and nobody allowed it.
@@ -160,6 +178,15 @@ mod tests {
     fn open(address: &str, variables: &[(&str, &str)]) -> Result<Bucket, EngineError> {
         let variables: Vec<_> = variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         with(&address.parse().unwrap(), &variables)
+    }
+
+    #[tokio::test]
+    async fn urls_are_signed_where_there_are_credentials() {
+        let keys = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", "eu-north-1")];
+        let signed = open("s3://bucket/x", &keys).unwrap().url("key").await.unwrap().unwrap();
+        assert!(signed.secret().contains("/x/key?") && signed.secret().contains("X-Amz-Signature="), "{signed:?}");
+        let anonymous = [&keys[..], &[("AWS_SKIP_SIGNATURE", "true")]].concat();
+        assert_eq!(open("s3://bucket/x", &anonymous).unwrap().url("key").await.unwrap(), None);
     }
 
     #[test]

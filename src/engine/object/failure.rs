@@ -18,7 +18,7 @@ const UNREACHABLE: &str = "check the endpoint (AWS_ENDPOINT_URL), the network an
                            visible until all of it is stored: export again";
 
 /// The error of the operation on `object`.
-pub(super) fn failure(operation: &'static str, object: String, error: &Error) -> EngineError {
+pub(crate) fn failure(operation: &'static str, object: String, error: &Error) -> EngineError {
     let text = describe(error);
     let is = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if is(&["507 ", "StorageFull", "QuotaExceeded", "InsufficientStorage"]) || EngineError::is_no_space(&text) {

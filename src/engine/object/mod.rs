@@ -60,6 +60,8 @@ use crate::source::{OnMissing, ReadGraphError, read_graph};
 
 pub use address::{BucketAddress, BucketAddressError};
 pub use connect::ObjectVariables;
+pub(crate) use connect::open_store;
+pub(crate) use failure::failure;
 
 /// The version of the registry's storage that the keys are of.
 const VERSION: &str = "v2";
