@@ -187,8 +187,11 @@ pub(super) async fn resolve(engine: &dyn Engine, images: &dyn Images, given: &st
     if let Some(found) = by_prefix(images, given).await? {
         return Ok(found);
     }
-    name?;
-    Err(absent())
+    let name = name?;
+    match engine.broken_name(&name).await? {
+        Some(error) => Err(error.into()),
+        None => Err(absent()),
+    }
 }
 
 /// The name (or digest) of the only image of an engine.

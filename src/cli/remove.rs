@@ -72,9 +72,16 @@ impl Remove {
         let (references, force) = (self.references, self.force);
         block_on(engine::reading(&target, async |engine, images| {
             // Everything is looked up before anything is removed.
-            let mut found = Vec::new();
+            let (mut found, mut broken) = (Vec::new(), Vec::new());
             for given in &references {
-                found.push(records(&*engine, &*images, given, force).await?);
+                match given.parse::<Reference>() {
+                    Ok(name) if engine.broken_name(&name).await?.is_some() => broken.push(name),
+                    _ => found.push(records(&*engine, &*images, given, force).await?),
+                }
+            }
+            for name in broken {
+                engine.remove_broken(&name).await?;
+                output::print(&format!("Untagged: {}", name.familiar()))?;
             }
             for record in found.into_iter().flatten() {
                 remove(&*engine, &*images, &record, force).await?;

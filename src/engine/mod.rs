@@ -287,4 +287,21 @@ pub trait Engine: Debug + Send + Sync {
         let kind = self.identity().kind;
         Err(EngineError::Collects { engine: kind.name(), who: collect::collector_of(kind) })
     }
+
+    /// What is wrong with a name that leads to no image although the engine has it: its entry is unreadable, or its image is gone.
+    ///
+    /// # Errors
+    /// When the engine cannot be queried.
+    async fn broken_name(&self, _name: &Reference) -> Result<Option<EngineError>, EngineError> {
+        Ok(None)
+    }
+
+    /// Removes a name that is broken ([`Engine::broken_name`]).
+    ///
+    /// # Errors
+    /// [`EngineError::NameMoved`] when it is not broken; when the engine refuses.
+    async fn remove_broken(&self, _name: &Reference) -> Result<(), EngineError> {
+        let engine = self.identity().kind.name();
+        Err(EngineError::NotOffered { engine, what: "removing names without an image" })
+    }
 }

@@ -77,6 +77,8 @@ async fn what_is_wrong_with_a_bucket_is_said_with_what_to_do() {
     assert!(refusal(&output).contains("credentials"), "{output}");
     let output = bucket.linkspan(["images"]).without_env("AWS_ALLOW_HTTP").fails();
     assert!(refusal(&output).contains("AWS_ALLOW_HTTP"), "{output}");
+    let output = bucket.linkspan(["images"]).env("AWS_ENDPOINT_URL", "127.0.0.1:39000").fails();
+    assert!(refusal(&output).contains("the endpoint `127.0.0.1:39000` needs http:// or https://"), "{output}");
     let output = bucket.with(["images", "--object", "s3://Upper"]).fails();
     assert!(output.stderr.contains("s3://Upper"), "{output}");
     let output = bucket.with(["images", "--engine", "object"]).fails();

@@ -12,6 +12,7 @@ mod fixture;
 #[allow(dead_code, reason = "made for the tests of the registry door")]
 mod http;
 
+mod broken;
 mod caches;
 mod collect;
 mod commands;

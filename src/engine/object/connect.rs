@@ -23,6 +23,20 @@ const RETRIES: (usize, Duration) = (6, Duration::from_secs(90));
 /// How long to wait before the second repetition at most; they double from 100 ms on.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// The variables whose values the client takes for URLs: it panics at some that are none.
+const URLS: [&str; 9] = [
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_METADATA_ENDPOINT",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURE_ENDPOINT",
+    "AZURE_MSI_ENDPOINT",
+    "GOOGLE_BASE_URL",
+];
+
+const SCHEME: &str = "give it as http://HOST:PORT or https://HOST:PORT";
 const PLAIN: &str = "an endpoint without TLS must be allowed: set AWS_ALLOW_HTTP=true if the network to it is trusted";
 
 /// Variables of the client of an object store, among them secrets.
@@ -101,6 +115,14 @@ fn client(address: &BucketAddress, variables: &[(String, String)]) -> Result<Cli
     let text = address.to_string();
     let refused =
         |reason: String, hint| EngineError::Object { operation: "opening", object: text.clone(), reason, hint };
+    let prefix = match address.provider {
+        Provider::Amazon => "AWS_",
+        Provider::Google => "GOOGLE_",
+        Provider::Azure => "AZURE_",
+    };
+    check_urls(variables, prefix).map_err(|(name, url)| {
+        refused(format!("the endpoint `{url}` needs http:// or https:// and a host ({name})"), Some(SCHEME))
+    })?;
     let objects = match address.provider {
         Provider::Amazon => {
             check_plain(variables)
@@ -111,6 +133,19 @@ fn client(address: &BucketAddress, variables: &[(String, String)]) -> Result<Cli
         Provider::Azure => azure(&address.bucket, variables),
     };
     objects.map_err(|error| refused(error.to_string(), None))
+}
+
+/// Fails with the first of the variables that begin with `prefix` whose value is to be a URL, and is none.
+fn check_urls<'a>(variables: &'a [(String, String)], prefix: &str) -> Result<(), (&'a str, &'a str)> {
+    let is_url = |text: &str| {
+        let has_scheme = ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
+        has_scheme && reqwest::Url::parse(text).is_ok_and(|url| url.has_host()) && text.parse::<http::Uri>().is_ok()
+    };
+    let urls = variables.iter().filter(|(name, _)| name.starts_with(prefix) && URLS.contains(&name.as_str()));
+    match urls.filter(|(_, text)| !text.is_empty()).find(|(_, text)| !is_url(text)) {
+        Some((name, text)) => Err((name, text)),
+        None => Ok(()),
+    }
 }
 
 /// Fails with the endpoint if that has no TLS and nobody allowed it.
@@ -206,5 +241,22 @@ mod tests {
         assert!(error.to_string().contains("http://127.0.0.1:9000"), "{error}");
         assert!(error.hint().unwrap().contains("AWS_ALLOW_HTTP"));
         open("s3://bucket", &[plain, ("AWS_ALLOW_HTTP", "true")]).unwrap();
+    }
+
+    #[test]
+    fn an_endpoint_needs_a_scheme_and_a_host() {
+        let azure = [("AZURE_STORAGE_ACCOUNT_NAME", "account"), ("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")];
+        for text in ["127.0.0.1:39000", "localhost", "ftp://host", "http://", "https://a b", "/x"] {
+            for name in URLS {
+                let address = match &name[..2] {
+                    "AW" => "s3://bucket",
+                    "AZ" => "az://container",
+                    _ => "gs://bucket",
+                };
+                let error = open(address, &[azure[0], azure[1], (name, text)]).unwrap_err().to_string();
+                assert!(error.contains(text) && error.contains("http://") && error.contains(name), "{error}");
+            }
+        }
+        open("s3://bucket", &[("AWS_ENDPOINT_URL", ""), ("AZURE_ENDPOINT", "no matter here")]).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use object_store::Error;
 
 use super::bucket::PARALLEL;
 use super::keys;
-use super::name_index::Entry;
+use super::name_index::{Entry, Linked};
 use super::stores::Stores;
 use crate::engine::images::{Images, Page, Query, Record, describe};
 use crate::engine::{BlobUrl, EngineError};
@@ -91,7 +91,15 @@ impl ObjectImages {
     async fn record(&self, entry: &Entry) -> Result<Option<Record>, EngineError> {
         match entry {
             Entry::Tag(name, reference) => {
-                let Some(digest) = self.stores.names.resolve(reference).await? else { return Ok(None) };
+                let digest = match self.stores.names.look_up(reference).await? {
+                    Linked::To(digest, _) => digest,
+                    Linked::Absent => return Ok(None),
+                    // One bad object must not hide all others.
+                    Linked::Unreadable(error) => {
+                        tracing::warn!(%error, name, "this tag is left out of lists");
+                        return Ok(None);
+                    }
+                };
                 Ok(self.root(&digest).await?.map(|target| Record { name: Some(name.clone()), target }))
             }
             Entry::Unnamed(digest) => {

@@ -25,6 +25,7 @@ mod keys;
 mod lease;
 mod lease_store;
 mod lease_trait;
+mod links;
 #[cfg(test)]
 mod model;
 mod name_index;
@@ -55,7 +56,7 @@ use super::{
     Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, MAX_RECORD, Origin,
     PersistentLeases, Pin, Storage, StoredBlobs,
 };
-use crate::image::{Descriptor, Graph, GraphError, Limits, Reference};
+use crate::image::{Descriptor, Digest, Graph, GraphError, Limits, Reference};
 use crate::source::{OnMissing, ReadGraphError, read_graph};
 
 pub use address::{BucketAddress, BucketAddressError};
@@ -124,7 +125,8 @@ impl Engine for ObjectEngine {
         &self.identity
     }
 
-    /// The number of blobs of `root`, if `names` resolve to it and all its blobs are there.
+    /// The number of blobs of `root`, if `names` resolve to it, and all its blobs and its links are there: a registry over the
+    /// bucket serves no blob without its link.
     async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
         if names.is_empty() || !self.stores.names.resolves_to(&root.digest, names).await? {
             return Ok(None);
@@ -132,7 +134,8 @@ impl Engine for ObjectEngine {
         let Some(graph) = self.graph(root).await? else { return Ok(None) };
         // The documents were just read.
         let sizes = self.stores.blobs.sizes(&graph.leaves().iter().map(Pin::from).collect::<Vec<_>>()).await?;
-        Ok(sizes.iter().all(Option::is_some).then(|| graph.blobs()))
+        let is_there = sizes.iter().all(Option::is_some) && self.stores.names.has_links(&graph, names).await?;
+        Ok(is_there.then(|| graph.blobs()))
     }
 
     async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
@@ -192,6 +195,21 @@ impl Engine for ObjectEngine {
 
     async fn collect(&self, wanted: &Collection<'_>) -> Result<Collected, EngineError> {
         collector::collect(&self.stores, wanted).await
+    }
+
+    async fn broken_name(&self, name: &Reference) -> Result<Option<EngineError>, EngineError> {
+        let is_there = async |root: &Digest| Ok(self.stores.blobs.size(root).await?.is_some());
+        self.stores.names.broken_tag(name, is_there).await
+    }
+
+    async fn remove_broken(&self, name: &Reference) -> Result<(), EngineError> {
+        match self.broken_name(name).await? {
+            Some(_) => self.stores.names.remove_tag(name).await,
+            // Another writer has set or removed it meanwhile.
+            None => {
+                Err(EngineError::NameMoved { name: name.to_string(), current: self.stores.names.resolve(name).await? })
+            }
+        }
     }
 
     /// Only Linkspan itself loads archives into a bucket.

@@ -23,10 +23,10 @@ const MAX_DESCRIPTOR: u64 = 64 << 10;
 const MAX_FOLDERS: usize = 20_000;
 /// How many tags and images without names are listed.
 const MAX_NAMES: usize = 200_000;
-/// How many links of a repository are listed to see which of an image are missing; further ones are written again.
-const MAX_LINKS: usize = 3_000;
-/// From how many links on the existing ones are listed before.
-const MANY: usize = 4;
+/// How many links of a repository are listed at once.
+pub(super) const MAX_LINKS: usize = 3_000;
+
+const BROKEN: &str = "load or push an image of this name again, or remove the name with `linkspan rm`";
 
 const NO_CONDITIONS: &str = "allow tags to move (without --deny-tag-move, and without what is required of a tag), or use a store \
                              that knows If-Match and If-None-Match, as S3, R2, MinIO, Google and Azure do";
@@ -53,7 +53,7 @@ impl Entry {
 /// The names of one bucket.
 #[derive(Debug)]
 pub(super) struct NameIndex {
-    bucket: Bucket,
+    pub(super) bucket: Bucket,
     /// Whether the store has preconditions.
     is_conditional: Arc<OnceCell<bool>>,
 }
@@ -71,12 +71,18 @@ struct Replaced {
     before: Option<Digest>,
 }
 
-fn digest_of(bucket: &Bucket, key: &str, found: &Found) -> Result<Digest, EngineError> {
-    let text = std::str::from_utf8(&found.bytes).unwrap_or_default().trim();
-    text.parse().map_err(|error| bucket.invalid(key, format!("it is no link: {error}")))
+/// What is in the place of a link.
+#[derive(Debug)]
+pub(super) enum Linked {
+    /// Nothing.
+    Absent,
+    /// A link.
+    To(Digest, Found),
+    /// Something that is no link, which others wrote.
+    Unreadable(EngineError),
 }
 
-fn link(digest: &Digest) -> Bytes {
+pub(super) fn link(digest: &Digest) -> Bytes {
     Bytes::copy_from_slice(digest.as_str().as_bytes())
 }
 
@@ -100,31 +106,71 @@ impl NameIndex {
         })
     }
 
+    /// The error that the name which the link `key` belongs to leads to no image.
+    pub(super) fn broken(&self, key: &str, reason: String) -> EngineError {
+        EngineError::Object { operation: "reading", object: self.bucket.object(key), reason, hint: Some(BROKEN) }
+    }
+
+    async fn look_at(&self, key: &str) -> Result<Linked, EngineError> {
+        let found = match self.bucket.get(key, MAX_LINK).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Linked::Absent),
+            // Most refusals of a store have a hint; that an object is too long has none.
+            Err(error) if error.hint().is_some() => return Err(error),
+            Err(error) => match self.bucket.size(key).await? {
+                Some(size) if size > MAX_LINK => {
+                    let reason = format!("it is no link: it has {size} bytes; expected a digest");
+                    return Ok(Linked::Unreadable(self.broken(key, reason)));
+                }
+                _ => return Err(error),
+            },
+        };
+        let text = std::str::from_utf8(&found.bytes).unwrap_or_default().trim();
+        Ok(match text.parse() {
+            Ok(digest) => Linked::To(digest, found),
+            Err(error) => Linked::Unreadable(self.broken(key, format!("it is no link: {error}"))),
+        })
+    }
+
     async fn linked(&self, key: &str) -> Result<Option<(Digest, Found)>, EngineError> {
-        let Some(found) = self.bucket.get(key, MAX_LINK).await? else { return Ok(None) };
-        Ok(Some((digest_of(&self.bucket, key, &found)?, found)))
+        match self.look_at(key).await? {
+            Linked::Absent => Ok(None),
+            Linked::To(digest, found) => Ok(Some((digest, found))),
+            Linked::Unreadable(error) => Err(error),
+        }
+    }
+
+    /// What is in the place of the link of `name`: a tag's, or with a digest that of the revision, whatever tag it has.
+    pub(super) async fn look_up(&self, name: &Reference) -> Result<Linked, EngineError> {
+        let Some(repository) = Repository::of(name) else { return Ok(Linked::Absent) };
+        match (name.digest(), name.tag()) {
+            (Some(digest), _) => self.look_at(&repository.revision(digest)).await,
+            (None, Some(tag)) => self.look_at(&repository.current(tag)).await,
+            (None, None) => Ok(Linked::Absent),
+        }
     }
 
     /// The root that `name` resolves to.
     pub(super) async fn resolve(&self, name: &Reference) -> Result<Option<Digest>, EngineError> {
-        let Some(repository) = Repository::of(name) else { return Ok(None) };
-        if let Some(digest) = name.digest() {
-            // Whatever tag it has.
-            return Ok(self.linked(&repository.revision(digest)).await?.map(|(found, _)| found));
+        match self.look_up(name).await? {
+            Linked::Absent => Ok(None),
+            Linked::To(digest, _) => Ok(Some(digest)),
+            Linked::Unreadable(error) => Err(error),
         }
-        let Some(tag) = name.tag() else { return Ok(None) };
-        Ok(self.linked(&repository.current(tag)).await?.map(|(found, _)| found))
     }
 
     /// Whether all of `names` resolve to `root`.
     pub(super) async fn resolves_to(&self, root: &Digest, names: &[Reference]) -> Result<bool, EngineError> {
-        let is_root = async |name: &Reference| Ok::<_, EngineError>(self.resolve(name).await?.as_ref() == Some(root));
+        let is_root = async |name: &Reference| {
+            Ok::<_, EngineError>(matches!(self.look_up(name).await?, Linked::To(digest, _) if digest == *root))
+        };
         let resolved = names.iter().map(is_root);
         let resolved: Vec<bool> = stream::iter(resolved.collect::<Vec<_>>()).buffered(PARALLEL).try_collect().await?;
         Ok(resolved.into_iter().all(|is_root| is_root))
     }
 
-    /// The descriptor of an image without a name.
+    /// The descriptor of an image without a name. An unreadable one is an error: a collector that took it for absent would delete
+    /// the image.
     pub(super) async fn unnamed(&self, root: &Digest) -> Result<Option<Descriptor>, EngineError> {
         let key = keys::unnamed(root);
         let Some(found) = self.bucket.get(&key, MAX_DESCRIPTOR).await? else { return Ok(None) };
@@ -260,26 +306,6 @@ impl NameIndex {
         self.set(&tags, &root.digest, preconditions).await
     }
 
-    /// The links that a repository must have before an image is visible in it; those of many layers only where they are missing.
-    async fn missing_links(
-        &self,
-        repository: &Repository,
-        graph: &Graph,
-        absent: &BTreeSet<Digest>,
-    ) -> Result<Vec<(String, Bytes)>, EngineError> {
-        let is_manifest = |blob: &&Descriptor| matches!(blob.kind(), Kind::Index | Kind::Manifest);
-        let layers = graph.descriptors().filter(|blob| !is_manifest(blob) && !absent.contains(&blob.digest));
-        let mut layers: Vec<_> = layers.map(|blob| (repository.layer(&blob.digest), link(&blob.digest))).collect();
-        if layers.len() >= MANY {
-            let listed = self.bucket.list(&repository.layers(), MAX_LINKS).await?;
-            let there: BTreeSet<_> = listed.into_iter().map(|(key, _)| key).collect();
-            layers.retain(|(key, _)| !there.contains(key));
-        }
-        let manifests = graph.descriptors().filter(is_manifest);
-        layers.extend(manifests.map(|blob| (repository.revision(&blob.digest), link(&blob.digest))));
-        Ok(layers)
-    }
-
     /// Sets all tags, those with preconditions first. If one of these does not hold, the others are as they were.
     async fn set(&self, tags: &[Tag<'_>], root: &Digest, preconditions: &[Precondition]) -> Result<(), EngineError> {
         let condition = |tag: &Tag<'_>| preconditions.iter().find(|condition| condition.name == *tag.name);
@@ -359,7 +385,11 @@ impl NameIndex {
             }
             None => {}
         }
-        // What it pointed to before; the registry lists no tag without its link.
+        self.remove_history(&repository, tag).await
+    }
+
+    /// Removes what a tag pointed to before; the registry lists no tag without its link.
+    pub(super) async fn remove_history(&self, repository: &Repository, tag: &str) -> Result<(), EngineError> {
         for (key, _) in self.bucket.list(&format!("{}/{tag}", repository.tags()), MAX_LINKS).await? {
             self.bucket.delete(&key).await?;
         }
