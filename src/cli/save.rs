@@ -21,7 +21,7 @@ use crate::engine::images::Images;
 use crate::image::{Digest, Graph, Kind, Reference};
 use crate::output::Output as _;
 use crate::output::archive::{Archive, ArchiveFormat, Saved};
-use crate::source::{Source, SourceError};
+use crate::source::{Source, SourceError, Verified};
 
 pub(super) use sink::{SaveError, Sink};
 
@@ -178,7 +178,8 @@ pub(super) async fn absent<'a>(
     Ok(absent)
 }
 
-/// Writes `archive`, whose blobs are read from `source`.
+/// Writes `archive`, whose blobs are read from `source`. A blob that is damaged there fails it: no archive is left that others
+/// would find to be corrupt.
 pub(super) async fn write(
     archive: Arc<Archive>,
     source: Arc<dyn Source>,
@@ -186,7 +187,7 @@ pub(super) async fn write(
     mode: ProgressMode,
 ) -> Result<(), CommandError> {
     let (gauge, size) = (mode.gauge(archive.size()), archive.size());
-    let mut chunks = archive.read(source, 0);
+    let mut chunks = archive.read(Arc::new(Verified(source)), 0);
     let mut written = 0;
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(SaveError::Read)?;

@@ -158,8 +158,7 @@ pub(super) async fn write_archive(
     // All versions are of one place.
     if let Some(first) = sources.first() {
         let archive = Archive::layout(index.clone(), blobs).map_err(SaveError::Archive)?;
-        let source = Arc::new(Verified(first.blobs.clone()));
-        save::write(Arc::new(archive), source, sink, ProgressMode::Quiet).await?;
+        save::write(Arc::new(archive), first.blobs.clone(), sink, ProgressMode::Quiet).await?;
     }
     let copied = |(version, written)| Copied { version, written, replaced: None, dropped: Vec::new() };
     Ok((versions.into_iter().zip(written).map(copied).collect(), index))

@@ -53,6 +53,9 @@ impl SaveError {
                 }
                 _ => return None,
             },
+            Self::Read(SourceError::Read { reason, .. }) if reason.starts_with("it is damaged") => {
+                "export the image again, from where it was built or pulled; nothing is saved of a damaged one"
+            }
             Self::Read(SourceError::NotFound { .. }) => "the image was removed meanwhile, or is incomplete",
             _ => return None,
         };
