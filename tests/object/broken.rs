@@ -1,11 +1,13 @@
 //! Objects that others deleted or damaged: the next export mends them, and one bad object does not hide the others.
 
 use futures_util::StreamExt as _;
+use linkspan::image::Digest;
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
+use rustix::process::Signal;
 
-use crate::common::{Bucket, Minio, Stack, refusal, text};
+use crate::common::{Bucket, Minio, Stack, refusal, text, unix, until};
 use crate::fixture::{Image, Layer, export, image, names};
 use crate::names::{layout, resolved};
 
@@ -20,6 +22,12 @@ fn store(bucket: &Bucket) -> impl ObjectStore {
 
 fn path(key: &str) -> Path {
     Path::from(format!("some/prefix/docker/registry/v2/repositories/{key}"))
+}
+
+/// The object of a blob.
+fn blob(digest: &Digest) -> Path {
+    let hex = digest.hex();
+    Path::from(format!("some/prefix/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
 }
 
 async fn delete_below(bucket: &Bucket, key: &str) {
@@ -42,10 +50,6 @@ async fn a_link_that_is_missing_is_written_by_the_next_export() {
     for image in [&few, &Image::new(&many)] {
         let set = names(&["linked:1"]);
         let digest = &image.root.digest;
-        let check = || {
-            let name = format!("{}/linked:1", registry.address);
-            stack.run("crane").args(["validate", "--remote", &name]).output()
-        };
         export(&*engine, image, &set).await.unwrap();
         let complete = Some(image.blobs.len());
         for key in [
@@ -61,8 +65,8 @@ async fn a_link_that_is_missing_is_written_by_the_next_export() {
             let (from, to) = (format!("oci:{}:linked:1", text(folder.path())), format!("{}:", bucket.address()));
             bucket.with(["copy", &from, &to]).ok();
             assert_eq!(engine.already_complete(&image.root, &set).await.unwrap(), complete, "{key}");
-            let served = check();
-            assert!(served.status.success(), "{key}: {served}");
+            let (pulled, name) = (tempfile::tempdir().unwrap(), format!("{}/linked:1", registry.address));
+            stack.run("crane").args(["pull", "--format", "oci", &name, text(pulled.path())]).ok();
         }
     }
 }
@@ -102,9 +106,7 @@ async fn a_tag_whose_image_is_gone_is_named_and_removed() {
     let engine = bucket.engine().await.unwrap().engine;
     let gone = image("gone\n");
     export(&*engine, &gone, &names(&["gone:1"])).await.unwrap();
-    let hex = gone.root.digest.hex();
-    let key = Path::from(format!("some/prefix/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
-    store(&bucket).delete(&key).await.unwrap();
+    store(&bucket).delete(&blob(&gone.root.digest)).await.unwrap();
     let output = bucket.linkspan(["inspect", "gone:1"]).fails();
     let expected = format!("the tag points to {}, which the bucket does not hold", gone.root.digest);
     assert!(refusal(&output).contains(&expected), "{output}");
@@ -112,4 +114,82 @@ async fn a_tag_whose_image_is_gone_is_named_and_removed() {
     assert!(!bucket.keys().iter().any(|key| key.contains("/tags/1/")));
     let output = bucket.linkspan(["rm", "gone:1"]).fails();
     assert!(!output.stderr.contains("points to"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_document_is_written_again_by_an_export_that_brings_it() {
+    let bucket = Minio::shared().bucket();
+    let engine = bucket.engine().await.unwrap().engine;
+    let image = image("damaged documents\n");
+    let set = names(&["documents:1"]);
+    for damaged in [&image.root, &image.config] {
+        let plan = export(&*engine, &image, &set).await.unwrap();
+        assert!(plan.missing.iter().all(|blob| blob.digest != damaged.digest));
+        let mut bytes = image.blobs[&damaged.digest].to_vec();
+        bytes[10] ^= 1;
+        store(&bucket).put(&blob(&damaged.digest), bytes.into()).await.unwrap();
+        assert_eq!(engine.already_complete(&image.root, &set).await.unwrap(), None);
+        let plan = export(&*engine, &image, &set).await.unwrap();
+        assert_eq!(plan.stored.iter().map(|blob| &blob.digest).collect::<Vec<_>>(), [&damaged.digest]);
+        assert_eq!(engine.already_complete(&image.root, &set).await.unwrap(), Some(image.blobs.len()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_archive_is_saved_of_a_damaged_image() {
+    let bucket = Minio::shared().bucket();
+    let (image, name) = (image("damaged layer\n"), names(&["damaged:1"]));
+    export(&*bucket.engine().await.unwrap().engine, &image, &name).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    export(&*layout(folder.path()).await, &image, &name).await.unwrap();
+    let layer = &image.layers[1].digest;
+    let mut bytes = image.blobs[layer].to_vec();
+    bytes[700] ^= 1;
+    let file = folder.path().join("blobs/sha256").join(layer.hex());
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&file, &bytes).unwrap();
+    store(&bucket).put(&blob(layer), bytes.into()).await.unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let archive = to.path().join("image.tar");
+    let save = ["save", "-o", text(&archive), "damaged:1"];
+    for run in [bucket.linkspan(save), bucket.with(save).args(["--layout", text(folder.path())])] {
+        let output = run.fails();
+        assert_eq!(output.status.code(), Some(1), "{output}");
+        assert!(refusal(&output).contains(layer.as_str()) && output.stderr.contains("it is damaged"), "{output}");
+        assert_eq!(std::fs::read_dir(to.path()).unwrap().count(), 0, "{output}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_not_up_yet_is_waited_for() {
+    let (stack, bucket) = (Stack::shared(), Minio::shared().bucket());
+    // Of a listener that is gone, so that nobody listens there.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let later = bucket.at(&address.to_string());
+    let door = unix(&stack.fresh_path(".sock"));
+    let serve = |timeout: &str| later.linkspan(["serve", "--export-listen", &door, "--engine-timeout", timeout]);
+    let output = serve("1").fails();
+    assert!(output.stderr.contains("the object store does not respond at s3://"), "{output}");
+    assert!(refusal(&output).contains("AWS_ENDPOINT_URL"), "{output}");
+
+    let daemon = serve("600").spawn();
+    until("it to wait", || daemon.stderr(), |stderr| stderr.contains("waiting for the engine, "));
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let behind = bucket.endpoint.strip_prefix("http://").unwrap().to_owned();
+    let relay = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let behind = behind.clone();
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(behind).await.unwrap();
+                // Either side may end it.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    until("the door to open", || daemon.stderr(), |stderr| stderr.contains("listening on "));
+    daemon.signal(Signal::TERM);
+    let output = daemon.wait();
+    assert_eq!(output.status.code(), Some(0), "{output}");
+    relay.abort();
 }

@@ -20,7 +20,6 @@ use crate::engine::{EngineError, NewLayout, Origin, new_cache_index};
 use crate::image::Digest;
 use crate::image::cache::CacheConfig;
 use crate::output::archive::Archive;
-use crate::source::Verified;
 
 /// How the names of compressed archives end.
 const COMPRESSED: [&str; 7] = [".tgz", ".tar.gz", ".tar.zst", ".tzst", ".tar.xz", ".txz", ".tar.bz2"];

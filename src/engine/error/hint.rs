@@ -1,12 +1,19 @@
 //! What to do about a refusal of an engine.
 
-use super::{EngineError, REMOTE};
+use super::{EngineError, OBJECT_STORE, REMOTE};
 use crate::engine::EngineKind;
+
+const STORE_AWAY: &str =
+    "check the endpoint (AWS_ENDPOINT_URL), the credentials, the network and the state of the store";
 
 impl EngineError {
     /// What a person can do about it, where there is something to say.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Unreachable { engine: OBJECT_STORE, .. } => STORE_AWAY.to_owned(),
+            Self::Timeout { operation, .. } if ["s3://", "gs://", "az://"].iter().any(|it| operation.contains(it)) => {
+                STORE_AWAY.to_owned()
+            }
             Self::Unreachable { engine, .. } => format!("check that {engine} is running and that the address is right"),
             Self::Permission { .. } => "run linkspan as root: containerd's socket belongs to root".to_owned(),
             Self::ClassicStore { version, .. } if major(version).is_some_and(|major| major < FIRST_WITH_STORE) => {

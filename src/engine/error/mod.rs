@@ -331,6 +331,9 @@ impl From<ApiError> for EngineError {
     }
 }
 
+/// What a store of buckets is called that does not respond.
+pub(crate) const OBJECT_STORE: &str = "the object store";
+
 /// What a daemon is called that lacks an ability.
 pub(crate) const REMOTE: &str = "the exporter API";
 

@@ -11,7 +11,7 @@ use super::bucket::{Bucket, PARALLEL};
 use super::keys;
 use super::upload::{PARTS, Upload};
 use crate::engine::{EngineError, Pin};
-use crate::image::{Algorithm, Descriptor, Digest};
+use crate::image::{Algorithm, Descriptor, Digest, Document};
 
 /// How many descriptors of roots are remembered.
 const MAX_KNOWN: usize = 10_000;
@@ -42,6 +42,21 @@ impl BlobStore {
             Ok(found.filter(|found| size.is_none_or(|size| size == *found)))
         });
         stream::iter(found.collect::<Vec<_>>()).buffered(PARALLEL).try_collect().await
+    }
+
+    /// Which of `documents`, of which `sizes` are those that are there, have their bytes in the bucket: these are compared, because
+    /// a damaged document of the right size would make the image unreadable, and the right one is at hand.
+    pub(super) async fn intact(&self, documents: &[Document], sizes: &[Option<u64>]) -> Result<Vec<bool>, EngineError> {
+        let compared = documents.iter().zip(sizes).map(|(document, size)| async move {
+            let Some(size) = size else { return Ok(false) };
+            let found = self.bucket.get(&keys::blob(&document.descriptor.digest), *size).await?;
+            let is_intact = found.as_ref().is_some_and(|found| found.bytes == document.bytes);
+            if found.is_some() && !is_intact {
+                tracing::warn!(digest = %document.descriptor.digest, "a document in the bucket is damaged, and is written again");
+            }
+            Ok::<_, EngineError>(is_intact)
+        });
+        stream::iter(compared.collect::<Vec<_>>()).buffered(PARALLEL).try_collect().await
     }
 
     /// Stores documents, whose bytes were verified.

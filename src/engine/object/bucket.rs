@@ -14,8 +14,9 @@ use object_store::{
     UpdateVersion,
 };
 
-use super::failure::failure;
+use super::failure::{describe, failure, is_unreachable};
 use super::host::Host;
+use crate::engine::error::OBJECT_STORE;
 use crate::engine::{BlobUrl, EngineError};
 
 /// How many requests one operation has under way.
@@ -214,6 +215,19 @@ impl Bucket {
             Ok(meta) => Ok((self.key(&meta.location).to_owned(), meta)),
             Err(error) => Err(self.failed("listing", folder, &error)),
         })
+    }
+
+    /// Lists one object below `folder`; fails with [`EngineError::Unreachable`] if the store accepts no connections.
+    pub(super) async fn check(&self, folder: &str) -> Result<(), EngineError> {
+        match self.objects.list(Some(&self.path(folder))).next().await {
+            Some(Err(error)) if is_unreachable(&error) => Err(EngineError::Unreachable {
+                engine: OBJECT_STORE,
+                address: self.address.to_string(),
+                reason: describe(&error),
+            }),
+            Some(Err(error)) => Err(self.failed("listing", folder, &error)),
+            _ => Ok(()),
+        }
     }
 
     /// The names of the folders in the folder `folder`.

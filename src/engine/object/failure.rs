@@ -1,6 +1,7 @@
 //! What an object store's refusals mean.
 
 use object_store::Error;
+use object_store::client::{HttpError, HttpErrorKind};
 
 use crate::engine::EngineError;
 
@@ -14,6 +15,8 @@ const NO_CREDENTIALS: &str = "set the credentials in the usual variables (AWS_AC
                               a role of the machine gives them";
 const NO_BUCKET: &str =
     "create the bucket first, and check its name, region (AWS_REGION) and endpoint (AWS_ENDPOINT_URL)";
+const CLOCK: &str =
+    "check the clock of this machine: the store refuses requests whose time differs too much from its own";
 const UNREACHABLE: &str = "check the endpoint (AWS_ENDPOINT_URL), the network and the state of the store; nothing of an export is \
                            visible until all of it is stored: export again";
 
@@ -25,6 +28,7 @@ pub(crate) fn failure(operation: &'static str, object: String, error: &Error) ->
         return EngineError::NoSpace { operation: format!("{operation} {object}"), message: text };
     }
     let hint = match error {
+        _ if is(&["RequestTimeTooSkewed"]) => Some(CLOCK),
         Error::Unauthenticated { .. } => Some(NO_CREDENTIALS),
         _ if is(&["169.254.169.254", "metadata.google", "MissingCredential"]) => Some(NO_CREDENTIALS),
         Error::PermissionDenied { .. } => Some(DENIED),
@@ -38,8 +42,20 @@ pub(crate) fn failure(operation: &'static str, object: String, error: &Error) ->
     EngineError::Object { operation, object, reason: text, hint }
 }
 
+/// Whether nobody accepts connections at the address of the store.
+pub(super) fn is_unreachable(error: &Error) -> bool {
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        if cause.downcast_ref::<HttpError>().is_some_and(|error| error.kind() == HttpErrorKind::Connect) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
 /// What happened: the answer of the store, without the request's URL and how often it was repeated.
-fn describe(error: &Error) -> String {
+pub(super) fn describe(error: &Error) -> String {
     let mut text = error.to_string();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
@@ -97,6 +113,8 @@ mod tests {
         let source = || "no".to_owned().into();
         let unsigned = of("Error performing GET - 403 Forbidden: <Code>SignatureDoesNotMatch</Code>");
         assert!(unsigned.hint().unwrap().contains("credentials"), "{unsigned}");
+        let skewed = "Error performing GET - 403 Forbidden: <Code>RequestTimeTooSkewed</Code>";
+        assert!(of(skewed).hint().unwrap().contains("clock of this machine"));
         let denied = Error::PermissionDenied { path: "key".to_owned(), source: source() };
         assert!(failure("writing", String::new(), &denied).hint().unwrap().contains("credentials"));
     }

@@ -24,15 +24,16 @@ impl ObjectLease {
         Ok(Self { stores: stores.clone(), pins, ingests })
     }
 
-    /// Pins `graph`, then looks up which of its blobs are there, and stores the documents that are not.
+    /// Pins `graph`, then looks up which of its blobs are there, and stores the documents that are not, or are damaged.
     pub(super) async fn plan(&self, graph: &Graph) -> Result<Plan, EngineError> {
         self.pins.add(graph.descriptors().map(|blob| &blob.digest)).await?;
         let pins: Vec<Pin> = graph.descriptors().map(Pin::from).collect();
         let sizes = self.stores.blobs.sizes(&pins).await?;
         let (documents, leaves) = sizes.split_at(graph.documents().len());
+        let intact = self.stores.blobs.intact(graph.documents(), documents).await?;
         let (mut plan, mut missing) = (Plan::default(), Vec::new());
-        for (document, size) in graph.documents().iter().zip(documents) {
-            if size.is_some() {
+        for (document, is_intact) in graph.documents().iter().zip(intact) {
+            if is_intact {
                 plan.present.push(document.descriptor.clone());
             } else {
                 // The reader of the graph has verified the bytes.

@@ -39,8 +39,10 @@ mod transaction;
 mod upload;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 
 use self::bucket::Bucket;
 use self::caches::ObjectCaches;
@@ -67,6 +69,9 @@ pub(crate) use failure::failure;
 /// The version of the registry's storage that the keys are of.
 const VERSION: &str = "v2";
 
+/// How long the first request may take, repetitions included: whoever starts with a store that is not up tries again.
+const CHECK: Duration = Duration::from_secs(20);
+
 /// An engine that keeps images in a bucket.
 #[derive(Debug)]
 pub(crate) struct ObjectEngine {
@@ -80,7 +85,9 @@ impl ObjectEngine {
     pub(crate) async fn connect(address: &BucketAddress, variables: &ObjectVariables) -> Result<Self, EngineError> {
         let bucket = connect::open(address, variables)?;
         // Whether it is there, and can be read.
-        bucket.list(keys::LEASES, 1).await?;
+        let operation = format!("listing {}", bucket.address());
+        let looked = timeout(CHECK, bucket.check(keys::LEASES)).await;
+        looked.unwrap_or(Err(EngineError::Timeout { operation, after: CHECK }))?;
         Ok(Self::new(&bucket))
     }
 
