@@ -90,7 +90,12 @@ impl CacheReader {
 
     /// Makes the inline cache of an image readable. Nothing keeps it: a build goes on without what is deleted meanwhile.
     pub fn add_inline(&self, cache: &InlineCache) {
-        self.state().blobs.extend(cache.blobs().map(sized));
+        self.add_blobs(cache.blobs());
+    }
+
+    /// Makes blobs of the engine readable, which the caller keeps.
+    pub fn add_blobs<'a>(&self, blobs: impl IntoIterator<Item = &'a Descriptor>) {
+        self.state().blobs.extend(blobs.into_iter().map(sized));
     }
 
     /// The size of a blob, if it can be read here.

@@ -232,6 +232,11 @@ pub(super) struct Settings {
     /// LINKSPAN_ALLOW_CACHE (separated by commas)] [default: any]
     #[arg(long, value_name = "PATTERN", help_heading = "Build caches")]
     allow_cache: Vec<String>,
+    /// Take the images of builds (`FROM`, `COPY --from`) that match this pattern from the engine, if it has them whole, instead of
+    /// asking a registry; `*` matches any characters of the name, full or as docker shows it, as in `local/*` or `demo:*`; can
+    /// be repeated. All other names stay with the registry [env: LINKSPAN_FROM_ENGINE (separated by commas)] [default: none]
+    #[arg(long, value_name = "PATTERN", help_heading = "Doors")]
+    from_engine: Vec<String>,
     /// Read the inline cache of the engine's image, too, where a build imports one of the same name from a registry
     /// (`--cache-from type=registry,ref=NAME`) [env: LINKSPAN_CACHE_FROM_ENGINE] [default: false]
     #[arg(
@@ -366,6 +371,7 @@ impl From<Settings> for Layer {
         layer.add_flag(Setting::ListenTlsName, flags.listen_tls_name);
         layer.add_flag(Setting::AllowName, flags.allow_name);
         layer.add_flag(Setting::AllowCache, flags.allow_cache);
+        layer.add_flag(Setting::FromEngine, flags.from_engine);
         layer.add_flag(Setting::AllowOutputDir, flags.allow_output_dir);
         layer
     }

@@ -112,6 +112,7 @@ pub(super) fn check(
             from_engine: settings.last(Setting::CacheFromEngine).map(boolean).transpose()?.unwrap_or(false),
             lazy_import: settings.last(Setting::CacheLazyImport).map(boolean).transpose()?.unwrap_or(false),
         },
+        from_engine: settings.all(Setting::FromEngine).iter().map(pattern).collect::<Result<_, _>>()?,
         output_dirs: settings.all(Setting::AllowOutputDir).iter().map(output_dir).collect::<Result<_, _>>()?,
         gid: match settings.last(Setting::Group) {
             Some(given) => gid(given, groups)?,

@@ -97,6 +97,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::ListenTlsName, document.listen_tls_name),
         (Setting::AllowName, document.allow_name),
         (Setting::AllowCache, document.allow_cache),
+        (Setting::FromEngine, document.from_engine),
         (Setting::AllowOutputDir, document.allow_output_dir),
     ] {
         for Scalar(text) in list {
@@ -171,6 +172,8 @@ struct Document {
     allow_name: Vec<Scalar>,
     #[serde(default)]
     allow_cache: Vec<Scalar>,
+    #[serde(default)]
+    from_engine: Vec<Scalar>,
     #[serde(default)]
     allow_output_dir: Vec<Scalar>,
     deny_tag_move: Option<Scalar>,

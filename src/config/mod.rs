@@ -82,6 +82,8 @@ pub struct Config {
     pub names: Names,
     /// Limits and policy of build caches.
     pub caches: CacheSettings,
+    /// Patterns of the images that builds take from the engine.
+    pub from_engine: Vec<String>,
     /// The folders below which clients of the export door may write outputs; absolute paths.
     pub output_dirs: Vec<PathBuf>,
     /// The docker door, if there is one.

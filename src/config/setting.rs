@@ -65,6 +65,8 @@ pub enum Setting {
     DenyTagMove,
     /// A pattern of build caches that clients may write; repeatable.
     AllowCache,
+    /// A pattern of images that builds take from the engine; repeatable.
+    FromEngine,
     /// Whether the engine's images are read as caches beside a registry's.
     CacheFromEngine,
     /// Whether a builder on this host reads the layers of a cache only when it needs them.
@@ -99,7 +101,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -131,6 +133,7 @@ impl Setting {
         Self::AllowName,
         Self::DenyTagMove,
         Self::AllowCache,
+        Self::FromEngine,
         Self::CacheFromEngine,
         Self::CacheLazyImport,
         Self::CacheMaxBytes,
@@ -182,6 +185,7 @@ impl Setting {
             Self::AllowName => "allow-name",
             Self::DenyTagMove => "deny-tag-move",
             Self::AllowCache => "allow-cache",
+            Self::FromEngine => "from-engine",
             Self::CacheFromEngine => "cache-from-engine",
             Self::CacheLazyImport => "cache-lazy-import",
             Self::CacheMaxBytes => "cache-max-bytes",
@@ -241,6 +245,7 @@ impl Setting {
                 | Self::ListenTlsName
                 | Self::AllowName
                 | Self::AllowCache
+                | Self::FromEngine
                 | Self::AllowOutputDir
         )
     }

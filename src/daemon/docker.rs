@@ -16,11 +16,14 @@ pub(super) fn door(
     caches: Option<Arc<Caches>>,
     outputs: OutputOptions,
     slow_loads: &SlowLoads,
+    from_engine: &[String],
 ) -> docker::Door {
     let (exports, of_builders, slow_loads) = (Arc::clone(exports), Arc::clone(exports), slow_loads.clone());
+    let from_engine = from_engine.to_vec();
     let services = move |builder, connections| {
         let settings = buildkit::Settings { builder, connections, outputs };
         let door = buildkit::Door::new(settings, Arc::clone(&of_builders)).with_caches(caches.clone());
+        let door = door.with_engine_images(&from_engine);
         Arc::new(door.with_slow_loads(slow_loads.clone())) as _
     };
     let builders = docker::BuilderSettings { services: Box::new(services), keep: KEEP_EXEC };

@@ -337,6 +337,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         let settings =
             buildkit::Settings { builder: builder.endpoint.to_string(), connections, outputs: builder.outputs };
         let door = buildkit::Door::new(settings, Arc::clone(&exports)).with_caches(caches.clone());
+        let door = door.with_engine_images(&config.from_engine);
         let door = Arc::new(door.with_slow_loads(slow_loads.clone()).with_status(status.of(listener.address())));
         let probing = Arc::clone(&door);
         // In the background, because a builder may start after this daemon.
@@ -350,7 +351,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
     if let Some((upstream, listener, outputs)) = docker {
         announce(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
         announce_compression(outputs);
-        let door = docker::door(upstream, &exports, caches.clone(), outputs, &slow_loads);
+        let door = docker::door(upstream, &exports, caches.clone(), outputs, &slow_loads, &config.from_engine);
         let door = Arc::new(door.with_status(status.of(listener.address())));
         docker_door = Some(Arc::clone(&door));
         listeners.open("docker", listener, move |stream, drain| {

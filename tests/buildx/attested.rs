@@ -14,7 +14,7 @@ fn copied(theme: &str) -> Context {
 
 /// Every statement about the image of `root`, without what differs between any two builds.
 #[track_caller]
-fn statements(root: &str, document: impl Fn(&str) -> Value) -> Vec<Value> {
+pub(crate) fn statements(root: &str, document: impl Fn(&str) -> Value) -> Vec<Value> {
     let index = document(root);
     let mut found = Vec::new();
     for entry in index["manifests"].as_array().unwrap_or_else(|| panic!("no index: {index}")) {

@@ -23,6 +23,7 @@ mod compression;
 mod explicit;
 mod failures;
 mod finalize;
+mod from_engine;
 mod images;
 mod inputs;
 mod interrupts;

@@ -54,6 +54,24 @@ fn new_layers_have_the_compression_that_is_set() {
 }
 
 #[test]
+fn an_image_of_the_engine_is_a_base() {
+    let stack = Stack::shared();
+    let door = stack.fresh_path("-docker.sock");
+    let linkspan = Linkspan::docker_door_at(stack, stack.docker_host(), door, &["--from-engine", "local/*"]);
+    let builder = stack.container_builder(&linkspan.address(), "from-engine");
+    let context = Context::new(&format!("FROM {}\nCOPY a /a\n", stack.base_image())).file("a", "of the engine\n");
+    builder.build(context.path(), ["--load", "-t", "local/container:1"]).ok();
+    // A builder that has never had it.
+    builder.buildx(["rm"]).ok();
+    let builder = stack.container_builder(&linkspan.address(), "from-engine-again");
+    let context = Context::new("FROM local/container:1\nRUN cat /a > /b\n");
+    let output = builder.build(context.path(), ["--load", "-t", "container-from-engine:1"]).ok();
+    assert!(output.stderr.contains("linkspan: local/container:1 comes from docker: sha256:"), "{output}");
+    assert_eq!(stack.run_image("container-from-engine:1", &["cat", "/b"]).ok().stdout, "of the engine\n");
+    builder.buildx(["rm"]).ok();
+}
+
+#[test]
 fn commands_share_one_process() {
     let sides = BothWays::of(Stack::shared(), "share");
     let side = sides.through();

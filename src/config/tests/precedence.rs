@@ -63,6 +63,7 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_CACHE_MAX_AGE", "30d")
         .variable("LINKSPAN_CACHE_MAX_COUNT", "50")
         .variable("LINKSPAN_ALLOW_CACHE", "ci/*,main")
+        .variable("LINKSPAN_FROM_ENGINE", "local/*,demo:*")
         .variable("LINKSPAN_LISTEN_TLS_CERT", "l.pem")
         .variable("LINKSPAN_LISTEN_TLS_KEY", "l.key")
         .variable("LINKSPAN_LISTEN_TLS_CLIENT_CA", "clients.pem")
@@ -123,6 +124,7 @@ fn every_setting_can_be_given_by_variable() {
                 from_engine: false,
                 lazy_import: false,
             },
+            from_engine: vec!["local/*".to_owned(), "demo:*".to_owned()],
             output_dirs: vec!["/srv/a".into(), "/srv/b".into()],
             docker_door: Some(DockerDoor { listen: "unix:///l.sock".parse().unwrap(), outputs, is_default: false }),
             gid: 50,

@@ -37,6 +37,8 @@ pub(super) struct Capabilities {
     pub(super) exports_directly: bool,
     /// It calls its client's session when all exporters are done (`finalize`).
     pub(super) finalizes: bool,
+    /// It lets a session replace the sources of a build: since v0.27.
+    pub(super) converts_sources: bool,
 }
 
 /// What the builder's history holds of a build.
@@ -72,7 +74,8 @@ impl Builder {
         match within(self.control.clone().info(request)).await {
             Ok(response) => {
                 let version = response.into_inner().buildkit_version.unwrap_or_default().version;
-                Ok(Capabilities { exports_directly: true, finalizes: finalizes(&version) })
+                let (finalizes, converts_sources) = (is_since(&version, FINALIZES), is_since(&version, CONVERTS));
+                Ok(Capabilities { exports_directly: true, finalizes, converts_sources })
             }
             Err(status) if status.code() == Code::Unimplemented => {
                 if !self.reported_too_old.swap(true, Ordering::Relaxed) {
@@ -129,10 +132,15 @@ impl Builder {
     }
 }
 
-/// Whether a builder of this version calls `FinalizeExport`: since v0.32. One that does not report its version is taken for older.
-fn finalizes(version: &str) -> bool {
+/// Since which minor version of v0 builders call `FinalizeExport`.
+const FINALIZES: u32 = 32;
+/// Since which one they act on `CONVERT` of a policy that their client's session has (BuildKit `solver/llbsolver/policy.go`).
+const CONVERTS: u32 = 27;
+
+/// Whether `version` is v0.`minor` or later. One that is not reported is taken for older.
+fn is_since(version: &str, minor: u32) -> bool {
     let mut numbers = version.trim_start_matches('v').split('.').map_while(|number| number.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(0), Some(32))
+    (numbers.next(), numbers.next()) >= (Some(0), Some(minor))
 }
 
 /// The outcome of `call`, or a timeout. The builder gets the same deadline, but it may be stuck.
@@ -148,10 +156,11 @@ mod tests {
     #[test]
     fn a_builder_that_finalizes_is_known_by_its_version() {
         for version in ["v0.32.0", "v0.32.2", "v0.33.0-rc1", "0.40.0", "v1.0.0", "v0.32.0-5-gabc.m"] {
-            assert!(finalizes(version), "{version}");
+            assert!(is_since(version, FINALIZES), "{version}");
         }
         for version in ["v0.31.9", "v0.11.6", "0.0.0+unknown", "v0", "", "master", "8d19a9b"] {
-            assert!(!finalizes(version), "{version}");
+            assert!(!is_since(version, FINALIZES), "{version}");
         }
+        assert!(is_since("v0.27.0", CONVERTS) && !is_since("v0.26.3", CONVERTS));
     }
 }

@@ -14,6 +14,7 @@ mod entry;
 mod explicit;
 mod exporters;
 mod finalize;
+mod from_engine;
 mod frontend_metadata;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -35,6 +36,7 @@ mod slow;
 mod solve;
 mod status;
 mod status_frames;
+mod store_calls;
 mod unary;
 mod wire;
 
@@ -55,9 +57,10 @@ use builder::Builder;
 use builds::Builds;
 use cache::Caching;
 use finalize::Finalizers;
+use from_engine::EngineImages;
 use grpc::error_response;
 use pending_connection::PendingConnection;
-use session::Sessions;
+use session::{SessionCalls, Sessions};
 
 pub use solve::rewrite;
 
@@ -86,6 +89,7 @@ pub struct Door {
     finalizers: Arc<Finalizers>,
     exports: Arc<Exports>,
     caching: Arc<Caching>,
+    engine_images: Option<Arc<EngineImages>>,
     status: Option<StatusReport>,
 }
 
@@ -106,6 +110,7 @@ impl Door {
             finalizers,
             exports,
             caching,
+            engine_images: None,
             status: None,
         }
     }
@@ -115,7 +120,30 @@ impl Door {
     pub fn with_caches(mut self, caches: Option<Arc<Caches>>) -> Self {
         let (name, content) = (self.builder.name.clone(), self.builder.content());
         self.caching = Caching::new(caches, self.exports.clone(), name, content, &self.builder.connections);
-        self.sessions = Sessions::new([self.finalizers.clone() as _, self.caching.clone() as _]);
+        self.with_sessions()
+    }
+
+    /// Lets builds take images whose names match one of `patterns` from the engine.
+    #[must_use]
+    pub fn with_engine_images(mut self, patterns: &[String]) -> Self {
+        if patterns.is_empty() {
+            return self;
+        }
+        match self.exports.engine().images() {
+            Ok(images) => {
+                let (exports, builder) = (self.exports.clone(), self.builder.name.clone());
+                self.engine_images = Some(EngineImages::new(patterns, exports, images, builder));
+            }
+            Err(error) => tracing::warn!(%error, "builds take no images from the engine (--from-engine)"),
+        }
+        self.with_sessions()
+    }
+
+    /// Handles the calls in sessions that are for what this door has now.
+    fn with_sessions(mut self) -> Self {
+        let calls = [self.finalizers.clone() as Arc<dyn SessionCalls>, self.caching.clone() as _];
+        let of_images = self.engine_images.clone().map(|images| images as _);
+        self.sessions = Sessions::new(calls.into_iter().chain(of_images));
         self
     }
 

@@ -7,6 +7,19 @@ use super::exporters::Exporter;
 /// Placement when a plain exporter is treated as a load.
 pub(super) const TAKEN: &str = "taken for a load, as --plain-is-load says; a file that dest= names is not written";
 
+/// Images stay with registries, although `--from-engine` names some, because the builder cannot be told otherwise.
+pub(super) const NO_SOURCES: &str =
+    "all images come from registries: --from-engine needs a builder of BuildKit 0.27 or later; hint: update it";
+/// The same, because the builder did not say what it can do.
+pub(super) const UNKNOWN_BUILDER: &str =
+    "all images come from registries (--from-engine): the builder has not said what it is; hint: build again";
+/// The same, because the builder cannot call us.
+pub(super) const UNSPLIT: &str = "all images come from registries (--from-engine): another build already uses this \
+                                  client's session unsplit; hint: run this build alone";
+/// The same, because of the source policies of the client.
+pub(super) const FOREIGN_POLICY: &str = "all images come from registries (--from-engine): the build has no session of its \
+                                         own that its source policy is in; hint: run this build alone";
+
 /// The newest gRPC of Go (minor version of 1) in a buildx that does not mark its loads: buildx 0.23 and 0.24 both have it
 /// (their `go.mod`). A client with a later one marks them, so that its plain `oci` is meant for a file.
 const LAST_UNMARKED: u32 = 69;

@@ -19,6 +19,7 @@ const CACHE: u32 = 8;
 const INTERNAL: u32 = 11;
 const EXPORTERS: u32 = 13;
 const ENABLE_SESSION_EXPORTER: u32 = 14;
+const SOURCE_POLICY_SESSION: u32 = 15;
 const COMPATIBILITY_VERSION: u32 = 16;
 
 /// The frontend's attribute that buildx makes of its environment variable of that name.
@@ -48,6 +49,8 @@ pub(super) struct Solve {
     pub(super) has_session_exporter: bool,
     /// The version of BuildKit's results that it requests; zero is the newest.
     pub(super) compatibility: u64,
+    /// The session that the builder asks about the build's sources; none if empty.
+    pub(super) policy_session: String,
     /// The Linkspan caches that it reads and writes.
     pub(super) cache: CacheOptions,
 }
@@ -72,7 +75,7 @@ impl Solve {
     pub(super) fn read(message: Bytes) -> Result<Self, WireError> {
         let (mut build, mut session) = (String::new(), String::new());
         let (mut has_frontend, mut epoch, mut is_uncached, mut has_session_exporter) = (false, None, false, false);
-        let mut compatibility = 0;
+        let (mut compatibility, mut policy_session) = (0, String::new());
         let cache = CacheOptions::of_solve(&message)?;
         let (mut exporters, mut deprecated) = (Vec::new(), Exporter::default());
         for field in fields(&message) {
@@ -90,6 +93,7 @@ impl Solve {
                 }
                 EXPORTERS => exporters.push(Exporter::read(field.bytes)?),
                 ENABLE_SESSION_EXPORTER => has_session_exporter = field.varint != 0,
+                SOURCE_POLICY_SESSION => field.text()?.clone_into(&mut policy_session),
                 COMPATIBILITY_VERSION => compatibility = field.varint,
                 EXPORTER_DEPRECATED => field.text()?.clone_into(&mut deprecated.kind),
                 EXPORTER_ATTRS_DEPRECATED => deprecated.attrs.extend([entry(field.bytes)?]),
@@ -110,6 +114,7 @@ impl Solve {
             session,
             has_session_exporter,
             compatibility,
+            policy_session,
             cache,
         })
     }
@@ -164,6 +169,13 @@ impl Solve {
         let mut message = message.to_vec();
         put_varint(&mut message, ENABLE_SESSION_EXPORTER, 1);
         message.into()
+    }
+
+    /// The same request, about whose sources the builder asks its client's session.
+    pub(super) fn with_policy_session(&self) -> Result<Self, WireError> {
+        let mut message = copy_without(&self.message, &[SOURCE_POLICY_SESSION])?;
+        put_bytes(&mut message, SOURCE_POLICY_SESSION, self.session.as_bytes());
+        Self::read(message.into())
     }
 
     /// The same build under another id, with `exporters` and without exporting its cache a second time.

@@ -20,11 +20,10 @@ use crate::caches::CacheReader;
 use crate::export::{PinnedBlobs, unique_id};
 use crate::net::Principal;
 
-/// The build and its request, as the builder gets it. Dropping it ends the exports.
+/// The caches of a build and its request, as the builder gets it. Dropping it ends the exports.
 #[derive(Debug)]
 pub(in super::super) struct Cached {
     caches: Arc<CacheBuild>,
-    build: Arc<Build>,
     /// The edited request.
     pub(in super::super) message: Bytes,
 }
@@ -95,7 +94,7 @@ impl Caching {
         let message = edit_solve(message, &locals, &*cached.imports.lock().await);
         let message = message.map_err(|error| Status::internal(error.to_string()))?;
         build.set_cache(&cached);
-        Ok(Cached { caches: cached, build: build.clone(), message })
+        Ok(Cached { caches: cached, message })
     }
 }
 
@@ -104,11 +103,6 @@ const TOO_LATE: &str = "another build already uses this client's session unsplit
                         hint: run this build alone";
 
 impl Cached {
-    /// The build, as it is shown.
-    pub(in super::super) fn shown(&self) -> Arc<Build> {
-        self.build.clone()
-    }
-
     /// Adds the results of the exports to what the client gets, and shows them.
     pub(in super::super) fn finish(&self, keys: &mut Keys) {
         if let Some(totals) = self.caches.stored.as_ref().map(|stored| stored.reader.totals()).filter(|it| it.bytes > 0)

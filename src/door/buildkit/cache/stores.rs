@@ -1,19 +1,15 @@
 //! The stores of all builds of one builder, found by their ids.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use futures_util::FutureExt as _;
 use http::Request;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tonic::Status;
-use tower::ServiceExt as _;
 
-use super::super::grpc::error_response;
 use super::super::local_content::BuilderContent;
-use super::super::session::{CallHandler, Handled, SessionCalls};
+use super::super::session::{CallHandler, SessionCalls};
+use super::super::store_calls::{serve, store};
 use super::STORE_PREFIX;
 use super::build::CacheBuild;
 use super::context::CacheContext;
@@ -22,18 +18,10 @@ use super::loopback::{CREDENTIALS, Loopback};
 use super::options::CacheOptions;
 use super::stored::Stored;
 use crate::caches::{CacheBlobs, CacheError, CacheReader, Caches};
-use crate::content_server::{CallTarget, ContentService};
+use crate::content_server::CallTarget;
 use crate::export::Exports;
 use crate::export_v1::ApiError;
-use crate::export_v1::proto::content_server::ContentServer;
-use crate::http2::{BodyError, ConnectionPool, MAX_MESSAGE_BYTES};
-
-/// The service that a builder calls for contents (containerd `api/services/content/v1`).
-const CONTENT: &str = "/containerd.services.content.v1.Content/";
-
-/// The metadata that names the store which is called. A caller that passes a call on puts its own in front, and servers
-/// look at the first one only (BuildKit `session/content/attachable.go`).
-const STORE: &str = "buildkit-attachable-store-id";
+use crate::http2::ConnectionPool;
 
 /// The prefix that BuildKit puts before the id of a local store (`cache/remotecache/local`).
 const LOCAL: &str = "local:";
@@ -104,18 +92,7 @@ impl Caching {
         let id = store_of_ours(call)?;
         let found = self.find(id).and_then(|(build, store)| store_of(&build, store));
         let missing = Status::not_found(format!("linkspan: the build of the store {id} has ended"));
-        let respond = async move |call| {
-            let Some(store) = found else { return error_response(&missing) };
-            let server = ContentServer::new(ContentService::Only(store))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES);
-            let response: Result<_, Infallible> = server.oneshot(call).await;
-            match response {
-                Ok(response) => response.map(|body| body.map_err(BodyError::from).boxed_unsync()),
-                Err(never) => match never {},
-            }
-        };
-        Some(Box::new(move |call| respond(call).map(Handled::Response).boxed()))
+        Some(serve(found, missing))
     }
 }
 
@@ -140,9 +117,7 @@ fn store_of(build: &Arc<CacheBuild>, name: &str) -> Option<CallTarget> {
 
 /// The store of ours that a call is for.
 pub(in super::super) fn store_of_ours<B>(call: &Request<B>) -> Option<&str> {
-    let store = call.headers().get(STORE)?.to_str().ok()?;
-    let is_ours = store.strip_prefix(LOCAL).is_some_and(|id| id.starts_with(STORE_PREFIX));
-    (is_ours && call.uri().path().starts_with(CONTENT)).then_some(store)
+    store(call).filter(|store| store.strip_prefix(LOCAL).is_some_and(|id| id.starts_with(STORE_PREFIX)))
 }
 
 /// What a build imports, as the blobs of a store. An importer only asks for `Info` and reads (BuildKit `cache/remotecache`).

@@ -11,6 +11,7 @@ use super::super::builds::{Build, TrackedBuild};
 use super::super::cache::Cached;
 use super::super::explicit::explained;
 use super::super::finalize::Finalizer;
+use super::super::from_engine::SessionImages;
 use super::super::grpc::{Unary, error_response, frame, status};
 use super::super::load::{ExportPhase, Load};
 use super::super::response::BuildResponse;
@@ -26,6 +27,8 @@ struct EditedBuild {
     finalizer: Option<Arc<Finalizer>>,
     load: Option<Arc<Load>>,
     cached: Option<Cached>,
+    /// Leased until the build has ended.
+    _images: Option<Arc<SessionImages>>,
 }
 
 /// How the builder's call has ended.
@@ -55,12 +58,13 @@ impl Route {
                 let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
                 return Ok(explained(response.map(|body| body_with_build(build, body)), self.why_not()));
             }
-            SolvePlan::ReplaceCaches { build, cached } => {
-                let message = cached.message.clone();
-                (EditedBuild { _tracked: build.track(), finalizer: None, load: None, cached: Some(cached) }, message)
+            SolvePlan::Edit { build, message, cached, images } => {
+                let _tracked = build.track();
+                (EditedBuild { _tracked, finalizer: None, load: None, cached, _images: images }, message)
             }
-            SolvePlan::Export { load, message, finalizer, cached } => {
-                (EditedBuild { _tracked: load.build.track(), finalizer, load: Some(load), cached }, message)
+            SolvePlan::Export { load, message, finalizer, cached, images } => {
+                let _tracked = load.build.track();
+                (EditedBuild { _tracked, finalizer, load: Some(load), cached, _images: images }, message)
             }
         };
         let response = self.upstream.send(Request::from_parts(parts, full(frame(&message)))).await?;
@@ -103,6 +107,7 @@ impl EditedBuild {
         let mut response = Unary::read(body).await?;
         let code = status(&parts.headers, response.trailers.as_ref()).map(|status| status.code());
         match self.end(code) {
+            BuildEnd::Succeeded if self.load.is_none() && self.cached.is_none() => {}
             BuildEnd::Succeeded => {
                 if let Some(message) = response.message() {
                     match self.completed(&message).await {

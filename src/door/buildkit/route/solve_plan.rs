@@ -14,6 +14,7 @@ use super::super::cache::Cached;
 use super::super::explicit::refusal;
 use super::super::exporters::Exporter;
 use super::super::finalize::Finalizer;
+use super::super::from_engine::SessionImages;
 use super::super::load::Load;
 use super::super::solve::Solve;
 use super::super::wire::WireError;
@@ -30,11 +31,17 @@ pub(super) enum SolvePlan {
     Refuse(Status),
     /// It is forwarded unchanged. Messages about the build are shown as long as `build` is kept.
     Forward { build: Option<Arc<Build>> },
-    /// Its cache entries of ours are replaced, and nothing else.
-    ReplaceCaches { build: Arc<Build>, cached: Cached },
+    /// Its loads stay as they are: `message`, which the builder gets, has other caches, or lets images come from the engine.
+    Edit { build: Arc<Build>, message: Bytes, cached: Option<Cached>, images: Option<Arc<SessionImages>> },
     /// Its loads are replaced as well: `message` is what the builder gets. We export the images, inside the build if there is a
     /// finalizer.
-    Export { load: Arc<Load>, message: Bytes, finalizer: Option<Arc<Finalizer>>, cached: Option<Cached> },
+    Export {
+        load: Arc<Load>,
+        message: Bytes,
+        finalizer: Option<Arc<Finalizer>>,
+        cached: Option<Cached>,
+        images: Option<Arc<SessionImages>>,
+    },
 }
 
 /// What becomes of a request's loads.
@@ -56,13 +63,24 @@ impl Route {
             return SolvePlan::Refuse(status);
         }
         let door = &*self.door;
+        // Kept from now on, so that all calls share it.
+        let build = door.builds.get(&solve.build);
         if solve.has_session_exporter {
             door.finalizers.leave_to_client(&solve.session);
         }
         let loads = self.plan_loads(&solve).await;
         let has_caches = door.caching.handles(&solve.cache).await;
         let is_finalized = matches!(loads, LoadPlan::Replace { finalizes: true, .. });
-        let is_split = door.sessions.decide(&solve.session, is_finalized || has_caches && door.caching.is_able());
+        let images = self.engine_images(&solve, &build).await;
+        let needs_split = is_finalized || images.is_some() || has_caches && door.caching.is_able();
+        let is_split = door.sessions.decide(&solve.session, needs_split);
+        if images.is_some() && !is_split {
+            progress::remark(&build.frames, remarks::UNSPLIT);
+        }
+        let (solve, images) = match images.filter(|_| is_split).zip(solve.with_policy_session().ok()) {
+            Some((images, edited)) => (edited, Some(images)),
+            None => (solve, None),
+        };
         let (solve, cached) = match has_caches {
             false => (solve, None),
             true => match self.replace_caches(&solve, is_split).await {
@@ -70,7 +88,7 @@ impl Route {
                 Err(status) => return SolvePlan::Refuse(status),
             },
         };
-        self.replace_loads(solve, loads, is_split, headers, cached)
+        self.replace_loads(solve, loads, is_split, headers, (cached, images))
     }
 
     /// What becomes of the request's loads. Requests the capabilities of the builder.
@@ -92,6 +110,32 @@ impl Route {
         LoadPlan::Pass(Some(remarks::passed(&why)))
     }
 
+    /// The engine's images for the request's build; `None` where none are to come from there.
+    async fn engine_images(&self, solve: &Solve, build: &Build) -> Option<Arc<SessionImages>> {
+        let images = self.door.engine_images.as_ref()?;
+        let client_decides = !solve.policy_session.is_empty();
+        if solve.session.is_empty() || client_decides && solve.policy_session != solve.session {
+            progress::remark(&build.frames, remarks::FOREIGN_POLICY);
+            return None;
+        }
+        match timeout(CAPABILITIES_TIMEOUT, self.capabilities()).await {
+            Ok(Ok(able)) if able.converts_sources => {}
+            Ok(Ok(_)) => {
+                progress::remark(&build.frames, remarks::NO_SOURCES);
+                return None;
+            }
+            _ => {
+                progress::remark(&build.frames, remarks::UNKNOWN_BUILDER);
+                return None;
+            }
+        }
+        let entered = images.enter(&solve.session, &self.client, &build.frames, client_decides);
+        if entered.is_none() {
+            progress::remark(&build.frames, remarks::FOREIGN_POLICY);
+        }
+        entered
+    }
+
     /// The request without our own cache entries, and the caches that replace them.
     async fn replace_caches(&self, solve: &Solve, is_split: bool) -> Result<(Solve, Cached), Status> {
         let door = &*self.door;
@@ -109,7 +153,7 @@ impl Route {
         loads: LoadPlan,
         is_split: bool,
         headers: &HeaderMap,
-        cached: Option<Cached>,
+        (cached, images): (Option<Cached>, Option<Arc<SessionImages>>),
     ) -> SolvePlan {
         let door = &*self.door;
         let build = door.builds.get(&solve.build);
@@ -118,12 +162,14 @@ impl Route {
             LoadPlan::Nothing => {
                 let is_able = self.capabilities.get().is_some_and(|able| able.exports_directly);
                 let remark = remarks::plain(&solve.exporters, headers).filter(|_| is_able);
-                return without_loads(&build, remark.as_deref(), cached);
+                return without_loads(&build, remark.as_deref(), solve.message, cached, images);
             }
-            LoadPlan::Pass(remark) => return without_loads(&build, remark.as_deref(), cached),
+            LoadPlan::Pass(remark) => return without_loads(&build, remark.as_deref(), solve.message, cached, images),
             LoadPlan::Replace { builder_exporters, finalizes } => (builder_exporters, finalizes && is_split),
         };
-        let Ok(message) = solve.with_exporters(&builder_exporters) else { return without_loads(&build, None, cached) };
+        let Ok(message) = solve.with_exporters(&builder_exporters) else {
+            return without_loads(&build, None, solve.message, cached, images);
+        };
         let (builder, exports, client) = (door.builder.clone(), door.exports.clone(), self.client.clone());
         let (outputs, slow_loads) = (door.outputs, door.slow_loads.clone());
         let load = Arc::new(Load { builder, exports, client, build, solve, outputs, slow_loads, builder_exporters });
@@ -133,23 +179,28 @@ impl Route {
         match finalizes.then(|| door.finalizers.add(&load)).flatten() {
             Some(finalizer) => {
                 let message = Solve::with_session_exporter(&message);
-                SolvePlan::Export { load, message, finalizer: Some(finalizer), cached }
+                SolvePlan::Export { load, message, finalizer: Some(finalizer), cached, images }
             }
-            None => SolvePlan::Export { load, message, finalizer: None, cached },
+            None => SolvePlan::Export { load, message, finalizer: None, cached, images },
         }
     }
 }
 
 /// The plan for a request whose loads stay as they are, with a remark about that for the client.
-fn without_loads(build: &Arc<Build>, remark: Option<&str>, cached: Option<Cached>) -> SolvePlan {
+fn without_loads(
+    build: &Arc<Build>,
+    remark: Option<&str>,
+    message: Bytes,
+    cached: Option<Cached>,
+    images: Option<Arc<SessionImages>>,
+) -> SolvePlan {
     if let Some(text) = remark {
         progress::remark(&build.frames, text);
     }
-    let build = remark.map(|_| build.clone());
-    match cached {
-        None => SolvePlan::Forward { build },
-        Some(cached) => SolvePlan::ReplaceCaches { build: build.unwrap_or_else(|| cached.shown()), cached },
+    if cached.is_none() && images.is_none() {
+        return SolvePlan::Forward { build: Some(build.clone()) };
     }
+    SolvePlan::Edit { build: build.clone(), message, cached, images }
 }
 
 /// The error for a request that we edited and that cannot be read.

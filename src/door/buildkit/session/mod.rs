@@ -33,13 +33,17 @@ pub(super) const SESSION: &str = "/moby.buildkit.v1.Control/Session";
 /// Handles one call.
 pub(super) type CallHandler = Box<dyn FnOnce(Request<Incoming>) -> BoxFuture<'static, Handled> + Send>;
 
+/// Makes the builder's response of the client's.
+pub(super) type ResponseHandler = Box<dyn FnOnce(Response<Incoming>) -> BoxFuture<'static, Response<Body>> + Send>;
+
 /// What became of a call.
-#[derive(Debug)]
 pub(super) enum Handled {
     /// Its response.
     Response(Response<Body>),
     /// It is for the client after all.
     Forward(Request<Body>),
+    /// The client is asked, and the response is made of what it says.
+    Ask { request: Request<Body>, then: ResponseHandler },
 }
 
 /// Handles calls of a builder inside a session in the client's place.

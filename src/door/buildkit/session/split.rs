@@ -50,6 +50,7 @@ pub(super) async fn split(session: Arc<Session>, client: Side, builder: Side, ca
                         Handled::Forward(request) => {
                             Ok(connection.send(request).await?.map(|body| body.map_err(BodyError::from).boxed_unsync()))
                         }
+                        Handled::Ask { request, then } => Ok(then(connection.send(request).await?).await),
                     },
                     None => connection.forward(request).await,
                 }
