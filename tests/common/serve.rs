@@ -137,8 +137,10 @@ impl Linkspan {
     #[track_caller]
     fn wait(&mut self) {
         for door in &self.doors {
-            let line = format!("listening on {}\n", unix(door));
-            let ready = || (self.child.try_wait().unwrap(), file_of(&self.log).contains(&line));
+            // A registry door says more behind its address.
+            let line = format!("listening on {}", unix(door));
+            let is_open = |log: &str| ["\n", " ("].iter().any(|end| log.contains(&format!("{line}{end}")));
+            let ready = || (self.child.try_wait().unwrap(), is_open(&file_of(&self.log)));
             let (ended, _) = until("linkspan to listen", ready, |(ended, open)| ended.is_some() || *open);
             assert!(ended.is_none(), "linkspan ended with {ended:?}:\n{}", self.log());
         }
