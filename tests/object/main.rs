@@ -16,6 +16,7 @@ mod broken;
 mod caches;
 mod collect;
 mod commands;
+mod costs;
 mod doors;
 mod faults;
 mod faulty;

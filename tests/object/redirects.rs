@@ -122,7 +122,8 @@ async fn clients_follow_to_the_store() {
     assert!(followed() >= 3, "{:?}", proxy.seen());
     stack.ctr("object-redirected", ["images", "pull", "--plain-http", &name]).ok();
     assert_eq!(stack.image_of("object-redirected", &name).as_deref(), Some(digest));
-    assert!(followed() >= 3, "{:?}", proxy.seen());
+    // Its containerd may have the base from another test.
+    assert!(followed() >= 2, "{:?}", proxy.seen());
     // Of the first image its containerd has all layers by now.
     let (other, name) = (compressed("by docker\n"), format!("{address}/clients/docker:1"));
     export(&*bucket.engine().await.unwrap().engine, &other, &names(&["clients/docker:1"])).await.unwrap();

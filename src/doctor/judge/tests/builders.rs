@@ -34,7 +34,8 @@ A direct export can work. Use it with:
 #[test]
 fn several_builders_have_names_of_their_own() {
     let containerd = |door: Door| Door { plain_is_load: false, ..closed(door) };
-    let report = judge(findings(EngineKind::Containerd), None, &[containerd(recent()), containerd(recent())]);
+    let other = Door { listen: "unix:///other.sock".parse().unwrap(), ..recent() };
+    let report = judge(findings(EngineKind::Containerd), None, &[containerd(recent()), containerd(other)]);
     let names: Vec<_> = report.builders.iter().map(|builder| builder.commands.build.as_str()).collect();
     assert_eq!(
         names,
