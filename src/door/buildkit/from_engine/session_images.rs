@@ -163,7 +163,7 @@ impl SessionImages {
 impl Drop for SessionImages {
     fn drop(&mut self) {
         let totals = self.reader.totals();
-        if totals.bytes > 0 {
+        if totals.bytes > 0 || !self.found().is_empty() {
             tracing::info!(blobs = totals.blobs, bytes = totals.bytes, "builds have read images of the engine");
         }
     }
