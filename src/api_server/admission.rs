@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -48,11 +48,12 @@ impl Admission {
     }
 }
 
-/// Refuses what a page in a browser can send with its user's certificate: no client of gRPC has an `Origin`, or another content type.
-fn refuse_pages(headers: &HeaderMap) -> Option<Status> {
+/// Refuses what a page in a browser can send with its user's certificate: no client of gRPC has an `Origin`, or another content
+/// type. A GET asks for the status, and changes nothing.
+fn refuse_pages(method: &Method, headers: &HeaderMap) -> Option<Status> {
     let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     let from_page = headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site");
-    (from_page || !is_grpc)
+    (from_page || !(is_grpc || *method == Method::GET))
         .then(|| Status::permission_denied("requests of web pages are refused; expected `application/grpc`"))
 }
 
@@ -92,7 +93,7 @@ where
         // tonic adds it to every request, from `Connected::connect_info` of the stream.
         let peer = call.extensions().get::<Principal>().cloned();
         let authorization = call.headers().get(AUTHORIZATION).cloned();
-        let refusal = refuse_pages(call.headers());
+        let refusal = refuse_pages(call.method(), call.headers());
         Box::pin(async move {
             if let Some(status) = refusal {
                 return Ok(status.into_http());
@@ -145,19 +146,20 @@ mod tests {
 
     #[test]
     fn pages_are_refused() {
-        let refused = |headers: &[(&'static str, &'static str)]| {
+        let refused = |method: Method, headers: &[(&'static str, &'static str)]| {
             let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
-            refuse_pages(&headers.collect()).is_some()
+            refuse_pages(&method, &headers.collect()).is_some()
         };
         let grpc = ("content-type", "application/grpc+proto");
-        assert!(!refused(&[grpc]));
+        assert!(!refused(Method::POST, &[grpc]) && !refused(Method::GET, &[]));
+        assert!(refused(Method::GET, &[("origin", "null")]));
         for headers in [
             &[][..],
             &[("content-type", "text/plain")],
             &[grpc, ("origin", "null")],
             &[grpc, ("sec-fetch-site", "cross-site")],
         ] {
-            assert!(refused(headers), "{headers:?}");
+            assert!(refused(Method::POST, headers), "{headers:?}");
         }
     }
 

@@ -17,15 +17,15 @@ pub(super) struct ClientTls {
     tls_ca: Option<String>,
 
     /// PEM file of the certificate to show to that daemon [env: LINKSPAN_TO_TLS_CERT]
-    #[arg(long, value_name = "FILE", help_heading = "Engine")]
+    #[arg(long, value_name = "FILE", help_heading = "Engine", hide_short_help = true)]
     tls_cert: Option<String>,
 
     /// PEM file of that certificate's key [env: LINKSPAN_TO_TLS_KEY]
-    #[arg(long, value_name = "FILE", help_heading = "Engine")]
+    #[arg(long, value_name = "FILE", help_heading = "Engine", hide_short_help = true)]
     tls_key: Option<String>,
 
     /// The name in the daemon's certificate, if it is not the host of its address [env: LINKSPAN_TO_TLS_SERVER_NAME]
-    #[arg(long, value_name = "NAME", help_heading = "Engine")]
+    #[arg(long, value_name = "NAME", help_heading = "Engine", hide_short_help = true)]
     tls_server_name: Option<String>,
 }
 

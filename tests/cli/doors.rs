@@ -35,7 +35,8 @@ fn an_open_door_is_announced_and_goes_with_sigterm() {
     assert_eq!(&state[..length], b"STOPPING=1\nEXTEND_TIMEOUT_USEC=55000000");
     assert_eq!(fs::read_dir(door.parent().unwrap()).unwrap().count(), 0, "no socket and no lock are left");
     let lines: Vec<_> = output.stderr.lines().filter(|line| line.starts_with("linkspan: ")).collect();
-    let [engine, opened] = lines.as_slice() else { panic!("{output}") };
+    let [engine, left_out, opened] = lines.as_slice() else { panic!("{output}") };
+    assert!(left_out.contains("no docker door and no export door"), "{left_out}");
     let version = stack.docker(["version", "--format", "{{.Server.Version}}"]).ok().stdout;
     let (version, host) = (version.trim(), stack.docker_host());
     let prefix = format!("linkspan: engine docker {version} ({host}), namespace moby, snapshotter overlayfs: ");
