@@ -80,6 +80,13 @@ impl Run {
         Self { process: process.to_owned(), digests, ..self.next() }
     }
 
+    /// Whether writers have taken something out of `written` since then.
+    fn is_rescued_of(&self, written: &Self) -> bool {
+        let is_condemned = self.state == State::Condemned && written.state == State::Condemned;
+        let is_later = self.process == written.process && self.serial > written.serial;
+        is_condemned && is_later && self.digests.is_subset(&written.digests)
+    }
+
     /// What a writer of `pinned` does about it.
     fn concerns(&self, pinned: &BTreeSet<Digest>) -> Concern {
         match self.state {
@@ -236,7 +243,7 @@ impl Condemned {
     ) -> Result<Option<StoredRun>, EngineError> {
         // Whether it was this write tells the object: an answer may have been lost.
         self.write(key, &run, Condition::Version(before)).await?;
-        Ok(self.read(key).await?.filter(|found| found.run == run))
+        Ok(self.read(key).await?.filter(|found| found.run == run || found.run.is_rescued_of(&run)))
     }
 
     /// Removes a collection that has ended.
@@ -260,6 +267,9 @@ mod tests {
         let Concern::Rescue(rescued) = run.concerns(&set(&["b", "c"])) else { panic!("b is condemned") };
         assert_eq!((rescued.digests.clone(), rescued.state), (set(&["a"]), State::Condemned));
         assert_ne!(rescued.serial, run.serial);
+        assert!(rescued.is_rescued_of(&run) && !run.is_rescued_of(&rescued));
+        let taken = rescued.taken_over("q");
+        assert!(!taken.is_rescued_of(&run), "another process runs it");
         let deleting = run.with(State::Deleting, set(&["a", "b"]));
         assert_eq!(deleting.concerns(&set(&["b"])), Concern::Wait);
         assert_eq!(deleting.concerns(&set(&["c"])), Concern::Nothing);
