@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
-use super::DaemonError;
+use super::error::DaemonError;
 use super::listen::{Listener, ListenerTls, Stream, Transport};
 use crate::net::{Connection, Drain, Metered};
 

@@ -7,13 +7,13 @@ mod accept;
 pub(crate) mod builder;
 mod docker;
 mod engine;
+mod error;
 mod listen;
 mod notify;
 mod policy;
 mod signals;
 mod status;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ use crate::export::Exports;
 use crate::http2::ConnectionPool;
 use crate::net::{Address, Principal, ServerTls, ServerTlsError, TlsRules, Upstream, UpstreamError};
 use crate::output::folder::Folders;
-use crate::passwords::{PasswordFileError, Passwords};
+use crate::passwords::Passwords;
 use crate::telemetry::announce;
 
 use accept::Listeners;
@@ -40,6 +40,7 @@ use listen::{Listener, ListenerTls};
 
 use status::Listening;
 
+pub use error::DaemonError;
 pub(crate) use listen::Inherited;
 pub use listen::ListenError;
 pub(crate) use signals::Signals;
@@ -62,74 +63,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the doors stay closed for [`clean_up`], which then continues in the background.
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Why the daemon did not start, or did not shut down cleanly.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DaemonError {
-    /// The configuration is not valid for a daemon.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// There is no engine to export to.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A builder's TLS settings are wrong.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// The listeners' TLS settings are wrong.
-    #[error(transparent)]
-    Tls(#[from] ServerTlsError),
-    /// The password file is wrong.
-    #[error(transparent)]
-    Passwords(#[from] PasswordFileError),
-    /// A docker door is configured, but the engine is not Docker.
-    #[error(
-        "there is no docker behind the docker door at {listen}: the engine is {engine}; start dockerd, or name its socket \
-         with --docker-host, or leave --docker-listen out"
-    )]
-    NoDocker {
-        /// The door.
-        listen: Address,
-        /// The engine.
-        engine: Box<Identity>,
-    },
-    /// A door cannot be opened.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The door whose address a setting names cannot be opened.
-    #[error("{error}")]
-    Door {
-        /// The flag that names the address.
-        flag: &'static str,
-        /// Why.
-        #[source]
-        error: ListenError,
-    },
-    /// Signals cannot be received.
-    #[error("cannot receive signals: {0}")]
-    Signals(io::Error),
-    /// Connections were dropped before the drain was complete.
-    #[error("{connections} of the open connections did not finish {reason} and were ended")]
-    Cut {
-        /// How many.
-        connections: usize,
-        /// What ended them.
-        reason: String,
-    },
-}
-
-impl DaemonError {
-    /// What the user can do about it, if there is a hint.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Engine(error) => error.hint(),
-            Self::Listen(error) => error.hint(None),
-            Self::Door { flag, error } => error.hint(Some(flag)),
-            Self::Tls(error) => error.hint(),
-            _ => None,
-        }
-    }
-}
 
 /// Runs until SIGTERM or SIGINT; `inherited` are the sockets that a service manager passed.
 ///
