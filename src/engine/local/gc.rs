@@ -57,8 +57,8 @@ pub(crate) fn collect(blobs: &BlobStore, names: &NameIndex, leases: &LeaseStore)
     let (paths, mut outcome) = (&blobs.paths, Collected::default());
     let _lock = names.lock()?;
     let failed = |error: io::Error| paths.failed("collecting", &error);
-    let Survey { pinned, abandoned, mut doubts } = leases.survey().map_err(failed)?;
-    outcome.exports = abandoned.iter().filter(|export| release_abandoned(blobs, export)).count();
+    let Survey { pinned, abandoned, unnamed, mut doubts } = leases.survey().map_err(failed)?;
+    outcome.exports = abandoned.iter().chain(&unnamed).filter(|export| release_abandoned(blobs, export)).count();
     sweep_own(blobs, doubts.is_empty().then_some(&pinned));
     ok_or_warn(verified::compact(paths), &paths.verified());
 

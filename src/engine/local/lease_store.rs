@@ -25,6 +25,9 @@ pub(super) struct Survey {
     pub(super) pinned: HashSet<Digest>,
     /// The exports of abandoned leases.
     pub(super) abandoned: Vec<String>,
+    /// The exports whose leases do not say yet whose they are. Nobody is at that while the index is locked: then they are
+    /// abandoned, too.
+    pub(super) unnamed: Vec<String>,
     /// Why there may be more pins: leases in force that cannot be read.
     pub(super) doubts: Vec<String>,
 }
@@ -99,6 +102,10 @@ impl LeaseStore {
             }
             let path = entry.path();
             let lives = match StoredLease::owner(&path) {
+                Ok(nobody) if nobody.is_empty() => {
+                    survey.unnamed.push(export);
+                    continue;
+                }
                 // A lease that a later version wrote, or that is damaged, is as old as its file.
                 Ok(durable) if durable.starts_with(DURABLE) => {
                     kept(&durable).map_or_else(|| Clock::default().age(&path), |kept| kept.age()) < LIFETIME

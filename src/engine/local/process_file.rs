@@ -3,9 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use super::clock::Clock;
 use super::files::open_file;
 use super::lock;
 use super::paths::{LayoutPaths, unique};
@@ -48,13 +46,9 @@ impl Drop for ProcessFile {
     }
 }
 
-/// Whether a process lives: then its file is locked. The name is empty if a process has created a lease and not written
-/// its name yet.
+/// Whether a process lives: then its file is locked.
 pub(super) fn lives(paths: &LayoutPaths, process: &str) -> bool {
-    if process.is_empty() {
-        return Clock::default().age(&paths.leases()) < Duration::from_secs(60);
-    }
-    if process.contains('/') {
+    if process.is_empty() || process.contains('/') {
         return false;
     }
     match open_file(&paths.processes().join(process)) {

@@ -108,3 +108,15 @@ async fn what_a_process_left_behind_is_released() {
         assert_eq!(files(&own.join(folder)).len(), expected, "{folder} after {process:?}");
     }
 }
+
+#[tokio::test]
+async fn a_process_that_was_killed_between_making_a_lease_and_writing_its_name_leaves_nothing() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    export(&engine, &Image::new(&[b"other"]), &names(&["other:1"])).await.unwrap();
+    let leases = folder.path().join(".linkspan/leases");
+    fs::write(leases.join("unnamed"), "").unwrap();
+    assert_eq!(engine.abandoned().await.unwrap().leases, [""; 0], "its process may be at it");
+    assert_eq!(engine.recover().await.unwrap(), 1);
+    assert_eq!(files(&leases), [""; 0]);
+}
