@@ -45,7 +45,7 @@ impl ClientTls {
         let server_name = given(&self.tls_server_name, "LINKSPAN_TO_TLS_SERVER_NAME");
         let server_name = server_name.map(|name| name.to_string_lossy().into_owned());
         let is_given = [&ca, &cert, &key].iter().any(|path| path.is_some()) || server_name.is_some();
-        Daemon { address, tls: is_given.then_some(Tls { ca, cert, key, server_name }) }
+        Daemon { address, tls: is_given.then_some(Tls { ca, cert, key, server_name, skip_verify: false }) }
     }
 
     /// The flags that were given, by their names.

@@ -234,6 +234,7 @@ fn tls(draft: &Draft, endpoint: &BuilderEndpoint) -> Result<Option<Tls>, ConfigE
         cert: path(&draft.cert),
         key: path(&draft.key),
         server_name: draft.server_name.as_ref().map(|given| given.text.clone()),
+        skip_verify: false,
     }))
 }
 

@@ -178,6 +178,7 @@ fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
     Ok(Selection {
         kind,
         docker_host: docker_host.map(self::docker_host).transpose()?,
+        docker_tls: None,
         containerd_address: settings.last(Setting::ContainerdAddress).map(socket_path).transpose()?,
         namespace: settings.last(Setting::Namespace).map(namespace).transpose()?,
         layout,

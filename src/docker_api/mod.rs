@@ -1,33 +1,40 @@
-//! A client of dockerd's HTTP API over its socket.
+//! A client of dockerd's HTTP API: over its socket, TCP with or without TLS, or ssh.
 
 mod early_response;
+mod endpoint;
 mod error;
+mod pool;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustix::process::Pid;
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::net::{Dial, Stream, Upstream};
 use early_response::EarlyResponseStream;
+pub(crate) use endpoint::DockerAddress;
 pub(crate) use error::ApiError;
+use pool::Pool;
 
-/// The time limit for connecting.
-const CONNECT: Duration = Duration::from_secs(5);
+/// The time limit for connecting to a socket of this machine, or for starting a connection to another one.
+const CONNECT: Duration = Duration::from_secs(15);
+/// What the limits of requests allow in addition where a connection is made over a network: ssh has 30 s for that.
+const NETWORK: Duration = Duration::from_secs(30);
 /// The time limit for a small request.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest response that is read into memory.
@@ -37,8 +44,21 @@ const MAX_RESPONSE_BYTES: usize = 4 << 20;
 /// (moby `daemon/server/middleware/version.go`).
 #[derive(Debug)]
 pub(crate) struct Api {
-    socket: PathBuf,
+    dial: Arc<dyn Dial>,
     address: String,
+    /// Connections that the next request may use; `None` for a unix socket, where a new connection for each request is
+    /// cheaper than handling dockerd's restarts.
+    pool: Option<Arc<Pool>>,
+}
+
+/// The body of a request.
+type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A connection for one request at a time.
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<RequestBody>,
+    running: Streaming,
 }
 
 /// A complete response.
@@ -70,11 +90,36 @@ impl ApiResponse {
 }
 
 impl Api {
+    /// dockerd at a unix socket.
     pub(crate) fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), address: format!("unix://{}", socket.display()) }
+        // A unix socket has no TLS, so that there is nothing to read or to check.
+        let address = crate::net::Address::Unix(socket.to_owned());
+        Self { dial: Arc::new(Upstream::plain(address.clone())), address: address.to_string(), pool: None }
     }
 
-    /// The socket, as a URL.
+    /// dockerd at any address.
+    ///
+    /// # Errors
+    /// [`ApiError::Unreachable`] when a file of TLS cannot be used.
+    #[allow(dead_code, reason = "the engine over any Engine API uses it")]
+    pub(crate) fn at(address: &DockerAddress) -> Result<Self, ApiError> {
+        let text = address.to_string();
+        let failed = |error: crate::net::UpstreamError| ApiError::Unreachable {
+            address: text.clone(),
+            reason: error.to_string(),
+        };
+        let dial = address.dial().map_err(failed)?;
+        let pool = (!address.is_socket()).then(Arc::<Pool>::default);
+        Ok(Self { dial, address: text, pool })
+    }
+
+    /// How dockerd is reached, for requests that are not HTTP/1.1.
+    #[allow(dead_code, reason = "the engine over any Engine API uses it")]
+    pub(crate) fn dialer(&self) -> &Arc<dyn Dial> {
+        &self.dial
+    }
+
+    /// The address, as a URL.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
@@ -144,7 +189,8 @@ impl Api {
                 operation: format!("asking docker for {path}"),
                 reason: error.to_string(),
             })?;
-        self.exchange(EarlyResponseStream::new(self.connect().await?), request).await
+        let Exchange { response, connection } = self.exchange(request).await?;
+        Ok((response, connection.running))
     }
 
     /// POSTs `body` and waits at most `limit` for the whole response.
@@ -176,9 +222,13 @@ impl Api {
             .header(UPGRADE, protocol)
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(|error| broken(error.to_string()))?;
+            .map_err(|error| broken(error.to_string()))?
+            .map(boxed);
+        let limit = self.limit(RESPONSE_TIMEOUT);
         let exchange = async {
-            let (response, _connection) = self.exchange(self.connect().await?, request).await?;
+            // Its own connection, which is another protocol's afterwards.
+            let mut connection = self.open().await?;
+            let response = connection.sender.send_request(request).await.map_err(|error| self.unreachable(&error))?;
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let (head, body) = response.into_parts();
                 let body = Limited::new(body, MAX_RESPONSE_BYTES)
@@ -189,9 +239,9 @@ impl Api {
             }
             hyper::upgrade::on(response).await.map(Ok).map_err(|error| broken(error.to_string()))
         };
-        match timeout(RESPONSE_TIMEOUT, exchange).await {
+        match timeout(limit, exchange).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(ApiError::Timeout { operation, after: RESPONSE_TIMEOUT }),
+            Err(_) => Err(ApiError::Timeout { operation, after: limit }),
         }
     }
 
@@ -206,12 +256,15 @@ impl Api {
         let broken = |reason: String| ApiError::Protocol { operation: operation.clone(), reason };
         let mut request = request.map_err(|error| broken(error.to_string()))?;
         request.headers_mut().insert(HOST, http::HeaderValue::from_static("docker"));
+        let limit = self.limit(limit);
         let exchange = async {
-            let (response, _connection) =
-                self.exchange(EarlyResponseStream::new(self.connect().await?), request).await?;
-            let (status, body) = response.into_parts();
-            let body = Limited::new(body, bytes).collect().await.map_err(|error| broken(error.to_string()))?;
-            Ok(ApiResponse { status: status.status, body: body.to_bytes() })
+            let Exchange { response, connection } = self.exchange(request).await?;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, bytes).collect().await.map_err(|error| broken(causes(&*error)))?;
+            if let Some(pool) = &self.pool {
+                pool.put(connection);
+            }
+            Ok(ApiResponse { status: head.status, body: body.to_bytes() })
         };
         match timeout(limit, exchange).await {
             Ok(outcome) => outcome,
@@ -219,38 +272,88 @@ impl Api {
         }
     }
 
-    /// Sends one request on its own connection: on a unix socket that is cheaper than handling dockerd's restarts on a
-    /// persistent one.
-    async fn exchange<S, B>(&self, stream: S, request: Request<B>) -> Result<(Response<Incoming>, Streaming), ApiError>
+    fn limit(&self, limit: Duration) -> Duration {
+        if self.pool.is_some() { limit + NETWORK } else { limit }
+    }
+
+    /// Sends a request on a connection that waits for one, or else on a new one.
+    async fn exchange<B>(&self, request: Request<B>) -> Result<Exchange, ApiError>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
-        let connection = Streaming(AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut request = request.map(boxed);
+        if let Some(pool) = &self.pool {
+            while let Some(mut connection) = pool.take().await {
+                match connection.sender.try_send_request(request).await {
+                    Ok(response) => return Ok(Exchange { response, connection }),
+                    // It was closed before it took the request.
+                    Err(mut error) => match error.take_message() {
+                        Some(unsent) => request = unsent,
+                        None => return Err(self.unreachable(&error.into_error())),
+                    },
+                }
+            }
+        }
+        let mut connection = self.open().await?;
+        let response = connection.sender.send_request(request).await.map_err(|error| self.unreachable(&error))?;
+        Ok(Exchange { response, connection })
+    }
+
+    async fn open(&self) -> Result<Connection, ApiError> {
+        let stream = EarlyResponseStream::new(self.connect().await?);
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
+        let running = Streaming(AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to docker ended");
             }
         })));
-        let response = sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
-        Ok((response, connection))
+        Ok(Connection { sender, running })
     }
 
-    async fn connect(&self) -> Result<UnixStream, ApiError> {
-        match timeout(CONNECT, UnixStream::connect(&self.socket)).await {
+    async fn connect(&self) -> Result<Box<dyn Stream>, ApiError> {
+        match timeout(CONNECT.max(self.limit(Duration::ZERO)), self.dial.dial()).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Err(ApiError::Permission { address: self.address.clone() })
-            }
-            Ok(Err(error)) => Err(self.unreachable(error)),
-            Err(_) => Err(self.unreachable(io::Error::from(io::ErrorKind::TimedOut))),
+            Ok(Err(error)) if is_forbidden(&*error) => Err(ApiError::Permission { address: self.address.clone() }),
+            Ok(Err(error)) => Err(self.unreachable(&*error)),
+            Err(_) => Err(self.unreachable(&io::Error::from(io::ErrorKind::TimedOut))),
         }
     }
 
-    /// The error for a connection that dockerd closed or broke.
-    pub(crate) fn unreachable(&self, error: impl std::error::Error) -> ApiError {
-        ApiError::Unreachable { address: self.address.clone(), reason: error.to_string() }
+    /// The error for a connection that dockerd closed or broke, with its causes: hyper's own texts are short.
+    pub(crate) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ApiError {
+        ApiError::Unreachable { address: self.address.clone(), reason: causes(error) }
     }
+}
+
+/// A response, and the connection that it comes from.
+struct Exchange {
+    response: Response<Incoming>,
+    connection: Connection,
+}
+
+fn boxed<B>(body: B) -> RequestBody
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
+
+/// An error and what is behind it: of the system, or of the program that made the connection. A cause that is in the text
+/// already is not repeated.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.map(ToString::to_string).fold(error.to_string(), |reason, cause| {
+        if reason.ends_with(&cause) { reason } else { format!("{reason}: {cause}") }
+    })
+}
+
+/// Whether the system let nobody connect.
+fn is_forbidden(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|error| {
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    })
 }

@@ -12,6 +12,8 @@ use super::local;
 use super::object::{BucketAddress, ObjectEngine, ObjectVariables};
 use super::repository::RepositoryEngine;
 use super::{Engine, EngineError, EngineKind};
+use crate::docker_api::DockerAddress;
+use crate::net::Tls;
 
 /// dockerd's socket where nothing else is configured.
 pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
@@ -35,6 +37,8 @@ pub struct Selection {
     pub kind: Option<EngineKind>,
     /// dockerd's address as in `DOCKER_HOST`; [`DEFAULT_DOCKER_HOST`] if not given.
     pub docker_host: Option<String>,
+    /// TLS towards a dockerd at a `tcp://` address.
+    pub docker_tls: Option<Tls>,
     /// containerd's socket; [`DEFAULT_CONTAINERD_ADDRESS`] if not given. With Docker it is the first place
     /// where dockerd's containerd is looked for.
     pub containerd_address: Option<PathBuf>,
@@ -226,6 +230,17 @@ async fn object(selection: &Selection) -> Result<(Chosen, String), EngineError> 
         Chosen::Object(Box::new(ObjectEngine::connect(address, &selection.object_variables).await?)),
         "as configured".to_owned(),
     ))
+}
+
+/// Where dockerd is, on this machine or another one.
+#[allow(dead_code, reason = "the engine over any Engine API takes it")]
+pub(super) fn docker_address(selection: &Selection) -> Result<DockerAddress, EngineError> {
+    let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
+    DockerAddress::parse(host, selection.docker_tls.clone()).map_err(|error| EngineError::Unreachable {
+        engine: "docker",
+        address: host.escape_debug().to_string(),
+        reason: error.to_string(),
+    })
 }
 
 /// dockerd's socket. Blobs go to the containerd beside dockerd, so it must be one of this machine.

@@ -11,6 +11,7 @@
 //! ```
 
 mod address;
+mod command;
 mod connection;
 mod dial;
 mod drain;
@@ -18,10 +19,13 @@ mod linked_close;
 mod pem;
 mod principal;
 mod server_tls;
+mod ssh;
 mod tls_alert;
 mod upstream;
+mod verification;
 
 pub use address::{Address, AddressError};
+pub use command::{CommandError, CommandStream};
 pub use connection::Connection;
 pub use dial::{Dial, DialError};
 pub use drain::{Call, Drain, IDLE, KindGuard, Metered};
@@ -29,5 +33,6 @@ pub use linked_close::CloseWith;
 pub(crate) use linked_close::EofSignal;
 pub use principal::Principal;
 pub use server_tls::{ServerCertificate, ServerTls, ServerTlsError, ServerTlsSettings, TlsRules};
+pub use ssh::{SshAddress, SshAddressError, SshDial, SshError};
 pub(crate) use upstream::enlarge;
 pub use upstream::{Stream, Tls, Upstream, UpstreamError};

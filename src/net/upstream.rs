@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::tls_alert::TlsAlertStream;
+use super::verification::Unverified;
 use super::{Address, pem};
 
 /// The time limit for connecting, including TLS.
@@ -47,10 +48,15 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     Ok(sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED)?)
 }
 
+/// The protocols that TLS negotiates; grpc-go servers refuse connections without `h2`.
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
+
 /// TLS towards an upstream. All paths name PEM files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tls {
-    /// The certificate authority that signed the server's certificate; required.
+    /// The certificate authority that signed the server's certificate. A docker engine's may be one of the system's
+    /// authorities; everything else requires it.
     pub ca: Option<PathBuf>,
     /// The client certificate, if the server asks for one; requires `key`.
     pub cert: Option<PathBuf>,
@@ -58,6 +64,8 @@ pub struct Tls {
     pub key: Option<PathBuf>,
     /// The name in the server's certificate, if it differs from the address's host.
     pub server_name: Option<String>,
+    /// Whether the server's certificate is left unverified, as a docker context may ask (`SkipTLSVerify`).
+    pub skip_verify: bool,
 }
 
 /// An upstream at a socket.
@@ -115,7 +123,22 @@ impl Upstream {
     /// # Errors
     /// When a TLS file cannot be used, or TLS is asked for on a unix socket.
     pub fn new(address: Address, tls: Option<&Tls>) -> Result<Self, UpstreamError> {
-        let tls = tls.map(|tls| connector(&address, tls)).transpose()?;
+        let tls = tls.map(|tls| connector(&address, tls, HTTP2)).transpose()?;
+        Ok(Self { address, tls })
+    }
+
+    /// An upstream without TLS.
+    pub(crate) fn plain(address: Address) -> Self {
+        Self { address, tls: None }
+    }
+
+    /// Like [`Upstream::new`], for a docker engine, whose TLS listeners speak HTTP/1.1 only (go-connections
+    /// `sockets/tcp_socket.go`).
+    ///
+    /// # Errors
+    /// When a TLS file cannot be used, or TLS is asked for on a unix socket.
+    pub fn docker(address: Address, tls: Option<&Tls>) -> Result<Self, UpstreamError> {
+        let tls = tls.map(|tls| connector(&address, tls, HTTP1)).transpose()?;
         Ok(Self { address, tls })
     }
 
@@ -167,17 +190,36 @@ impl Upstream {
     }
 }
 
-fn connector(address: &Address, tls: &Tls) -> Result<(TlsConnector, ServerName<'static>), UpstreamError> {
+fn connector(
+    address: &Address,
+    tls: &Tls,
+    protocol: &[u8],
+) -> Result<(TlsConnector, ServerName<'static>), UpstreamError> {
     let settings = |reason: &str| UpstreamError::Settings { address: address.clone(), reason: reason.to_owned() };
     let Address::Tcp { host, .. } = address else {
         return Err(settings("a unix socket needs none; remove the TLS settings or give a `tcp://` address"));
     };
-    let ca = tls.ca.as_deref().ok_or_else(|| settings("the certificate authority is missing"))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates("certificate authority", ca)? {
-        roots.add(certificate).map_err(|error| tls_error("certificate authority", ca, error))?;
-    }
-    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let builder = ClientConfig::builder();
+    let builder = match &tls.ca {
+        _ if tls.skip_verify => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified::default())),
+        Some(ca) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates("certificate authority", ca)? {
+                roots.add(certificate).map_err(|error| tls_error("certificate authority", ca, error))?;
+            }
+            builder.with_root_certificates(roots)
+        }
+        None if protocol == HTTP1 => {
+            let mut roots = RootCertStore::empty();
+            // What cannot be read or parsed of a system's list is left out, as by other programs.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(settings("no certificate authority is named, and the system has none"));
+            }
+            builder.with_root_certificates(roots)
+        }
+        None => return Err(settings("the certificate authority is missing")),
+    };
     let mut config = match (&tls.cert, &tls.key) {
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
@@ -189,8 +231,7 @@ fn connector(address: &Address, tls: &Tls) -> Result<(TlsConnector, ServerName<'
         }
         _ => return Err(settings("the client certificate and its key go together; one is missing")),
     };
-    // grpc-go servers refuse connections that do not negotiate h2.
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     let name = tls.server_name.clone().unwrap_or_else(|| host.clone());
     let name = ServerName::try_from(name.clone()).map_err(|_| settings(&format!("`{name}` is not a server name")))?;
     Ok((TlsConnector::from(Arc::new(config)), name))

@@ -75,6 +75,7 @@ fn every_setting_can_be_given_by_variable() {
         cert: Some("cert.pem".into()),
         key: Some("key.pem".into()),
         server_name: Some("name".to_owned()),
+        skip_verify: false,
     };
     let outputs = OutputOptions {
         plain_is_load: true,
@@ -93,6 +94,7 @@ fn every_setting_can_be_given_by_variable() {
             engine: Selection {
                 kind: Some(EngineKind::Docker),
                 docker_host: Some("unix:///d.sock".to_owned()),
+                docker_tls: None,
                 containerd_address: Some("/c.sock".into()),
                 namespace: Some("moby".to_owned()),
                 layout: None,

@@ -42,7 +42,7 @@ pub(super) async fn read(
     let mut reader = Reader { selected, events, loading: None, notes: Vec::new() };
     let mut rest = BytesMut::new();
     while let Some(frame) = timeout(LOAD_TIMEOUT, body.frame()).await.map_err(|_| silent())? {
-        let frame = frame.map_err(|error| api.unreachable(error))?;
+        let frame = frame.map_err(|error| api.unreachable(&error))?;
         rest.extend_from_slice(frame.data_ref().map(|data| &data[..]).unwrap_or_default());
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             reader.line(&rest.split_to(end + 1))?;
