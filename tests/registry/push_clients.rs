@@ -54,10 +54,19 @@ async fn buildx_pushes_what_it_builds_and_docker_runs_it() {
         let output = stack.run_image("push/buildx:1", &["cat", "/built"]).ok().stdout;
         assert_eq!(output, "built\n", "{again}");
     }
-    // With attestations, it is an index.
+    // With attestations, it is an index, and the only image that there is of it.
     let attested = format!("{}/push/attested:1", served.address);
-    builder.build(context.path(), ["--push", "--provenance", "mode=max", "-t", &attested]).ok();
-    assert_eq!(stack.run_image("push/attested:1", &["cat", "/built"]).ok().stdout, "built\n");
+    for _ in 0..2 {
+        builder.build(context.path(), ["--push", "--provenance", "mode=max", "-t", &attested]).ok();
+        assert_eq!(stack.run_image("push/attested:1", &["cat", "/built"]).ok().stdout, "built\n");
+        let listed = stack.ctr("moby", ["images", "ls", "-q"]).ok().lines();
+        let listed: Vec<_> = listed.iter().filter(|name| name.contains("push/attested")).collect();
+        assert_eq!(listed, ["docker.io/push/attested:1"]);
+    }
+    let index = served.get("/v2/push/attested/manifests/1").json();
+    let subject = index["manifests"][0]["digest"].as_str().unwrap();
+    let referrers = served.get(&format!("/v2/push/attested/referrers/{subject}")).json();
+    assert_eq!(referrers["manifests"][0]["digest"], index["manifests"][1]["digest"], "{referrers}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

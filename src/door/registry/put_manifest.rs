@@ -17,7 +17,7 @@ use super::query;
 use super::refusal::{Code, Refusal};
 use super::repository::Repository;
 use super::response::{CONTENT_DIGEST, empty, put};
-use super::subjects::subject_of;
+use super::subjects::Subject;
 use crate::engine::images::Images;
 use crate::engine::{EngineError, UnpackFor};
 use crate::export::{ExportError, Request};
@@ -44,7 +44,14 @@ struct Pushed {
     names: Vec<Reference>,
     /// The tags among them that are in the query.
     tags: Vec<String>,
-    subject: Option<Digest>,
+    subject: Subject,
+}
+
+impl Pushed {
+    /// Whether an index is to come that lists it: then it is no image by itself.
+    fn awaits_index(&self) -> bool {
+        self.names.is_empty() && (self.subject.digest.is_none() || self.subject.is_listed)
+    }
 }
 
 impl Door {
@@ -70,7 +77,7 @@ impl Door {
         let descriptor = Descriptor::new(media_type, digest, bytes.len() as u64);
         let document = Document::parse(descriptor, bytes)
             .map_err(|error| Refusal::bad(Code::ManifestInvalid, error.to_string()))?;
-        let subject = subject_of(&document.bytes).map_err(|error| {
+        let subject = Subject::of(&document.bytes).map_err(|error| {
             let message = format!("`subject` is no descriptor: {error}");
             Refusal::bad(Code::ManifestInvalid, message)
         })?;
@@ -94,7 +101,7 @@ impl Door {
         let (headers, digest) = (response.headers_mut(), pushed.document.descriptor.digest.as_str());
         put(headers, LOCATION, &format!("/v2/{}/manifests/{digest}", repository.name));
         put(headers, CONTENT_DIGEST, digest);
-        if let Some(subject) = &pushed.subject {
+        if let Some(subject) = &pushed.subject.digest {
             put(headers, SUBJECT, subject.as_str());
         }
         for tag in &pushed.tags {
@@ -116,7 +123,7 @@ impl Door {
         let graph = Arc::new(self.pushed_graph(&pushed.document, readable).await?);
         self.check_shown(&graph, readable).map_err(|digests| blobs_unknown(&digests))?;
         self.check_leaves(&graph).await?;
-        if pushed.names.is_empty() && pushed.subject.is_none() {
+        if pushed.awaits_index() {
             let pinned: HashSet<_> =
                 leased.lease.pin_graph(&graph).await?.into_iter().map(|blob| blob.digest).collect();
             push.uploaded(&root.digest, root.size);

@@ -167,17 +167,34 @@ impl Subjects {
     }
 }
 
-/// The digest of the subject that a document names, if it names one.
-///
-/// # Errors
-/// When the subject is no descriptor.
-pub(super) fn subject_of(bytes: &[u8]) -> Result<Option<Digest>, serde_json::Error> {
-    #[derive(Deserialize)]
-    struct Document {
-        #[serde(default)]
-        subject: Option<SubjectDescriptor>,
+/// What BuildKit's attestations of an image say that they are (BuildKit `exporter/containerimage/writer.go`).
+const ATTESTATION: &str = "application/vnd.docker.attestation.manifest.v1+json";
+
+/// What a pushed document says of another one.
+#[derive(Debug, Default)]
+pub(super) struct Subject {
+    /// The subject, if it names one.
+    pub(super) digest: Option<Digest>,
+    /// Whether an index is to come that lists it.
+    pub(super) is_listed: bool,
+}
+
+impl Subject {
+    /// # Errors
+    /// When the subject is no descriptor.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Document {
+            #[serde(default)]
+            subject: Option<SubjectDescriptor>,
+            #[serde(default)]
+            artifact_type: Option<serde_json::Value>,
+        }
+        let Document { subject, artifact_type } = serde_json::from_slice(bytes)?;
+        let is_listed = artifact_type.is_some_and(|kind| kind == ATTESTATION);
+        Ok(Self { digest: subject.map(|subject| subject.digest), is_listed })
     }
-    Ok(serde_json::from_slice::<Document>(bytes)?.subject.map(|subject| subject.digest))
 }
 
 impl Facts {
