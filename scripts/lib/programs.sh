@@ -39,6 +39,9 @@ unregistry|github.com/psviderski/unregistry@v0.4.1|./cmd/unregistry|0|||
 TABLE
 }
 
+# Azure's storage emulator, which is a program for Node: only where somebody asks for it, and Node is there.
+azurite="azurite@3.37.0"
+
 # Debian packages: what the programs above link with or call, and the clients.
 packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs rsync openssh-client openssl python3-venv xz-utils zstd bzip2"
 
@@ -132,4 +135,22 @@ install_python() {
     printf '#!/bin/sh\nexec "%s/bin/python" "$@"\n' "$folder" >"$cache/bin/linkspan-python"
     chmod +x "$cache/bin/linkspan-python"
     echo "$python_packages" >"$folder/.packages"
+}
+
+# install_azurite: below the cache, and a program that runs it.
+install_azurite() {
+    local folder=$cache/azurite
+    exec 8>"$cache/.lock"
+    flock 8 # two clones may install at once
+    [ "$(cat "$folder/.package" 2>/dev/null)" = "$azurite" ] && return 0
+    if ! command -v npm >/dev/null; then
+        say "npm is missing: $azurite is not installed, and az:// not tested"
+        return 0
+    fi
+    say "installing $azurite"
+    rm -rf "$folder" && mkdir -p "$folder"
+    npm install --prefix "$folder" --no-audit --no-fund --ignore-scripts "$azurite" >"$cache/npm.log" 2>&1 ||
+        die "npm could not install $azurite (see $cache/npm.log)" "check the network and npm's registry"
+    ln -sf "$folder/node_modules/.bin/azurite-blob" "$cache/bin/azurite-blob"
+    echo "$azurite" >"$folder/.package"
 }

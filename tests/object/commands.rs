@@ -7,7 +7,7 @@ use crate::fixture::{Image, export, image, names};
 const LISTED: &str = "{{.Repository}}:{{.Tag}} {{.Digest}}";
 
 /// An OCI layout with `image` as `name`, for commands to read.
-async fn layout(image: &Image, name: &str) -> tempfile::TempDir {
+pub(crate) async fn layout(image: &Image, name: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let engine = crate::names::layout(folder.path()).await;
     export(&*engine, image, &names(&[name])).await.unwrap();

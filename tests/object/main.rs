@@ -12,6 +12,7 @@ mod fixture;
 #[allow(dead_code, reason = "made for the tests of the registry door")]
 mod http;
 
+mod azure;
 mod broken;
 mod caches;
 mod collect;

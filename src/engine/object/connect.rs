@@ -1,6 +1,7 @@
 //! The client of a bucket, by the variables that other tools read as well.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,15 +149,26 @@ fn check_urls<'a>(variables: &'a [(String, String)], prefix: &str) -> Result<(),
     }
 }
 
+/// The endpoint of Amazon's protocol that `variables` name, if it has no TLS.
+fn plain_endpoint(variables: &[(String, String)]) -> Option<&str> {
+    let value = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(value);
+    endpoint.filter(|endpoint| endpoint.starts_with("http://"))
+}
+
 /// Fails with the endpoint if that has no TLS and nobody allowed it.
 fn check_plain(variables: &[(String, String)]) -> Result<(), String> {
-    let value = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    let is_allowed = value("AWS_ALLOW_HTTP").is_some_and(|text| matches!(text, "1" | "true" | "yes" | "on"));
-    let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(value);
-    match endpoint {
-        Some(endpoint) if endpoint.starts_with("http://") && !is_allowed => Err(endpoint.to_owned()),
-        _ => Ok(()),
-    }
+    let allowed = variables.iter().find(|(key, _)| key == "AWS_ALLOW_HTTP");
+    let is_allowed = allowed.is_some_and(|(_, text)| matches!(text.as_str(), "1" | "true" | "yes" | "on"));
+    plain_endpoint(variables).filter(|_| !is_allowed).map_or(Ok(()), |endpoint| Err(endpoint.to_owned()))
+}
+
+/// Whether somebody between us and `endpoint` could change what we send.
+fn has_between(endpoint: &str) -> bool {
+    let url = reqwest::Url::parse(endpoint).ok();
+    let host = url.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    !address.map_or(host == "localhost", |address| address.is_loopback())
 }
 
 /// Those of `variables` that begin with `prefix` and mean something to the client.
@@ -172,11 +184,9 @@ fn amazon(bucket: &str, variables: &[(String, String)]) -> Result<Client, Error>
     let mut builder = AmazonS3Builder::new()
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST)
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::ConnectTimeout), CONNECT)
-        // What is sent over TLS need not be hashed for its signature: we hash it once for its digest.
-        .with_unsigned_payload(true);
-    if variables.iter().any(|(key, value)| key == "AWS_ALLOW_HTTP" && !value.is_empty()) {
-        builder = builder.with_unsigned_payload(false);
-    }
+        // What nobody can change on its way need not be hashed for its signature, by us and by the store once more: we hash
+        // it for its digest.
+        .with_unsigned_payload(!plain_endpoint(variables).is_some_and(has_between));
     for (key, value) in settings(variables, "AWS_") {
         builder = builder.with_config(key, value);
     }
@@ -241,6 +251,23 @@ mod tests {
         assert!(error.to_string().contains("http://127.0.0.1:9000"), "{error}");
         assert!(error.hint().unwrap().contains("AWS_ALLOW_HTTP"));
         open("s3://bucket", &[plain, ("AWS_ALLOW_HTTP", "true")]).unwrap();
+    }
+
+    #[test]
+    fn what_somebody_could_change_on_its_way_is_signed() {
+        for (endpoint, expected) in [
+            ("http://127.0.0.1:9000", false),
+            ("http://[::1]:9000", false),
+            ("http://localhost:9000/", false),
+            ("http://10.0.0.1", true),
+            ("http://localhost.example", true),
+            ("http://[2001:db8::1]:9000", true),
+        ] {
+            assert_eq!(has_between(endpoint), expected, "{endpoint}");
+        }
+        let plain = |text: &str| vec![("AWS_ENDPOINT_URL".to_owned(), text.to_owned())];
+        assert_eq!(plain_endpoint(&plain("https://10.0.0.1")), None);
+        assert_eq!(plain_endpoint(&plain("http://10.0.0.1")), Some("http://10.0.0.1"));
     }
 
     #[test]

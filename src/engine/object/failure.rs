@@ -8,17 +8,53 @@ use crate::engine::EngineError;
 /// The longest text of a store that is shown, in characters: some answer with whole pages.
 const MAX_TEXT: usize = 600;
 
-const DENIED: &str = "check that the credentials (AWS_ACCESS_KEY_ID, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_KEY, …) may \
-                      read, list, write and delete below this address";
-const NO_CREDENTIALS: &str = "set the credentials in the usual variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
-                              GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY), or run where \
-                              a role of the machine gives them";
-const NO_BUCKET: &str =
-    "create the bucket first, and check its name, region (AWS_REGION) and endpoint (AWS_ENDPOINT_URL)";
 const CLOCK: &str =
     "check the clock of this machine: the store refuses requests whose time differs too much from its own";
-const UNREACHABLE: &str = "check the endpoint (AWS_ENDPOINT_URL), the network and the state of the store; nothing of an export is \
-                           visible until all of it is stored: export again";
+
+/// What can be done where a store refuses, in the words of its provider.
+#[derive(Debug)]
+struct Hints {
+    denied: &'static str,
+    no_credentials: &'static str,
+    no_bucket: &'static str,
+    unreachable: &'static str,
+}
+
+const AMAZON: Hints = Hints {
+    denied: "check that the credentials (AWS_ACCESS_KEY_ID, …) may read, list, write and delete below this address",
+    no_credentials: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role of the machine gives them",
+    no_bucket: "create the bucket first, and check its name, region (AWS_REGION) and endpoint (AWS_ENDPOINT_URL)",
+    unreachable: "check the endpoint (AWS_ENDPOINT_URL), the network and the state of the store; nothing of an export is \
+                  visible until all of it is stored: export again",
+};
+const GOOGLE: Hints = Hints {
+    denied: "check that the service account (GOOGLE_SERVICE_ACCOUNT) may read, list, write and delete below this address",
+    no_credentials: "set GOOGLE_SERVICE_ACCOUNT to the file of a service account's key, or run where a role of the machine \
+                     gives the credentials",
+    no_bucket: "create the bucket first, and check its name and the project of the service account",
+    unreachable: "check the network and the state of the store; nothing of an export is visible until all of it is stored: \
+                  export again",
+};
+const AZURE: Hints = Hints {
+    denied: "check that the credentials (AZURE_STORAGE_ACCOUNT_KEY, …) may read, list, write and delete below this address",
+    no_credentials: "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or run where a role of the machine gives \
+                     them",
+    no_bucket: "create the container first, and check its name, the account (AZURE_STORAGE_ACCOUNT_NAME) and the endpoint \
+                (AZURE_STORAGE_ENDPOINT)",
+    unreachable: "check the endpoint (AZURE_STORAGE_ENDPOINT), the network and the state of the store; nothing of an export \
+                  is visible until all of it is stored: export again",
+};
+
+impl Hints {
+    /// Those of the provider at whose address `object` is.
+    fn of(object: &str) -> &'static Self {
+        match object.split_once("://") {
+            Some(("gs", _)) => &GOOGLE,
+            Some(("az", _)) => &AZURE,
+            _ => &AMAZON,
+        }
+    }
+}
 
 /// The error of the operation on `object`.
 pub(crate) fn failure(operation: &'static str, object: String, error: &Error) -> EngineError {
@@ -27,16 +63,19 @@ pub(crate) fn failure(operation: &'static str, object: String, error: &Error) ->
     if is(&["507 ", "StorageFull", "QuotaExceeded", "InsufficientStorage"]) || EngineError::is_no_space(&text) {
         return EngineError::NoSpace { operation: format!("{operation} {object}"), message: text };
     }
+    let hints = Hints::of(&object);
     let hint = match error {
         _ if is(&["RequestTimeTooSkewed"]) => Some(CLOCK),
-        Error::Unauthenticated { .. } => Some(NO_CREDENTIALS),
-        _ if is(&["169.254.169.254", "metadata.google", "MissingCredential"]) => Some(NO_CREDENTIALS),
-        Error::PermissionDenied { .. } => Some(DENIED),
+        Error::Unauthenticated { .. } => Some(hints.no_credentials),
+        _ if is(&["169.254.169.254", "metadata.google", "MissingCredential"]) => Some(hints.no_credentials),
+        Error::PermissionDenied { .. } => Some(hints.denied),
         // A list has no error of its own for that.
-        _ if is(&["403 Forbidden", "AccessDenied"]) => Some(DENIED),
-        _ if is(&["401 Unauthorized"]) => Some(NO_CREDENTIALS),
-        _ if is(&["NoSuchBucket", "ContainerNotFound", "PermanentRedirect", "without LOCATION"]) => Some(NO_BUCKET),
-        Error::Generic { .. } => Some(UNREACHABLE),
+        _ if is(&["403 Forbidden", "AccessDenied"]) => Some(hints.denied),
+        _ if is(&["401 Unauthorized"]) => Some(hints.no_credentials),
+        _ if is(&["NoSuchBucket", "ContainerNotFound", "PermanentRedirect", "without LOCATION"]) => {
+            Some(hints.no_bucket)
+        }
+        Error::Generic { .. } => Some(hints.unreachable),
         _ => None,
     };
     EngineError::Object { operation, object, reason: text, hint }
@@ -110,6 +149,10 @@ mod tests {
         assert!(matches!(full, EngineError::NoSpace { .. }) && full.hint().unwrap().contains("bucket"), "{full}");
         let none = of("<Code>NoSuchBucket</Code>");
         assert!(none.hint().unwrap().contains("create the bucket"));
+        let absent = Error::Generic { store: "", source: "<Code>ContainerNotFound</Code>".into() };
+        for (object, word) in [("s3://b/k", "AWS_REGION"), ("gs://b/k", "service account"), ("az://b/k", "AZURE_")] {
+            assert!(failure("writing", object.to_owned(), &absent).hint().unwrap().contains(word), "{object}");
+        }
         let source = || "no".to_owned().into();
         let unsigned = of("Error performing GET - 403 Forbidden: <Code>SignatureDoesNotMatch</Code>");
         assert!(unsigned.hint().unwrap().contains("credentials"), "{unsigned}");
