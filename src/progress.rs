@@ -96,6 +96,19 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// What one node of a cluster was sent, when the image has its names.
+    Node {
+        /// The node.
+        node: String,
+        /// Blobs that were sent to it, documents included.
+        sent_blobs: usize,
+        /// Their bytes.
+        sent_bytes: u64,
+        /// Blobs that it had.
+        present_blobs: usize,
+        /// Layers that were unpacked there.
+        unpacked: usize,
+    },
     /// A remark for people, such as a line of the engine's response.
     Note(String),
 }

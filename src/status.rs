@@ -103,6 +103,9 @@ pub struct Engine {
     /// The graph driver of Docker's classic store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_driver: Option<String>,
+    /// The nodes of a cluster.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
 }
 
 /// What is let through.

@@ -21,6 +21,7 @@ struct Rule {
 }
 
 const CONCRETE_ENGINES: &[&str] = &[
+    "crate::engine::cluster",
     "crate::engine::containerd",
     "crate::engine::docker",
     "crate::engine::docker_classic",

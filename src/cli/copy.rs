@@ -19,8 +19,9 @@ use super::report::Transfer;
 use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on, engine, output, repeat};
 use crate::config::Config;
+use crate::engine::ClusterAddress;
 use crate::export::Request;
-use crate::image::{Descriptor, Reference};
+use crate::image::{Descriptor, Platform, Reference};
 use crate::registry::Registry;
 use crate::source::archive::{Archive, ManifestFormat, SavedImage};
 use crate::source::{BlobLookup, Choice, Source, choose};
@@ -66,6 +67,9 @@ Locations, spelled as skopeo does:
                                (`serve --export-listen`); on another
                                machine with LINKSPAN_TO_TLS_CA, _CERT, _KEY
   oci:DIR[:NAME]               an OCI image layout
+  kind://[CLUSTER][?nodes=A,B][:NAME], k3d://…
+                               every node of a cluster whose nodes are
+                               containers of --docker-host
   s3://BUCKET/PREFIX[:NAME]    a bucket of an object store; also gs:// and az://
   oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
                                an archive; NAME picks one of its images, or
@@ -80,12 +84,21 @@ Examples:
   linkspan copy oci:./layout:demo:1 docker-daemon:demo:2
   linkspan copy docker-daemon:demo:1 unix:///run/linkspan/export.sock:
   linkspan copy docker://registry.example/app:1 docker-daemon:
+  linkspan copy docker-daemon:demo:1 kind://
   linkspan copy demo:1 docker://localhost:5000/demo:1
   linkspan copy demo:1 docker-archive:demo.tar
 
 Exit code: 0 when it was copied, 1 when it was not, 2 for a wrong command
 line, 130 or 143 when it was interrupted: the blobs sent by then are kept for
 an hour, and the next copy resumes from them.";
+
+/// What a load has in common with a copy.
+pub(super) struct LoadOptions {
+    pub(super) platform: Option<Platform>,
+    pub(super) quiet: bool,
+    pub(super) json: bool,
+    pub(super) engine: EngineSettings,
+}
 
 /// An image to be copied.
 struct CopyInput {
@@ -118,6 +131,9 @@ impl Copy {
             ImageLocation::Object(bucket, _) => {
                 repeat::flags([("engine", Some("object")), ("object", Some(bucket.to_string().as_str()))])
             }
+            ImageLocation::Cluster(cluster, _) => {
+                repeat::flags([("engine", Some(cluster.to_string().as_str())), ("docker-host", docker_host.as_deref())])
+            }
             ImageLocation::Daemon(address, _) => return repeat::flags([("to", Some(address.to_string().as_str()))]),
             ImageLocation::Configured(_) => return self.engine.repeated(),
             ImageLocation::Archive(..) | ImageLocation::Registry(_) => return String::new(),
@@ -125,7 +141,20 @@ impl Copy {
         config + &rest
     }
 
+    /// The copy of an image of docker, called `name`, to every node of `cluster`.
+    pub(super) fn of_docker(name: &str, cluster: ClusterAddress, options: LoadOptions) -> Self {
+        let LoadOptions { platform, quiet, json, engine } = options;
+        let (from, to) = (ImageLocation::Docker(Some(name.to_owned())), ImageLocation::Cluster(cluster, None));
+        let extent = Extent { platform, one_platform: false };
+        Self { from, to, extent, quiet, json, plain_http: false, engine }
+    }
+
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        self.run_as("Copied", Vec::new())
+    }
+
+    /// The same; `verb` is what the report says, and `names`, if there are any, are the names of the copy.
+    pub(super) fn run_as(self, verb: &'static str, as_names: Vec<Reference>) -> Result<ExitCode, CommandError> {
         let Self { from, to, extent, quiet, json, plain_http, engine } = self;
         let (config, configured) = engine::target(TargetSettings { to: None, tls: ClientTls::default(), engine })?;
         let mode = ProgressMode::of(quiet || json);
@@ -150,7 +179,7 @@ impl Copy {
                     return Err(error);
                 }
             };
-            let names = name.map_or(found.names, |name| vec![name]);
+            let names = if as_names.is_empty() { name.map_or(found.names, |name| vec![name]) } else { as_names };
             let pushed = pushed(&from, &to);
             let origin = engine::origin("copy");
             let SelectedPart { root, graph, .. } = found.taken;
@@ -160,13 +189,14 @@ impl Copy {
                     Some(graph) => exports.run_part(request, graph, found.source, events).await,
                     None => exports.run(request, found.source, events).await,
                 };
-                let (copied, unpacked) = mode.show(copy).await;
-                Ok((copied?, unpacked))
+                let (copied, tally) = mode.show(copy).await;
+                Ok((copied?, tally))
             };
             let copied = super::exporting(&exports, copying).await;
             held.end().await;
-            let (outcome, unpacked) = copied?;
-            Transfer { verb: "Copied", root: &root, names: &names, outcome, unpacked }.report(json, mode)?;
+            let (outcome, tally) = copied?;
+            let tally = tally.of(exports.engine().identity(), outcome);
+            Transfer { verb, root: &root, names: &names, outcome, tally }.report(json, mode)?;
             if let Some(push) = pushed.filter(|_| !quiet) {
                 output::note(&format!("linkspan: note: it is only named here; `{push}` sends it to that registry"));
             }

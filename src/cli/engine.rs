@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::abandoned::AbandonedLeases;
 use super::daemon::daemon_at;
+use super::destination::Destination;
 use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on};
 use crate::config::{Config, ConfigError, Log, Names, Origin as SettingOrigin, ProcessEnvironment};
@@ -43,7 +44,8 @@ fn load(settings: EngineSettings) -> Result<Config, CommandError> {
 /// Chooses the engine behind the docker door, if a Linkspan's docker door is where docker is expected. `environment` is
 /// `DOCKER_HOST`: where that names our own door it was set for docker's clients, and the configuration ignores it.
 async fn pass_docker_door(selection: &mut Selection, environment: Option<String>) {
-    if !selection.kind.is_none_or(EngineKind::is_docker) {
+    // The nodes of a cluster are found through dockerd.
+    if !selection.kind.is_none_or(|kind| kind.is_docker() || kind == EngineKind::Cluster) {
         return;
     }
     let Some(host) = selection.docker_host.clone().or(environment) else { return };
@@ -69,12 +71,19 @@ pub(super) enum Target {
 
 /// Loads the configuration and chooses the target.
 pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), CommandError> {
-    let TargetSettings { to, tls, engine } = settings;
+    let TargetSettings { to, tls, mut engine } = settings;
     let to = match to {
-        None if !engine.is_given() => daemon()?,
+        None if !engine.is_given() => destination()?,
         to => to,
     };
-    let to = to.map(|address| tls.of(address));
+    let to = match to {
+        Some(Destination::Cluster(cluster)) => {
+            engine.engine = Some(cluster.to_string());
+            None
+        }
+        Some(Destination::Daemon(address)) => Some(tls.of(address)),
+        None => None,
+    };
     if let Some(daemon) = &to {
         daemon.check().map_err(CommandError::Elsewhere)?;
     }
@@ -90,10 +99,18 @@ pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), Comma
 
 /// The daemon in the environment.
 pub(super) fn daemon() -> Result<Option<Address>, CommandError> {
+    Ok(destination()?.and_then(|destination| match destination {
+        Destination::Daemon(address) => Some(address),
+        Destination::Cluster(_) => None,
+    }))
+}
+
+/// What the environment says where to work.
+fn destination() -> Result<Option<Destination>, CommandError> {
     let Some(text) = std::env::var_os(TO).filter(|text| !text.is_empty()) else { return Ok(None) };
     let text = text.into_string().map_err(|_| ConfigError::Encoding { name: TO.to_owned() })?;
-    let parsed = text.parse::<Address>().map_err(|error| {
-        let (origin, reason) = (SettingOrigin::Variable(TO.to_owned()), format!("is no address: {}", error.reason));
+    let parsed = text.parse::<Destination>().map_err(|error| {
+        let (origin, reason) = (SettingOrigin::Variable(TO.to_owned()), format!("is no address: {}", error.reason()));
         ConfigError::Value { origin, text: text.clone(), reason }
     })?;
     Ok(Some(parsed))

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::abandoned::AbandonedLeases;
+use super::copy::{Copy, LoadOptions};
+use super::destination::Destination;
 use super::engine::Target;
 use super::progress::ProgressMode;
 use super::report::Transfer;
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output};
 use crate::config::Config;
-use crate::engine::EngineError;
+use crate::engine::{ClusterAddress, EngineError};
 use crate::export::{ExportError, Exports, Request};
 use crate::image::{Digest, Platform, Reference};
 use crate::source::archive::{Archive, SavedImage};
@@ -25,8 +27,9 @@ use crate::source::{BlobLookup, Choice, Source, choose};
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Load {
-    /// The same as --input
-    #[arg(value_name = "FILE|DIR|-", conflicts_with = "input")]
+    /// The same as --input; for a cluster (`--to kind://CLUSTER`) also the name of an image of the docker of --docker-host, where
+    /// no such file exists
+    #[arg(value_name = "FILE|DIR|-|IMAGE", conflicts_with = "input")]
     file: Option<PathBuf>,
 
     /// An OCI archive, an archive of `docker save`, or the folder of an OCI image layout; `-` is standard input. Archives
@@ -64,6 +67,7 @@ Examples:
   docker save demo | linkspan load --engine containerd --namespace k8s.io
   linkspan load -i ./layout -t registry.example/demo:1 --json
   linkspan load -i image.tar --to unix:///run/linkspan/export.sock
+  linkspan load demo:1 --to kind://dev
 
 Exit code: 0 when every image was loaded, 1 when one was not, 2 for a wrong
 command line, 130 or 143 when it was interrupted: the blobs sent by then are
@@ -77,6 +81,10 @@ impl Load {
             return Err(CommandError::NoInput);
         }
         let Self { tag, platform, quiet, json, target, .. } = self;
+        if let Some((name, cluster)) = from_docker(&input, &target) {
+            let options = LoadOptions { platform, quiet, json, engine: target.engine };
+            return Copy::of_docker(&name, cluster, options).run_as("Loaded", tag);
+        }
         let (config, target) = engine::target(target)?;
         let load = Loading { tag, platform, mode: ProgressMode::of(quiet || json), json };
         block_on(load.run(&config, &target, (!is_stdin).then_some(input)))??;
@@ -140,7 +148,7 @@ impl Loading {
         }
         let source: Arc<dyn Source> = archive.clone();
         let request = Request::new(root.clone(), names.clone(), engine::origin("load"));
-        let (outcome, unpacked) = self.mode.show(|events| exports.run(request, source, events)).await;
+        let (outcome, tally) = self.mode.show(|events| exports.run(request, source, events)).await;
         let outcome = outcome.map_err(|error| match error {
             ExportError::Engine(error @ EngineError::Corrupt { .. }) => CommandError::Damaged {
                 archive: archive.name().to_owned(),
@@ -149,9 +157,22 @@ impl Loading {
             },
             error => error.into(),
         })?;
-        Transfer { verb: "Loaded", root: &root, names, outcome, unpacked }.report(self.json, self.mode)?;
+        let tally = tally.of(exports.engine().identity(), outcome);
+        Transfer { verb: "Loaded", root: &root, names, outcome, tally }.report(self.json, self.mode)?;
         Ok(root.digest)
     }
+}
+
+/// The name of the image of docker that is to be loaded into a cluster, and the cluster, where `input` is no file.
+fn from_docker(input: &Path, target: &TargetSettings) -> Option<(String, ClusterAddress)> {
+    let cluster = match (&target.to, &target.engine.engine) {
+        (Some(Destination::Cluster(cluster)), _) => cluster.clone(),
+        (None, Some(engine)) => engine.parse().ok()?,
+        _ => return None,
+    };
+    let is_file = input == Path::new("-") || input.symlink_metadata().is_ok();
+    let name = input.to_str().filter(|name| !is_file && name.parse::<Reference>().is_ok())?;
+    Some((name.to_owned(), cluster))
 }
 
 /// Opens the archive at `input`, or on standard input. Of a stream, blobs that the engine of `exports` has are not kept.

@@ -9,6 +9,7 @@ mod cache;
 mod client_tls;
 mod copy;
 mod daemon;
+mod destination;
 mod doctor;
 mod engine;
 mod error;

@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 
 use self::bars::Bars;
 use super::show;
+use crate::engine::{Identity, Storage};
 use crate::export::Outcome;
 use crate::image::{Descriptor, Digest};
 use crate::progress::{Event, Events};
@@ -40,21 +41,51 @@ impl ProgressMode {
         Gauge((self == Self::Bars).then(|| bars::bar(total).with_prefix("archive").with_message("writing")))
     }
 
-    /// Runs `work` and shows its events; the second result is the number of unpacked layers. The bars are cleared on every exit
+    /// Runs `work` and shows its events; the second result is what they add up to. The bars are cleared on every exit
     /// path, so that later output starts on its own line.
-    pub(super) async fn show<F: Future>(self, work: impl FnOnce(Events) -> F) -> (F::Output, usize) {
+    pub(super) async fn show<F: Future>(self, work: impl FnOnce(Events) -> F) -> (F::Output, Tally) {
         let view = match self {
             Self::Quiet => View::Nothing,
             Self::Lines => View::Lines(Lines::default()),
             Self::Bars => View::Bars(Box::default()),
         };
-        let shown = Arc::new(Mutex::new(Shown { view, unpacked: 0 }));
+        let shown = Arc::new(Mutex::new(Shown { view, tally: Tally::default() }));
         // Dropped together with an interrupted `work`.
         let end = End(shown.clone());
         let events = Events::new(move |event| shown.lock().unwrap_or_else(PoisonError::into_inner).show(event));
         let output = work(events).await;
-        let unpacked = end.0.lock().unwrap_or_else(PoisonError::into_inner).unpacked;
-        (output, unpacked)
+        let tally = std::mem::take(&mut end.0.lock().unwrap_or_else(PoisonError::into_inner).tally);
+        (output, tally)
+    }
+}
+
+/// What the events of an export add up to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Tally {
+    /// How many layers were unpacked.
+    pub(super) unpacked: usize,
+    /// What each node of a cluster was sent.
+    pub(super) nodes: Vec<NodeTally>,
+}
+
+/// What one node of a cluster was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NodeTally {
+    pub(super) node: String,
+    pub(super) outcome: Outcome,
+    pub(super) unpacked: usize,
+}
+
+impl Tally {
+    /// The same for an export into the engine `identity` of which `outcome` came: if all nodes of a cluster had all, there were no
+    /// events.
+    pub(super) fn of(mut self, identity: &Identity, outcome: Outcome) -> Self {
+        if let Storage::Cluster { nodes, .. } = &identity.storage
+            && self.nodes.is_empty()
+        {
+            self.nodes = nodes.iter().map(|node| NodeTally { node: node.clone(), outcome, unpacked: 0 }).collect();
+        }
+        self
     }
 }
 
@@ -84,11 +115,11 @@ fn is_capable(is_terminal: bool, term: Option<&OsStr>) -> bool {
     is_terminal && term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-/// The current view, and the counter for the summary.
+/// The current view, and the counters for the summary.
 #[derive(Debug)]
 struct Shown {
     view: View,
-    unpacked: usize,
+    tally: Tally,
 }
 
 #[derive(Debug)]
@@ -102,7 +133,12 @@ impl Shown {
     fn show(&mut self, event: &Event) {
         match event {
             Event::Note(note) if note.starts_with(RESULT) => return,
-            Event::Unpacked { .. } => self.unpacked += 1,
+            Event::Unpacked { .. } => self.tally.unpacked += 1,
+            Event::Node { node, sent_blobs, sent_bytes, present_blobs, unpacked } => {
+                let (sent_blobs, sent_bytes, present_blobs) = (*sent_blobs, *sent_bytes, *present_blobs);
+                let outcome = Outcome { sent_blobs, sent_bytes, present_blobs };
+                self.tally.nodes.push(NodeTally { node: node.clone(), outcome, unpacked: *unpacked });
+            }
             _ => {}
         }
         match &mut self.view {

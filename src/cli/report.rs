@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::progress::{ProgressMode, summary};
+use super::progress::{NodeTally, ProgressMode, Tally, summary};
 use super::{CommandError, output};
 use crate::export::Outcome;
 use crate::image::{Descriptor, Reference};
@@ -14,24 +14,25 @@ pub(super) struct Transfer<'a> {
     pub(super) root: &'a Descriptor,
     pub(super) names: &'a [Reference],
     pub(super) outcome: Outcome,
-    /// How many layers were unpacked.
-    pub(super) unpacked: usize,
+    /// What was unpacked, and where.
+    pub(super) tally: Tally,
 }
 
 impl Transfer<'_> {
     /// Prints it as a JSON object, or as a line for each name and a summary.
     pub(super) fn report(self, json: bool, mode: ProgressMode) -> Result<(), CommandError> {
-        let Self { verb, root, names, outcome, unpacked } = self;
+        let Self { verb, root, names, outcome, tally } = self;
         if json {
             let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
             let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-            return output::print(
-                &json!({
-                    "names": names, "digest": root.digest, "mediaType": root.media_type,
-                    "sentBlobs": sent_blobs, "sentBytes": sent_bytes, "presentBlobs": present_blobs,
-                })
-                .to_string(),
-            );
+            let mut report = json!({
+                "names": names, "digest": root.digest, "mediaType": root.media_type,
+                "sentBlobs": sent_blobs, "sentBytes": sent_bytes, "presentBlobs": present_blobs,
+            });
+            if !tally.nodes.is_empty() {
+                report["nodes"] = tally.nodes.iter().map(node).collect();
+            }
+            return output::print(&report.to_string());
         }
         if names.is_empty() {
             output::print(&format!("{verb} image ID: {}", root.digest))?;
@@ -40,8 +41,20 @@ impl Transfer<'_> {
             output::print(&format!("{verb} image: {}", name.familiar()))?;
         }
         if mode != ProgressMode::Quiet {
-            output::note(&summary(outcome, unpacked));
+            output::note(&summary(outcome, tally.unpacked));
+            for NodeTally { node, outcome, unpacked } in tally.nodes {
+                output::note(&format!("{node}: {}", summary(outcome, unpacked)));
+            }
         }
         Ok(())
     }
+}
+
+/// What a node was sent.
+fn node(NodeTally { node, outcome, unpacked }: &NodeTally) -> serde_json::Value {
+    let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
+    json!({
+        "node": node, "sentBlobs": sent_blobs, "sentBytes": sent_bytes, "presentBlobs": present_blobs,
+        "unpackedLayers": unpacked,
+    })
 }

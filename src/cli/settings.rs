@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::client_tls::ClientTls;
+use super::destination::Destination;
 use crate::config::{Layer, Setting};
-use crate::net::Address;
 
 /// The flags that choose the engine.
 ///
@@ -17,8 +17,13 @@ pub(super) struct EngineSettings {
     pub(super) config: Option<String>,
 
     /// Which engine to work on: `docker` (with the containerd image store), `docker-classic` (without it), `containerd`,
-    /// `layout`, `object` or `auto` [env: LINKSPAN_ENGINE] [default: auto]
-    #[arg(long, value_name = "auto|docker|docker-classic|containerd|layout|object", help_heading = "Engine")]
+    /// `layout`, `object`, every node of a cluster whose nodes are containers of the dockerd at --docker-host (`kind://CLUSTER`,
+    /// `k3d://CLUSTER`; `?nodes=a,b` behind it names some), or `auto` [env: LINKSPAN_ENGINE] [default: auto]
+    #[arg(
+        long,
+        value_name = "auto|docker|docker-classic|containerd|layout|object|kind://CLUSTER",
+        help_heading = "Engine"
+    )]
     pub(super) engine: Option<String>,
 
     /// Where dockerd listens [env: LINKSPAN_DOCKER_HOST, DOCKER_HOST] [default: unix:///var/run/docker.sock]
@@ -70,13 +75,13 @@ impl EngineSettings {
 #[derive(Debug, Args)]
 pub(super) struct TargetSettings {
     /// Work through the daemon whose exporter and caching API listens here (`serve --export-listen`) instead of on an engine
-    /// directly: `unix:///path`, or `tcp://HOST:PORT`, with --tls-ca if it is on another machine [env: LINKSPAN_TO, unless a
-    /// flag names an engine]
+    /// directly: `unix:///path`, or `tcp://HOST:PORT`, with --tls-ca if it is on another machine; or on every node of a cluster,
+    /// as --engine does: `kind://CLUSTER` [env: LINKSPAN_TO, unless a flag names an engine]
     #[arg(
         long, value_name = "ADDR", help_heading = "Engine",
         conflicts_with_all = ["engine", "docker_host", "containerd_address", "namespace", "layout", "object", "cache_dir"]
     )]
-    pub(super) to: Option<Address>,
+    pub(super) to: Option<Destination>,
 
     #[command(flatten)]
     pub(super) tls: ClientTls,

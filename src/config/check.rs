@@ -15,7 +15,7 @@ use super::{
 };
 use crate::caches::{CacheLimits, CachePolicy, CacheSettings};
 use crate::engine::select::{ApplierChoice, Selection};
-use crate::engine::{BucketAddress, BucketAddressError, EngineKind};
+use crate::engine::{BucketAddress, BucketAddressError, ClusterAddress, ClusterAddressError, EngineKind};
 use crate::net::Address;
 
 /// The longest time limit: longer than any build, and than any engine takes to start.
@@ -132,7 +132,7 @@ pub(super) fn check(
 }
 
 fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
-    let mut kind = settings.last(Setting::Engine).map(self::kind).transpose()?.flatten();
+    let (mut kind, mut cluster) = settings.last(Setting::Engine).map(self::kind).transpose()?.unwrap_or_default();
     let is_flag = |setting| settings.last(setting).is_some_and(|given: &Given| matches!(given.origin, Origin::Flag(_)));
     // A --layout or --object flag chooses its engine over variables and the file; an --engine flag for another engine
     // overrides a layout or a bucket in these.
@@ -143,6 +143,16 @@ fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
     let others = [Setting::DockerHost, Setting::ContainerdAddress, Setting::Namespace, Setting::DockerListen];
     if (named || bucket_named) && !chosen && !others.into_iter().any(is_flag) {
         kind = Some(if named { EngineKind::Layout } else { EngineKind::Object });
+        cluster = None;
+    }
+    if cluster.is_some()
+        && let Some(setting) = [Setting::ContainerdAddress, Setting::Namespace].into_iter().find(|it| is_flag(*it))
+    {
+        return Err(ConfigError::Contradiction(format!(
+            "the engine is a cluster, whose nodes have containerd at a place of their own and images in the namespace `k8s.io`; \
+             leave --{} out",
+            setting.name()
+        )));
     }
     // Where dockerd has no part in the engine, DOCKER_HOST is ignored: its value need not be one that Linkspan can use.
     let docker_host = settings
@@ -184,6 +194,7 @@ fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
         layout,
         object,
         object_variables: Default::default(),
+        cluster,
         cache_dir: settings.last(Setting::CacheDir).map(folder).transpose()?,
         layer_applier: settings.last(Setting::LayerApplier).map(layer_applier).transpose()?.unwrap_or_default(),
     })
@@ -197,11 +208,23 @@ fn layer_applier(given: &Given) -> Result<ApplierChoice, ConfigError> {
     }
 }
 
-fn kind(given: &Given) -> Result<Option<EngineKind>, ConfigError> {
-    let expected = "is no engine; expected `auto`, `docker`, `docker-classic`, `containerd`, `layout` or `object`";
+/// The engine, and the cluster if it is one.
+fn kind(given: &Given) -> Result<(Option<EngineKind>, Option<ClusterAddress>), ConfigError> {
+    let expected = "is no engine; expected `auto`, `docker`, `docker-classic`, `containerd`, `layout`, `object`, \
+                    `kind://CLUSTER` or `k3d://CLUSTER`";
     match given.text.as_str() {
-        "auto" => Ok(None),
-        name => name.parse().map(Some).map_err(|_| invalid(given, expected)),
+        "auto" => Ok((None, None)),
+        text if ClusterAddress::is_meant(text) => {
+            let cluster = text.parse();
+            let cluster =
+                cluster.map_err(|error: ClusterAddressError| invalid(given, format!("is no cluster: {error}")))?;
+            Ok((Some(EngineKind::Cluster), Some(cluster)))
+        }
+        name => match name.parse() {
+            // It has no default: which one is said by its address.
+            Ok(EngineKind::Cluster) | Err(_) => Err(invalid(given, expected)),
+            Ok(kind) => Ok((Some(kind), None)),
+        },
     }
 }
 

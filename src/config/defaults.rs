@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::engine::ClusterAddress;
+
 use super::{ConfigError, DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, Layer, Origin, Setting};
 
 /// The variable for the folder of a user's own sockets (XDG Base Directory Specification).
@@ -32,7 +34,8 @@ pub(super) fn add(
         ["docker.sock", "export.sock"].map(|name| format!("unix://{}", folder.join(name).display()))
     };
     let engine = settings.last(Setting::Engine).map(|given| given.text.as_str());
-    if !matches!(engine, Some("containerd" | "layout" | "object")) {
+    let is_cluster = engine.is_some_and(ClusterAddress::is_meant);
+    if !is_cluster && !matches!(engine, Some("containerd" | "layout" | "object")) {
         settings.add(Setting::DockerListen, docker, Origin::Default(Setting::DockerListen));
     }
     settings.add(Setting::ExportListen, export, Origin::Default(Setting::ExportListen));

@@ -47,11 +47,11 @@ pub(super) fn check(
         ));
     }
     let is_default = given.origin == Origin::Default(Setting::DockerListen);
-    if engine.kind == Some(EngineKind::Containerd) {
+    if let Some(kind @ (EngineKind::Containerd | EngineKind::Cluster)) = engine.kind {
         if is_default {
             return Ok(None);
         }
-        return Err(invalid(given, "needs Docker as the engine, and the engine is set to `containerd`"));
+        return Err(invalid(given, format!("needs Docker as the engine, and the engine is set to `{kind}`")));
     }
     let is_itself = |host: &str| host.parse() == Ok(listen.clone());
     if is_itself(engine.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST)) {

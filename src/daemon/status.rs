@@ -100,6 +100,13 @@ fn engine(identity: &Identity) -> Engine {
             parallel_unpack: Some(parallel_unpack),
             ..engine
         },
+        Storage::Cluster { namespace, snapshotter, parallel_unpack, nodes } => Engine {
+            namespace: Some(namespace),
+            snapshotter: Some(snapshotter),
+            parallel_unpack: Some(parallel_unpack),
+            nodes,
+            ..engine
+        },
         Storage::Classic { storage_driver } => Engine { storage_driver: Some(storage_driver), ..engine },
         Storage::Directory {} | Storage::Bucket {} => engine,
     }

@@ -73,6 +73,9 @@ pub(super) fn selection(configured: &Selection, subject: Option<&RunningLinkspan
         },
         EngineKind::Layout => Selection { layout: Some(address.into()), ..base },
         EngineKind::Object => Selection { object: address.parse().ok(), ..base },
+        EngineKind::Cluster => {
+            Selection { cluster: address.parse().ok(), docker_host: configured.docker_host.clone(), ..base }
+        }
         EngineKind::Other => configured.clone(),
     }
 }

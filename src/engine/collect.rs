@@ -57,7 +57,7 @@ pub(super) fn collector_of(kind: EngineKind) -> &'static str {
         EngineKind::DockerClassic => {
             "dockerd deletes what no image needs when an image is removed; `docker image prune` removes images"
         }
-        EngineKind::Containerd => {
+        EngineKind::Containerd | EngineKind::Cluster => {
             "containerd collects by itself what no image and no lease needs; `linkspan rm` removes images"
         }
         EngineKind::Layout => {

@@ -62,8 +62,8 @@ pub async fn examine(selection: &Selection) -> Findings {
         // It has no part in where the images are.
         Ok((Chosen::DockerClassic(_), _)) => None,
         Ok((Chosen::Containerd(engine), _)) => Some(Ok(describe(engine))),
-        Ok((Chosen::Layout(_) | Chosen::Object(_), _)) => None,
-        Err(_) if matches!(selection.kind, Some(EngineKind::Layout | EngineKind::Object)) => None,
+        Ok((Chosen::Layout(_) | Chosen::Object(_) | Chosen::Cluster(_), _)) => None,
+        Err(_) if matches!(selection.kind, Some(EngineKind::Layout | EngineKind::Object | EngineKind::Cluster)) => None,
         Err(_) => containerd(selection).await,
     };
     let selected = chosen.map(|(chosen, reason)| Selected { engine: chosen.into_engine(), reason });
@@ -71,7 +71,9 @@ pub async fn examine(selection: &Selection) -> Findings {
 }
 
 async fn docker(selection: &Selection) -> Option<Result<Docker, EngineError>> {
-    if matches!(selection.kind, Some(EngineKind::Containerd | EngineKind::Layout | EngineKind::Object)) {
+    // The dockerd of a cluster's nodes is not their engine.
+    let other = [EngineKind::Containerd, EngineKind::Layout, EngineKind::Object, EngineKind::Cluster];
+    if selection.kind.is_some_and(|kind| other.contains(&kind)) {
         return None;
     }
     let socket = match docker_socket(selection) {

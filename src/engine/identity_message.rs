@@ -9,7 +9,9 @@ use crate::image::Platform;
 pub(crate) fn identity_message(engine: &dyn Engine) -> proto::Engine {
     let (identity, sharing) = (engine.identity(), engine.sharing());
     let (namespace, snapshotter) = match &identity.storage {
-        Storage::Containerd { namespace, snapshotter, .. } => (namespace.clone(), snapshotter.clone()),
+        Storage::Containerd { namespace, snapshotter, .. } | Storage::Cluster { namespace, snapshotter, .. } => {
+            (namespace.clone(), snapshotter.clone())
+        }
         Storage::Classic { .. } | Storage::Directory {} | Storage::Bucket {} => Default::default(),
     };
     proto::Engine {

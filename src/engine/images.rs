@@ -215,6 +215,16 @@ impl Page {
         found.truncate(limit);
         Self { records: found.into_iter().map(|(_, record)| record).collect(), next }
     }
+
+    /// The page of all records of which `pages` are pages of that `query`. A name counts once, whatever it points to.
+    pub(super) fn merged(pages: Vec<Self>, query: &Query) -> Self {
+        let has_more = pages.iter().any(|page| page.next.is_some());
+        let mut page = Self::of(pages.into_iter().flat_map(|page| page.records), query);
+        if has_more && page.next.is_none() {
+            page.next = page.records.last().map(Record::key);
+        }
+        page
+    }
 }
 
 #[cfg(test)]
@@ -252,6 +262,19 @@ mod tests {
     fn a_prefix_hides_the_rest() {
         let page = Page::of(records(), &Query { prefix: "a".to_owned(), ..Query::default() });
         assert_eq!((names(&page), &page.next), (vec!["a:2", "ab:1"], &None));
+    }
+
+    #[test]
+    fn pages_of_several_stores_follow_each_other_without_gaps() {
+        let (one, other) = (records(), vec![record(Some("c:1"), "1"), record(Some("a:2"), "3")]);
+        let (mut query, mut seen) = (Query { limit: 2, ..Query::default() }, Vec::new());
+        loop {
+            let page = Page::merged([&one, &other].map(|it| Page::of(it.clone(), &query)).into(), &query);
+            seen.extend(names(&page).into_iter().map(str::to_owned));
+            let Some(next) = page.next else { break };
+            query.after = Some(next);
+        }
+        assert_eq!(seen, ["-", "a:2", "ab:1", "b:1", "c:1"]);
     }
 
     #[test]

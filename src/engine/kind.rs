@@ -19,6 +19,8 @@ pub enum EngineKind {
     Layout,
     /// A bucket of an object store.
     Object,
+    /// The containerd of every node of a cluster whose nodes are containers.
+    Cluster,
     /// An engine that only a later version knows.
     #[default]
     #[serde(rename = "engine", other)]
@@ -27,7 +29,8 @@ pub enum EngineKind {
 
 impl EngineKind {
     /// The kinds that can be configured.
-    pub const ALL: [Self; 5] = [Self::Docker, Self::DockerClassic, Self::Containerd, Self::Layout, Self::Object];
+    pub const ALL: [Self; 6] =
+        [Self::Docker, Self::DockerClassic, Self::Containerd, Self::Layout, Self::Object, Self::Cluster];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -37,6 +40,7 @@ impl EngineKind {
             Self::Containerd => "containerd",
             Self::Layout => "layout",
             Self::Object => "object",
+            Self::Cluster => "cluster",
             Self::Other => "engine",
         }
     }

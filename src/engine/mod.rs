@@ -23,6 +23,7 @@
 mod api_error;
 mod blob_url;
 pub mod caches;
+mod cluster;
 pub mod collect;
 mod containerd;
 mod docker;
@@ -61,6 +62,7 @@ use crate::net::Principal;
 
 pub use blob_url::BlobUrl;
 use caches::CacheStore;
+pub use cluster::{ClusterAddress, ClusterAddressError, ClusterTool};
 use collect::{Collected, Collection};
 #[cfg(any(test, fuzzing))]
 pub(crate) use containerd::layer_fuzz;
@@ -116,6 +118,17 @@ pub enum Storage {
     Directory {},
     /// In an object store.
     Bucket {},
+    /// In the containerd of each node of a cluster.
+    Cluster {
+        /// The containerd namespace that images go to.
+        namespace: String,
+        /// The snapshotter that unpacks them; several if the nodes have different ones.
+        snapshotter: String,
+        /// Whether layers can be unpacked in parallel on every node.
+        parallel_unpack: bool,
+        /// The nodes, as docker calls their containers.
+        nodes: Vec<String>,
+    },
 }
 
 impl fmt::Display for Identity {
@@ -125,6 +138,9 @@ impl fmt::Display for Identity {
         match storage {
             Storage::Containerd { namespace, snapshotter, .. } => {
                 write!(f, ", namespace {namespace}, snapshotter {snapshotter}")
+            }
+            Storage::Cluster { namespace, snapshotter, nodes, .. } => {
+                write!(f, ", namespace {namespace}, snapshotter {snapshotter}, nodes {}", nodes.join(" "))
             }
             Storage::Classic { storage_driver } => write!(f, ", storage driver {storage_driver}"),
             Storage::Directory {} | Storage::Bucket {} => Ok(()),

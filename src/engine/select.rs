@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::cluster::{ClusterAddress, ClusterEngine};
 use super::containerd::ContainerdEngine;
 use super::docker::DockerEngine;
 use super::docker_classic::ClassicEngine;
@@ -12,7 +13,7 @@ use super::local;
 use super::object::{BucketAddress, ObjectEngine, ObjectVariables};
 use super::repository::RepositoryEngine;
 use super::{Engine, EngineError, EngineKind};
-use crate::docker_api::DockerAddress;
+use crate::docker_api::{Api, DockerAddress};
 use crate::net::Tls;
 
 /// dockerd's socket where nothing else is configured.
@@ -51,6 +52,8 @@ pub struct Selection {
     pub object: Option<BucketAddress>,
     /// Variables of the object store's client (`AWS_ACCESS_KEY_ID`, …), beside those of the process and before them.
     pub object_variables: ObjectVariables,
+    /// The cluster of the engine `cluster`, whose nodes are containers of the dockerd at `docker_host`; it has no default.
+    pub cluster: Option<ClusterAddress>,
     /// The directory of build caches with Docker's classic store, which cannot hold them; [`DEFAULT_CACHE_DIR`] if not given.
     pub cache_dir: Option<PathBuf>,
     /// Who unpacks layers into containerd's snapshots.
@@ -106,6 +109,7 @@ pub(super) enum Chosen {
     Containerd(Box<ContainerdEngine>),
     Layout(Box<RepositoryEngine>),
     Object(Box<ObjectEngine>),
+    Cluster(Box<ClusterEngine>),
 }
 
 impl Chosen {
@@ -116,6 +120,7 @@ impl Chosen {
             Self::Containerd(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Layout(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Object(engine) => Arc::from(engine as Box<dyn Engine>),
+            Self::Cluster(engine) => Arc::from(engine as Box<dyn Engine>),
         }
     }
 }
@@ -126,6 +131,7 @@ pub(super) async fn choose(selection: &Selection) -> Result<(Chosen, String), En
         Some(EngineKind::Containerd) => containerd(selection, "as configured").await,
         Some(EngineKind::Layout) => layout(selection, "as configured").await,
         Some(EngineKind::Object) => object(selection).await,
+        Some(EngineKind::Cluster) => cluster(selection).await,
         Some(EngineKind::Docker) => docker(selection, &docker_socket(selection)?, "as configured").await,
         Some(EngineKind::DockerClassic) => docker_classic(selection, &docker_socket(selection)?, "as configured").await,
         Some(EngineKind::Other) | None => {
@@ -241,6 +247,19 @@ pub(super) fn docker_address(selection: &Selection) -> Result<DockerAddress, Eng
         address: host.escape_debug().to_string(),
         reason: error.to_string(),
     })
+}
+
+async fn cluster(selection: &Selection) -> Result<(Chosen, String), EngineError> {
+    let Some(address) = &selection.cluster else {
+        return Err(EngineError::Cluster {
+            cluster: EngineKind::Cluster.name().to_owned(),
+            reason: "none is named".to_owned(),
+            hint: Some("name one with --engine kind://CLUSTER".to_owned()),
+        });
+    };
+    let docker = Api::at(&docker_address(selection)?)?;
+    let engine = ClusterEngine::connect(Arc::new(docker), address, selection.layer_applier).await?;
+    Ok((Chosen::Cluster(Box::new(engine)), "as configured".to_owned()))
 }
 
 /// dockerd's socket. Blobs go to the containerd beside dockerd, so it must be one of this machine.

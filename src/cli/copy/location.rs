@@ -7,7 +7,7 @@ use crate::cli::client_tls::ClientTls;
 use crate::cli::engine::Target;
 use crate::config::Config;
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
-use crate::engine::{BucketAddress, BucketAddressError, EngineKind};
+use crate::engine::{BucketAddress, BucketAddressError, ClusterAddress, ClusterAddressError, EngineKind};
 use crate::image::{Reference, ReferenceError};
 use crate::net::{Address, AddressError};
 use crate::output::archive::ArchiveFormat;
@@ -19,6 +19,7 @@ pub(super) enum ImageLocation {
     Containerd(String, Option<String>),
     Layout(PathBuf, Option<String>),
     Object(BucketAddress, Option<String>),
+    Cluster(ClusterAddress, Option<String>),
     Archive(ArchiveFormat, PathBuf, Option<String>),
     Registry(Reference),
     Daemon(Address, Option<String>),
@@ -70,6 +71,12 @@ impl FromStr for ImageLocation {
                 let address = format!("{kind}:{address}").parse();
                 Ok(Self::Object(address.map_err(|error: BucketAddressError| error.to_string())?, name(rest)))
             }
+            "kind" | "k3d" if rest.starts_with("//") => {
+                // Neither a cluster nor a node has a colon.
+                let (address, rest) = rest.split_once(':').unwrap_or((rest, ""));
+                let address = format!("{kind}:{address}").parse();
+                Ok(Self::Cluster(address.map_err(|error: ClusterAddressError| error.to_string())?, name(rest)))
+            }
             "docker" if rest.starts_with("//") => {
                 let name = rest[2..].parse().map_err(|error: ReferenceError| error.to_string())?;
                 Ok(Self::Registry(name))
@@ -118,7 +125,15 @@ impl ImageLocation {
                 // With either image store.
                 let docker_host = Some(selection.docker_host.unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()));
                 (
-                    Selection { kind: None, docker_host, namespace: None, layout: None, object: None, ..selection },
+                    Selection {
+                        kind: None,
+                        docker_host,
+                        namespace: None,
+                        layout: None,
+                        object: None,
+                        cluster: None,
+                        ..selection
+                    },
                     name.as_deref(),
                 )
             }
@@ -130,10 +145,16 @@ impl ImageLocation {
                         namespace,
                         layout: None,
                         object: None,
+                        cluster: None,
                         ..selection
                     },
                     name.as_deref(),
                 )
+            }
+            Self::Cluster(cluster, name) => {
+                let Selection { docker_host, layer_applier, .. } = selection;
+                let (kind, cluster) = (Some(EngineKind::Cluster), Some(cluster.clone()));
+                (Selection { kind, cluster, docker_host, layer_applier, ..Selection::default() }, name.as_deref())
             }
             Self::Layout(folder, name) => {
                 let selection =
@@ -177,6 +198,10 @@ mod tests {
             ("oci-archive:/b.tar:demo:1", ImageLocation::Archive(ArchiveFormat::Oci, "/b.tar".into(), some("demo:1"))),
             ("s3://b/p:demo:1", ImageLocation::Object("s3://b/p".parse().unwrap(), some("demo:1"))),
             ("gs://b", ImageLocation::Object("gs://b".parse().unwrap(), None)),
+            ("kind://dev:demo:1", ImageLocation::Cluster("kind://dev".parse().unwrap(), some("demo:1"))),
+            ("kind://", ImageLocation::Cluster("kind://kind".parse().unwrap(), None)),
+            ("k3d://?nodes=a,b:", ImageLocation::Cluster("k3d://?nodes=a,b".parse().unwrap(), None)),
+            ("kind:1", ImageLocation::Configured("kind:1".to_owned())),
             ("docker://alpine", ImageLocation::Registry("alpine".parse().unwrap())),
             ("docker://localhost:5000/a/b:1", ImageLocation::Registry("localhost:5000/a/b:1".parse().unwrap())),
             ("unix:///run/a.sock:demo:1", ImageLocation::Daemon("unix:///run/a.sock".parse().unwrap(), some("demo:1"))),
@@ -213,6 +238,8 @@ mod tests {
             "unix://x",
             "s3://",
             "s3://B:demo",
+            "kind://Dev",
+            "kind://a/b:demo",
             "tcp://x",
         ] {
             text.parse::<ImageLocation>().unwrap_err();

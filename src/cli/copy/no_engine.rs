@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{CopyInput, From, ImageLocation};
-use crate::cli::progress::ProgressMode;
+use crate::cli::progress::{ProgressMode, Tally};
 use crate::cli::read_leases::ReadLeases;
 use crate::cli::report::Transfer;
 use crate::cli::save::{self, SaveError, Sink};
@@ -54,7 +54,7 @@ impl Copying<'_> {
             ImageLocation::Registry(name) => self.push(name, &graph, &found).await,
             to => self.archive(to, &names, &graph, &found).await,
         }?;
-        Transfer { verb: "Copied", root: graph.root(), names: &names, outcome, unpacked: 0 }
+        Transfer { verb: "Copied", root: graph.root(), names: &names, outcome, tally: Tally::default() }
             .report(self.json, self.mode)?;
         if let Some(left) = found.left {
             left.release(&[]).await;

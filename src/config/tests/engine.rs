@@ -17,6 +17,27 @@ fn every_engine_can_be_configured() {
 }
 
 #[test]
+fn a_cluster_is_an_engine_with_an_address() {
+    let sources = |text: &str| Sources::new().flag(Setting::Engine, text).variable("DOCKER_HOST", "unix:///d.sock");
+    // The namespace is that of other commands.
+    let config = sources("kind://dev?nodes=dev-worker").variable("CONTAINERD_NAMESPACE", "mine").config();
+    assert_eq!(config.engine.kind, Some(EngineKind::Cluster));
+    assert_eq!(config.engine.cluster.map(|it| it.to_string()).as_deref(), Some("kind://dev?nodes=dev-worker"));
+    assert_eq!(config.engine.docker_host.as_deref(), Some("unix:///d.sock"), "its nodes are found there");
+    assert_eq!(sources("k3d://").config().engine.cluster.map(|it| it.name).as_deref(), Some("k3s-default"));
+    for (text, words) in [("kind://Dev", "is no cluster: the name of a cluster"), ("cluster", "is no engine")] {
+        let refusal = sources(text).refusal();
+        assert!(refusal.contains(words), "{refusal}");
+    }
+    for setting in [Setting::Namespace, Setting::ContainerdAddress] {
+        let refusal = sources("kind://").flag(setting, "/mine").refusal();
+        assert!(refusal.contains(&format!("leave --{} out", setting.name())), "{refusal}");
+    }
+    let refusal = sources("kind://").flag(Setting::DockerListen, "unix:///door.sock").refusal();
+    assert!(refusal.contains("needs Docker as the engine"), "{refusal}");
+}
+
+#[test]
 fn the_shell_of_a_user_of_the_docker_door_names_no_engine() {
     let door = || Sources::new().flag(Setting::DockerListen, "unix:///a");
     let engine = |sources: Sources| sources.config().engine.docker_host;

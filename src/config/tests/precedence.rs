@@ -95,6 +95,7 @@ fn every_setting_can_be_given_by_variable() {
                 kind: Some(EngineKind::Docker),
                 docker_host: Some("unix:///d.sock".to_owned()),
                 docker_tls: None,
+                cluster: None,
                 containerd_address: Some("/c.sock".into()),
                 namespace: Some("moby".to_owned()),
                 layout: None,

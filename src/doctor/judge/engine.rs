@@ -44,12 +44,14 @@ pub(super) fn engine(selected: &Result<Selected, EngineError>, subject: Option<&
         }
         (Err(EngineError::Permission { .. }), Some(subject)) => {
             let it = subject.status.engine.clone();
+            let parallel_unpack = it.parallel_unpack.unwrap_or_default();
             let storage = match (it.namespace, it.snapshotter, it.storage_driver) {
-                (Some(namespace), Some(snapshotter), _) => Storage::Containerd {
-                    namespace,
-                    snapshotter,
-                    parallel_unpack: it.parallel_unpack.unwrap_or_default(),
-                },
+                (Some(namespace), Some(snapshotter), _) if it.kind == EngineKind::Cluster => {
+                    Storage::Cluster { namespace, snapshotter, parallel_unpack, nodes: it.nodes }
+                }
+                (Some(namespace), Some(snapshotter), _) => {
+                    Storage::Containerd { namespace, snapshotter, parallel_unpack }
+                }
                 (_, _, Some(storage_driver)) => Storage::Classic { storage_driver },
                 _ if it.kind == EngineKind::Object => Storage::Bucket {},
                 _ => Storage::Directory {},

@@ -141,6 +141,10 @@ impl Inner {
             Event::Unpacking { digest } => self.blob(format!("extracting {digest}"), 0, 0, false),
             Event::Unpacked { digest } => self.blob(format!("extracting {digest}"), 0, 0, true),
             Event::Note(text) | Event::NotUnpacked { reason: text } => self.line(text),
+            Event::Node { node, sent_blobs, sent_bytes, .. } => {
+                let blobs = if *sent_blobs == 1 { "1 blob".to_owned() } else { format!("{sent_blobs} blobs") };
+                self.line(&format!("{node}: {blobs}, {} sent", byte_size::in_line(*sent_bytes)));
+            }
             Event::State(_) | Event::Planned { .. } => {}
         }
     }

@@ -3,11 +3,12 @@
 use std::error::Error as _;
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::diff_client::DiffClient;
 use containerd_client::services::v1::images_client::ImagesClient;
@@ -17,6 +18,7 @@ use containerd_client::services::v1::namespaces_client::NamespacesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::version_client::VersionClient;
 use hyper_util::rt::TokioIo;
+use rustix::process::Pid;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tonic::metadata::AsciiMetadataValue;
@@ -26,6 +28,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::engine::EngineError;
 use crate::engine::stream::Store;
 pub(crate) use crate::engine::stream::{SILENCE, UNARY};
+use crate::net::{Dial, DialError, Stream};
 
 /// containerd's own limit on a message (containerd `defaults.DefaultMaxRecvMsgSize`).
 pub(crate) const MESSAGE_BYTES: usize = 16 << 20;
@@ -35,13 +38,13 @@ const CONNECT: Duration = Duration::from_secs(5);
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// containerd over its socket, in one namespace, optionally in the name of a lease.
+/// containerd over a socket, in one namespace, optionally in the name of a lease.
 ///
 /// The connection is made at the first call and made again after containerd was restarted.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     channel: Channel,
-    socket: Arc<Path>,
+    dial: Arc<dyn Dial>,
     address: String,
     namespace: AsciiMetadataValue,
     lease: Option<Lease>,
@@ -59,16 +62,15 @@ struct Lease {
 impl Client {
     /// A client for `namespace` of the containerd behind `socket`. Connects at the first call.
     pub(crate) fn new(socket: &Path, namespace: &str) -> Result<Self, EngineError> {
+        Self::over(SocketDial::new(socket, "containerd")?, namespace)
+    }
+
+    /// The same for the containerd that `dial` leads to.
+    pub(crate) fn over(dial: Arc<dyn Dial>, namespace: &str) -> Result<Self, EngineError> {
         let header = namespace.parse().ok().filter(|_| is_identifier(namespace)).ok_or_else(|| {
             EngineError::Namespace { namespace: namespace.to_owned(), reason: NAMESPACE_RULE.to_owned() }
         })?;
-        Ok(Self {
-            channel: dial(socket, "containerd")?,
-            socket: socket.into(),
-            address: format!("unix://{}", socket.display()),
-            namespace: header,
-            lease: None,
-        })
+        Ok(Self { channel: channel(dial.clone()), address: dial.name(), dial, namespace: header, lease: None })
     }
 
     /// The same connection, in another namespace and without a lease.
@@ -79,8 +81,13 @@ impl Client {
 
     /// The same over a connection of its own, whose windows nobody else needs: what is received on a connection and not read
     /// holds up all that comes over it.
-    pub(crate) fn apart(&self) -> Result<Self, EngineError> {
-        Ok(Self { channel: dial(&self.socket, "containerd")?, ..self.clone() })
+    pub(crate) fn apart(&self) -> Self {
+        Self { channel: channel(self.dial.clone()), ..self.clone() }
+    }
+
+    /// The process that listens at the socket; `None` if this process does not see it.
+    pub(crate) async fn process(&self) -> Option<Pid> {
+        self.dial.process().await
     }
 
     /// The same connection, acting in the name of the lease `id`.
@@ -215,28 +222,57 @@ impl Store for Client {
     }
 }
 
+/// A unix socket of this machine.
+#[derive(Debug)]
+struct SocketDial(PathBuf);
+
+impl SocketDial {
+    fn new(socket: &Path, engine: &'static str) -> Result<Arc<Self>, EngineError> {
+        if !socket.is_absolute() {
+            return Err(EngineError::Address {
+                engine,
+                address: socket.display().to_string(),
+                reason: "the path of its socket must be absolute",
+            });
+        }
+        Ok(Arc::new(Self(socket.to_owned())))
+    }
+
+    async fn connect(&self) -> io::Result<UnixStream> {
+        timeout(CONNECT, UnixStream::connect(&self.0)).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+}
+
+#[async_trait]
+impl Dial for SocketDial {
+    fn name(&self) -> String {
+        format!("unix://{}", self.0.display())
+    }
+
+    async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
+        Ok(Box::new(self.connect().await?))
+    }
+
+    async fn process(&self) -> Option<Pid> {
+        Pid::from_raw(self.connect().await.ok()?.peer_cred().ok()?.pid()?)
+    }
+}
+
 /// A connection to the gRPC server behind `socket`, made at the first call and made again when it broke.
 pub(crate) fn dial(socket: &Path, engine: &'static str) -> Result<Channel, EngineError> {
+    Ok(channel(SocketDial::new(socket, engine)?))
+}
+
+/// The same to the server that `dial` leads to.
+fn channel(dial: Arc<dyn Dial>) -> Channel {
     // A unix socket has no authority; any valid one will do.
     let endpoint = Endpoint::from_static("http://localhost")
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    if !socket.is_absolute() {
-        return Err(EngineError::Address {
-            engine,
-            address: socket.display().to_string(),
-            reason: "the path of its socket must be absolute",
-        });
-    }
-    let socket = socket.to_owned();
-    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move {
-            let stream =
-                timeout(CONNECT, UnixStream::connect(&socket)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-            Ok::<_, io::Error>(TokioIo::new(stream))
-        }
-    })))
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+        let dial = dial.clone();
+        async move { Ok::<_, DialError>(TokioIo::new(dial.dial().await?)) }
+    }))
 }
 
 /// What a status from `engine` means: the connection failed, or the engine refused.

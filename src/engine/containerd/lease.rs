@@ -29,6 +29,7 @@ const MANY: usize = 3;
 pub(crate) struct ContainerdLease {
     leased: Arc<LeasedClient>,
     ingests: ContainerdIngests,
+    is_new: bool,
     /// `None` once it is released.
     pinned: Mutex<Option<Pinned>>,
     committer: Arc<dyn Committer>,
@@ -52,7 +53,21 @@ impl ContainerdLease {
         committer: Arc<dyn Committer>,
     ) -> Self {
         let pinned = Pinned { documents: is_new.then(Pins::default), ..Pinned::default() };
-        Self { leased: Arc::new(leased), ingests, pinned: Mutex::new(Some(pinned)), committer }
+        Self { leased: Arc::new(leased), is_new, ingests, pinned: Mutex::new(Some(pinned)), committer }
+    }
+
+    /// Whether it was created, and not opened again.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// [`Lease::begin`], for those who know the engine.
+    pub(crate) async fn transaction(
+        &self,
+        graph: Arc<Graph>,
+        options: TransactionOptions,
+    ) -> Result<ContainerdTransaction, EngineError> {
+        ContainerdTransaction::begin(self.leased.clone(), self.committer.clone(), graph, options).await
     }
 
     async fn state(&self) -> Result<MappedMutexGuard<'_, Pinned>, EngineError> {
@@ -133,7 +148,7 @@ impl Lease for ContainerdLease {
         graph: Arc<Graph>,
         options: TransactionOptions,
     ) -> Result<Box<dyn ImageTransaction>, EngineError> {
-        Ok(Box::new(ContainerdTransaction::begin(self.leased.clone(), self.committer.clone(), graph, options).await?))
+        Ok(Box::new(self.transaction(graph, options).await?))
     }
 
     /// Complete blobs and unpacked layers stay, under a lease that says so; ingests would not be resumed, and go.

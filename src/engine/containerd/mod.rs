@@ -36,6 +36,7 @@ pub(crate) use self::discover::{Server, discover, uuid};
 use self::ingests::ContainerdIngests;
 pub(crate) use self::lease::ContainerdLease;
 use self::leased_client::LeasedClient;
+pub(crate) use self::names::NamesBefore;
 use self::names::Records;
 pub(crate) use self::read::ContainerdImages;
 pub(crate) use self::release::release_all;
@@ -64,7 +65,11 @@ pub(crate) struct ContainerdEngine {
 impl ContainerdEngine {
     /// The containerd behind `socket`.
     pub(crate) async fn connect(socket: &Path, namespace: &str) -> Result<Self, EngineError> {
-        let client = Client::new(socket, namespace)?;
+        Self::connect_over(Client::new(socket, namespace)?, namespace).await
+    }
+
+    /// The containerd that `client`, which is of `namespace`, is connected to.
+    pub(crate) async fn connect_over(client: Client, namespace: &str) -> Result<Self, EngineError> {
         let server = discover(&client, namespace, None).await?;
         Ok(Self::new(client, namespace, server))
     }
@@ -100,6 +105,15 @@ impl ContainerdEngine {
 
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// A lease under which images are committed by containerd's image service.
+    pub(crate) async fn own_lease(
+        &self,
+        origin: &Origin,
+        lifetime: Lifetime<'_>,
+    ) -> Result<ContainerdLease, EngineError> {
+        self.lease_for(origin, lifetime, Arc::new(Records)).await
     }
 
     /// A lease under which images are committed by `committer`.
@@ -171,7 +185,7 @@ impl Engine for ContainerdEngine {
     }
 
     async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
-        Ok(Arc::new(self.lease_for(origin, lifetime, Arc::new(Records)).await?))
+        Ok(Arc::new(self.own_lease(origin, lifetime).await?))
     }
 
     fn persistent_leases(&self) -> Option<&dyn PersistentLeases> {

@@ -30,16 +30,12 @@ impl Committer for Records {
         names: &[Reference],
         preconditions: &[Precondition],
     ) -> Result<(), EngineError> {
-        let names = match names {
-            [] => vec![images::dangling(&image.root().digest)],
-            names => names.iter().map(ToString::to_string).collect(),
-        };
-        image.record(names, preconditions).await
+        image.record(names, preconditions).await.map(|_| ())
     }
 }
 
 /// What names resolved to before a commit.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct NamesBefore {
     names: Vec<(String, Option<Image>)>,
     /// The records that the engine would make by itself for images that lose these names. None of them was there.
@@ -47,7 +43,17 @@ pub(crate) struct NamesBefore {
 }
 
 impl ContainerdTransaction {
-    async fn record(&self, names: Vec<String>, preconditions: &[Precondition]) -> Result<(), EngineError> {
+    /// Makes the image visible as [`PreparedImage::commit`](crate::engine::PreparedImage::commit) does. What is returned can
+    /// be given back to the names.
+    pub(crate) async fn record(
+        &self,
+        names: &[Reference],
+        preconditions: &[Precondition],
+    ) -> Result<NamesBefore, EngineError> {
+        let names = match names {
+            [] => vec![images::dangling(&self.root().digest)],
+            names => names.iter().map(ToString::to_string).collect(),
+        };
         let before = self.names_before(names.clone()).await?;
         // All before the first is set: one that is refused leaves the others as they are.
         self.check_names(preconditions).await?;
@@ -61,7 +67,8 @@ impl ContainerdTransaction {
                 error => error,
             });
         }
-        self.confirm(before).await
+        self.confirm(before.clone()).await?;
+        Ok(before)
     }
 
     /// Whether a record of this name exists; refused if a precondition does not hold.
@@ -159,12 +166,13 @@ impl ContainerdTransaction {
         Err(error)
     }
 
-    /// Gives names back to the images that they had `before` the commit.
-    pub(crate) async fn restore_names(&self, before: NamesBefore) {
-        let NamesBefore { names, set_aside } = before;
+    /// Gives names back to the images that they had `before` the commit. Whether all have them.
+    pub(crate) async fn restore_names(&self, before: NamesBefore) -> bool {
+        let (NamesBefore { names, set_aside }, mut is_restored) = (before, true);
         for (name, image) in &names {
             if let Err(error) = self.restore_name(name, image.clone()).await {
-                tracing::warn!(%error, name, "a name stays with an image that is not complete");
+                tracing::warn!(%error, name, "a name stays with an image whose export failed");
+                is_restored = false;
             }
         }
         for record in set_aside {
@@ -173,6 +181,7 @@ impl ContainerdTransaction {
                 tracing::warn!(%error, name, "an image that has its name again is also kept under the name of a dangling one");
             }
         }
+        is_restored
     }
 
     /// Gives `name` back to `before`, unless another client has moved it meanwhile.

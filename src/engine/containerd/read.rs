@@ -145,7 +145,7 @@ impl Source for ContainerdImages {
         if length <= SMALL_BYTES {
             return self.read_small(&blob.digest, offset, length).await;
         }
-        let client = self.client.apart().map_err(|error| self.failed(&blob.digest, &error))?;
+        let client = self.client.apart();
         let opened = timeout(UNARY, async {
             let mut messages = read(&client, &blob.digest, offset, 0).await?;
             // The store says NOT_FOUND only when the first message is awaited.

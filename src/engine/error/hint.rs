@@ -65,6 +65,14 @@ impl EngineError {
             Self::NotOffered { engine: REMOTE, .. } => {
                 "the exporter API has no call for that: run it on the machine of the engine, without --to".to_owned()
             }
+            Self::Cluster { hint, .. } => return hint.clone(),
+            Self::Node { node, error } => match &**error {
+                Self::Unreachable { .. } => {
+                    format!("`docker logs {node}` says what became of the node; `docker start {node}` starts one that stopped")
+                }
+                error => return error.hint(),
+            },
+            Self::NamedOnSome { .. } => "export again, or remove the image there (`linkspan rm`)".to_owned(),
             Self::Collects { who, .. } => (*who).to_owned(),
             Self::Daemon { hint, .. } => return hint.clone(),
             Self::Timeout { .. } => "look at the engine's log: it is stuck or overloaded".to_owned(),

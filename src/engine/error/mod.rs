@@ -191,6 +191,32 @@ pub enum EngineError {
         /// What to do about it, where that is known.
         hint: Option<&'static str>,
     },
+    /// The nodes of a cluster cannot be found, or not all of them can be used.
+    #[error("{cluster}: {reason}")]
+    Cluster {
+        /// Its address.
+        cluster: String,
+        /// What is wrong.
+        reason: String,
+        /// What to do about it, or what there is.
+        hint: Option<String>,
+    },
+    /// One node of a cluster failed, and so nothing is visible on any.
+    #[error("node {node}: {error}")]
+    Node {
+        /// The node.
+        node: String,
+        /// What happened there.
+        error: Box<EngineError>,
+    },
+    /// A node of a cluster failed when other nodes had the names already, and some of these could not be taken back.
+    #[error("{error}; the image stays visible on {}", nodes.join(", "))]
+    NamedOnSome {
+        /// What happened.
+        error: Box<EngineError>,
+        /// The nodes that have the image's names.
+        nodes: Vec<String>,
+    },
     /// An engine is installed and not running: its user would not find what was written elsewhere.
     #[error("{engine} is installed here ({trace}), but nothing is at {docker} or {containerd}")]
     Stopped {
@@ -293,7 +319,10 @@ impl EngineError {
 
     /// Whether a disk is full on which the engine stores images.
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::NoSpace { .. } | Self::LayoutFull { .. })
+        match self {
+            Self::Node { error, .. } | Self::NamedOnSome { error, .. } => error.is_full(),
+            _ => matches!(self, Self::NoSpace { .. } | Self::LayoutFull { .. }),
+        }
     }
 
     /// Why it failed, for messages that say already what was being done, and where.
@@ -315,7 +344,10 @@ impl EngineError {
 
     /// Whether the engine went away (rather than refused), so that a new connection may succeed.
     pub fn is_disconnect(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Daemon { is_lost: true, .. })
+        match self {
+            Self::Node { error, .. } | Self::NamedOnSome { error, .. } => error.is_disconnect(),
+            _ => matches!(self, Self::Unreachable { .. } | Self::Daemon { is_lost: true, .. }),
+        }
     }
 }
 

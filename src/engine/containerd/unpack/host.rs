@@ -29,20 +29,23 @@ impl Host {
         let mut introspection = client.introspection();
         let call = introspection.server(client.request(()));
         let server = client.unary("asking containerd for its process", call).await?;
-        // The inode of a pid namespace is its identity (namespaces(7)).
-        let ours = std::fs::metadata("/proc/self/ns/pid").map(|metadata| metadata.ino());
-        if !ours.is_ok_and(|ours| ours == server.pidns) {
-            return Ok(None);
-        }
-        let path = format!("/proc/{}/root", server.pid);
+        let is_here = pid_namespace("self") == Some(server.pidns);
+        // In a pid namespace below ours, as in a container, it has another number here: that of the process at the other end of
+        // its socket.
+        let peer = async { client.process().await.and_then(|peer| u64::try_from(peer.as_raw_nonzero().get()).ok()) };
+        let Some(pid) = (if is_here { Some(server.pid) } else { peer.await }) else { return Ok(None) };
+        let path = format!("/proc/{pid}/root");
         let flags = (OFlags::PATH | OFlags::DIRECTORY).bits().cast_signed();
-        match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
-            Ok(root) => Ok(Some(Self { root, pid: server.pid })),
+        let root = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+            Ok(root) => root,
             Err(error) => {
                 tracing::debug!(%error, path, "containerd's files cannot be reached");
-                Ok(None)
+                return Ok(None);
             }
-        }
+        };
+        // Whoever else holds the socket, such as a forwarder, is not what containerd says of itself.
+        let is_proven = is_here || is_process(pid, server.pidns, server.pid);
+        Ok(is_proven.then_some(Self { root, pid }))
     }
 
     /// containerd's process.
@@ -61,6 +64,22 @@ impl Host {
     pub(super) fn folder(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
         open_within(&self.root, path)
     }
+}
+
+/// The pid namespace of a process. Its inode is its identity (namespaces(7)).
+fn pid_namespace(process: &str) -> Option<u64> {
+    std::fs::metadata(format!("/proc/{process}/ns/pid")).ok().map(|metadata| metadata.ino())
+}
+
+/// Whether the process `pid` is in the pid namespace `namespace`, and has the number `inner` there.
+fn is_process(pid: u64, namespace: u64, inner: u64) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    pid_namespace(&pid.to_string()) == Some(namespace) && innermost_pid(&status) == Some(inner)
+}
+
+/// The number of a process in the innermost of its pid namespaces (proc_pid_status(5), `NSpid`).
+fn innermost_pid(status: &str) -> Option<u64> {
+    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().next_back()?.parse().ok()
 }
 
 /// Opens the folder `path` below `root`, as if `root` were the root folder: no link and no `..` leads out of it.
@@ -123,6 +142,16 @@ mod tests {
             target: String::new(),
             options: options.iter().map(ToString::to_string).collect(),
         }
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_number_in_its_own_namespace() {
+        assert_eq!(innermost_pid("Name:\tx\nNSpid:\t4711\t12\t1\nUid:\t0\n"), Some(1));
+        assert_eq!(innermost_pid("Name:\tx\n"), None);
+        let ours = u64::from(std::process::id());
+        let namespace = pid_namespace("self").unwrap();
+        assert!(is_process(ours, namespace, ours));
+        assert!(!is_process(ours, namespace, ours + 1) && !is_process(ours, namespace + 1, ours));
     }
 
     #[test]

@@ -3,17 +3,10 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
-use std::time::Duration;
-
-use tokio::net::UnixStream;
-use tokio::time::timeout;
 
 use super::super::super::client::Client;
 use super::super::host::Host;
 
-/// How long the connection may take to come up.
-const CONNECT: Duration = Duration::from_secs(5);
 /// What creating arbitrary files takes: chown, reading and writing everywhere, chmod of others' files, set-group-id for any
 /// group, `trusted` attributes, devices, file capabilities (`linux/capability.h`). Without `CAP_FSETID`, chmod(2) leaves bits out
 /// and does not fail.
@@ -40,11 +33,7 @@ pub(super) async fn check(client: &Client, host: &Host) -> Result<u32, String> {
 /// Fails unless the process at the other end of the socket is the one that containerd says it is. A forwarded socket leads to
 /// another host, where the same numbers may be in use.
 async fn check_peer(client: &Client, pid: u64) -> Result<(), String> {
-    let socket = client.address().strip_prefix("unix://").ok_or("its address is not a socket")?;
-    let connecting = timeout(CONNECT, UnixStream::connect(Path::new(socket))).await;
-    let stream = connecting.map_err(|_| "its socket does not respond")?.map_err(|error| error.to_string())?;
-    let peer = stream.peer_cred().map_err(|error| error.to_string())?.pid();
-    match peer.and_then(|peer| u64::try_from(peer).ok()) {
+    match client.process().await.and_then(|peer| u64::try_from(peer.as_raw_nonzero().get()).ok()) {
         Some(peer) if peer == pid => Ok(()),
         Some(peer) => Err(format!("its socket belongs to the process {peer}, and it is the process {pid}")),
         None => Err("its socket belongs to a process that cannot be seen".to_owned()),

@@ -1,0 +1,107 @@
+//! Finds the nodes of a cluster among the containers of a dockerd.
+
+use std::collections::{BTreeSet, HashMap};
+
+use http::StatusCode;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use super::address::{ClusterAddress, ClusterTool, MAX_NODES, is_container};
+use crate::docker_api::Api;
+use crate::engine::EngineError;
+
+/// The largest list of containers that is read: one has a few kilobytes.
+const MAX_LIST_BYTES: usize = 16 << 20;
+/// How many other clusters, or nodes, an error names.
+const SHOWN: usize = 10;
+
+/// A container in dockerd's list.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    #[serde(default)]
+    names: Vec<String>,
+    #[serde(default)]
+    labels: HashMap<String, String>,
+    #[serde(default)]
+    state: String,
+}
+
+impl Listed {
+    /// Its own name: links give it others, with a slash in them.
+    fn name(&self) -> Option<&str> {
+        self.names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| is_container(name))
+    }
+
+    fn is_node(&self, tool: ClusterTool) -> bool {
+        tool.is_node(|key| self.labels.get(key).map(String::as_str))
+    }
+}
+
+/// The names of the containers that `address` means, sorted. All of them run.
+pub(super) async fn nodes(docker: &Api, address: &ClusterAddress) -> Result<Vec<String>, EngineError> {
+    let ClusterAddress { tool, name, nodes: named } = address;
+    let listed = list(docker, &format!("{}={name}", tool.cluster_label())).await?;
+    let mut nodes: Vec<_> =
+        listed.iter().filter(|it| it.is_node(*tool)).filter_map(|it| Some((it.name()?, it))).collect();
+    nodes.sort_by_key(|(name, _)| *name);
+    let refused = |reason: String, hint: Option<String>| {
+        Err(EngineError::Cluster { cluster: format!("{}://{name}", tool.name()), reason, hint })
+    };
+    if nodes.is_empty() {
+        let reason = format!("docker at {} has no nodes of such a cluster", docker.address());
+        return refused(reason, Some(others(docker, *tool).await?));
+    }
+    if !named.is_empty() {
+        if let Some(absent) = named.iter().find(|absent| !nodes.iter().any(|(name, _)| name == absent)) {
+            let present = some(nodes.iter().map(|(name, _)| (*name).to_owned()));
+            return refused(format!("it has no node `{absent}`"), Some(format!("its nodes are {present}")));
+        }
+        nodes.retain(|(name, _)| named.iter().any(|named| named == name));
+    }
+    if nodes.len() > MAX_NODES {
+        return refused(
+            format!("it has {} nodes; at most {MAX_NODES} are written to", nodes.len()),
+            Some("name some with `?nodes=a,b`".to_owned()),
+        );
+    }
+    if let Some((stopped, it)) = nodes.iter().find(|(_, it)| it.state != "running") {
+        let state = it.state.escape_debug();
+        let hint = format!("`docker start {stopped}` starts it; `?nodes=a,b` names other nodes");
+        return refused(format!("its node {stopped} does not run (it is {state})"), Some(hint));
+    }
+    Ok(nodes.into_iter().map(|(name, _)| name.to_owned()).collect())
+}
+
+/// The containers, running or not, with this label.
+async fn list(docker: &Api, label: &str) -> Result<Vec<Listed>, EngineError> {
+    let filters = serde_json::json!({ "label": [label] }).to_string();
+    let path = format!("/containers/json?all=true&filters={}", utf8_percent_encode(&filters, NON_ALPHANUMERIC));
+    let response = docker.get_within(&path, MAX_LIST_BYTES).await?;
+    let operation = || "asking docker for the nodes of a cluster".to_owned();
+    if response.status != StatusCode::OK {
+        return Err(EngineError::Protocol { operation: operation(), reason: response.message() });
+    }
+    serde_json::from_slice(&response.body)
+        .map_err(|error| EngineError::Protocol { operation: operation(), reason: error.to_string() })
+}
+
+/// What clusters there are, as a hint.
+async fn others(docker: &Api, tool: ClusterTool) -> Result<String, EngineError> {
+    let listed = list(docker, tool.cluster_label()).await?;
+    let names: BTreeSet<_> =
+        listed.iter().filter(|it| it.is_node(tool)).filter_map(|it| it.labels.get(tool.cluster_label())).collect();
+    if names.is_empty() {
+        return Ok("it has no nodes of any; name the dockerd that has with --docker-host".to_owned());
+    }
+    // Whoever starts a container chooses its labels.
+    Ok(format!("it has {}", some(names.into_iter().map(|name| format!("{}://{}", tool.name(), name.escape_debug())))))
+}
+
+/// Some names, and how many more there are.
+fn some(names: impl ExactSizeIterator<Item = String>) -> String {
+    let rest = names.len().saturating_sub(SHOWN);
+    let cut = |name: String| if name.len() > 80 { name.chars().take(80).chain(['…']).collect() } else { name };
+    let shown: Vec<_> = names.take(SHOWN).map(cut).collect();
+    if rest == 0 { shown.join(", ") } else { format!("{} and {rest} more", shown.join(", ")) }
+}
