@@ -14,5 +14,6 @@ mod common;
 mod address;
 mod both_ways;
 mod builds;
+mod cluster;
 mod execs;
 mod idle;

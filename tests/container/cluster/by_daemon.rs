@@ -1,0 +1,90 @@
+//! Daemons whose engine is a cluster.
+
+use super::nodes::{Cluster, build, ctr};
+use crate::common::{Context, Linkspan, Stack, linkspan, unix};
+
+/// The flags for a cluster as the engine.
+fn flags<'a>(stack: &'a Stack, address: &'a str) -> [&'a str; 4] {
+    ["--engine", address, "--docker-host", stack.docker_host()]
+}
+
+#[test]
+fn builds_go_to_every_node() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "built");
+    let address = cluster.address();
+    let linkspan = Linkspan::start(stack, &flags(stack, &address), &[stack.buildkit_host()]);
+    let builder = stack.builder(&linkspan.address());
+    let build = |top: &str| {
+        let context = Context::new("FROM scratch\nCOPY big /big\nCOPY top /top\n").noise("big", 2 << 20, 31);
+        builder.build(context.file("top", top).path(), ["--load", "-t", "cl-built:1"]).ok()
+    };
+    let output = build("one");
+    assert!(output.stderr.contains("importing to cluster") && !output.stderr.contains("sending tarball"), "{output}");
+    let first: Vec<_> = cluster.nodes().map(|node| cluster.digest(node, "cl-built:1")).collect();
+    let output = build("two");
+    for (node, first) in cluster.nodes().zip(first) {
+        let contents = cluster.contents(node, "cl-built:1");
+        assert!(contents.is_usable && contents.digest.is_some() && contents.digest != first, "{contents:?}");
+        assert!(output.stderr.contains(&format!("{node}: ")), "{output}");
+    }
+    cluster.until_released();
+}
+
+#[test]
+fn a_node_that_was_restarted_is_found_again() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "restarted");
+    let address = cluster.address();
+    let door = stack.fresh_path("-export.sock");
+    let daemon = Linkspan::export(stack, &flags(stack, &address), &[], door.clone());
+    build(stack, "cl-restarted:1", 32, Some("one"));
+    build(stack, "cl-restarted:2", 32, Some("two"));
+    let to = unix(&door);
+    let copy = |image: &str| {
+        linkspan(["copy", &format!("docker-daemon:{image}"), &format!("{to}:")]).env("DOCKER_HOST", stack.docker_host())
+    };
+    copy("cl-restarted:1").ok();
+    stack.docker(["restart", "--timeout", "5", cluster.worker()]).ok();
+    cluster.until_up();
+    let output = copy("cl-restarted:2").ok();
+    assert!(output.stderr.contains("sent 3 blobs"), "{output}{}", daemon.log());
+    for node in cluster.nodes() {
+        assert!(
+            cluster.contents(node, "cl-restarted:1").is_usable && cluster.contents(node, "cl-restarted:2").is_usable
+        );
+    }
+
+    // One that stopped under the daemon.
+    stack.docker(["stop", "--timeout", "5", cluster.worker()]).ok();
+    build(stack, "cl-restarted:3", 32, Some("three"));
+    let output = copy("cl-restarted:3").fails();
+    let words = format!("node {}: containerd does not respond", cluster.worker());
+    assert!(output.stderr.contains(&words) && output.stderr.contains("hint: "), "{output}");
+    let names = ctr(stack, cluster.control_plane(), &["images", "ls", "-q"]).ok().stdout;
+    assert!(!names.contains("cl-restarted:3"), "{names}");
+    stack.docker(["start", cluster.worker()]).ok();
+    cluster.until_up();
+    copy("cl-restarted:3").ok();
+    cluster.until_released();
+}
+
+#[test]
+fn a_name_that_must_not_move_moves_on_no_node() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "denied");
+    let address = cluster.address();
+    build(stack, "cl-denied:1", 33, Some("one"));
+    build(stack, "cl-denied:2", 33, Some("two"));
+    let run = |args: &[&str]| linkspan(args.iter().copied()).env("DOCKER_HOST", stack.docker_host());
+    let worker = format!("{address}?nodes={}:cl-taken:1", cluster.worker());
+    run(&["copy", "docker-daemon:cl-denied:1", &worker]).ok();
+    let before = cluster.digest(cluster.worker(), "cl-taken:1");
+    let door = stack.fresh_path("-export.sock");
+    let _daemon = Linkspan::export(stack, &flags(stack, &address), &["--deny-tag-move"], door.clone());
+    let output = run(&["copy", "docker-daemon:cl-denied:2", &format!("{}:cl-taken:1", unix(&door))]).fails();
+    assert!(output.stderr.contains("cl-taken:1"), "{output}");
+    assert_eq!(cluster.digest(cluster.control_plane(), "cl-taken:1"), None);
+    assert_eq!(cluster.digest(cluster.worker(), "cl-taken:1"), before);
+    cluster.until_released();
+}

@@ -1,0 +1,91 @@
+//! Nodes that cannot be used, and containers that only look like nodes.
+
+use super::nodes::{Cluster, build, ctr, load, start};
+use crate::common::{Stack, full_name};
+
+#[test]
+fn a_stopped_node_is_named_and_nothing_is_visible_on_the_others() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "stopped");
+    build(stack, "cl-stopped:1", 21, Some("one"));
+    stack.docker(["stop", "--timeout", "5", cluster.worker()]).ok();
+    let output = cluster.load("cl-stopped:1").fails();
+    assert!(output.stderr.contains("kind://stopped: its node stopped-worker does not run (it is exited)"), "{output}");
+    assert!(output.stderr.contains("hint: `docker start stopped-worker`"), "{output}");
+    assert_eq!(ctr(stack, cluster.control_plane(), &["images", "ls", "-q"]).ok().stdout, "");
+    assert_eq!(ctr(stack, cluster.control_plane(), &["leases", "ls", "-q"]).ok().stdout, "");
+    // The others can be named.
+    let others = format!("kind://stopped?nodes={}", cluster.control_plane());
+    load(stack, "cl-stopped:1", &others).ok();
+    assert!(cluster.contents(cluster.control_plane(), "cl-stopped:1").is_usable);
+}
+
+#[test]
+fn a_node_whose_disk_is_full_is_named_and_nothing_is_visible_on_the_others() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start_with(stack, "full", &["--tmpfs", "/var:size=3m"]);
+    build(stack, "cl-full:1", 22, Some("one"));
+    let output = cluster.load("cl-full:1").fails();
+    assert!(output.stderr.contains("node full-worker: the engine's disk is full"), "{output}");
+    assert_eq!(ctr(stack, cluster.control_plane(), &["images", "ls", "-q"]).ok().stdout, "");
+    cluster.until_released();
+    let other = format!("kind://full?nodes={}", cluster.control_plane());
+    load(stack, "cl-full:1", &other).ok();
+}
+
+#[test]
+fn unknown_clusters_and_nodes_are_answered_with_those_that_there_are() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "known");
+    // Whoever starts a container chooses its labels.
+    let label = "io.x-k8s.kind.cluster=evil\u{1b}[31m\"},{\n";
+    start(stack, "hostile", &["--label", label, "--entrypoint", "sleep"], &["900"]);
+    let refused = |address: &str| load(stack, "cl-none:1", address).fails();
+    let output = refused("kind://nonesuch");
+    assert!(
+        output.stderr.contains("kind://nonesuch: docker at ") && output.stderr.contains("has no nodes"),
+        "{output}"
+    );
+    assert!(output.stderr.contains("kind://known"), "{output}");
+    assert!(output.stderr.contains("evil\\u{1b}[31m") && !output.stderr.contains('\u{1b}'), "{output}");
+    let output = refused("kind://known?nodes=known-worker2");
+    for words in ["it has no node `known-worker2`", "hint: its nodes are known-control-plane, known-worker"] {
+        assert!(output.stderr.contains(words), "{output}");
+    }
+    for address in ["kind://Evil", "kind://a?nodes=../b", "kind://evil\u{1b}[31m"] {
+        let output = refused(address);
+        assert!(output.status.code() == Some(2), "{output}");
+    }
+    // A load balancer has the cluster's label and no containerd.
+    let labels = ["--label", "io.x-k8s.kind.cluster=known", "--label", "io.x-k8s.kind.role=external-load-balancer"];
+    start(stack, "known-external-load-balancer", &[&labels[..], &["--entrypoint", "sleep"]].concat(), &["900"]);
+    build(stack, "cl-known:1", 23, Some("one"));
+    cluster.load("cl-known:1").ok();
+    stack.docker(["rm", "--force", "known-external-load-balancer", "hostile"]).ok();
+}
+
+#[test]
+fn a_container_that_poses_as_a_node_leads_nowhere_else() {
+    let stack = Stack::shared();
+    let labels = ["--label", "io.x-k8s.kind.cluster=posing", "--label", "io.x-k8s.kind.role=worker"];
+    let host = stack.containerd_address();
+    // The paths of this machine's containerd, by links that are to be followed in the node.
+    let links = format!(
+        "mkdir -p /run/containerd && ln -s {host} /run/containerd/containerd.sock && \
+         ln -s /proc/1/root{host} /run/magic && exec sleep 900"
+    );
+    start(stack, "posing-worker", &[&labels[..], &["--entrypoint", "sh"]].concat(), &["-c", &links]);
+    build(stack, "cl-posing:1", 24, Some("one"));
+    let output = load(stack, "cl-posing:1", "kind://posing").fails();
+    assert!(
+        output.stderr.contains("node posing-worker: containerd does not respond at docker-container://"),
+        "{output}"
+    );
+    assert_eq!(stack.image_of("k8s.io", &full_name("cl-posing:1")), None);
+    let magic = "ln -sf ../magic /run/containerd/containerd.sock";
+    stack.docker(["exec", "posing-worker", "sh", "-c", magic]).ok();
+    let output = load(stack, "cl-posing:1", "kind://posing").fails();
+    assert!(output.stderr.contains("node posing-worker: containerd does not respond"), "{output}");
+    assert_eq!(stack.image_of("k8s.io", &full_name("cl-posing:1")), None);
+    stack.docker(["rm", "--force", "posing-worker"]).ok();
+}

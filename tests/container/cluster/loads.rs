@@ -1,0 +1,138 @@
+//! `linkspan load` and `copy` to clusters.
+
+use std::thread;
+
+use serde_json::Value;
+
+use super::nodes::{Cluster, build, ctr, load, sent, start};
+use crate::common::{Stack, full_name, linkspan, until};
+
+#[test]
+fn every_node_gets_what_kind_load_brings_and_later_only_what_is_new() {
+    let stack = Stack::shared();
+    let (cluster, reference) = (Cluster::start(stack, "usual"), Cluster::start(stack, "reference"));
+    build(stack, "cl-usual:1", 11, Some("one"));
+    let output = cluster.load("cl-usual:1").ok();
+    let first = sent(&output);
+    assert_eq!(first.len(), 2, "{output}");
+    // Manifest, config and two layers.
+    assert!(first.iter().all(|(blobs, bytes)| *blobs == 4 && *bytes > 2 << 20), "{output}");
+    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(report["sentBytes"].as_u64(), Some(first[0].1), "the source was read once: {output}");
+
+    reference.kind_load("cl-usual:1");
+    for (node, other) in cluster.nodes().zip(reference.nodes()) {
+        let (ours, theirs) = (cluster.contents(node, "cl-usual:1"), reference.contents(other, "cl-usual:1"));
+        assert!(ours.is_usable && ours.digest.is_some(), "{ours:?}");
+        assert_eq!(ours.digest, theirs.digest);
+        assert_eq!(ours.snapshots, theirs.snapshots);
+        // The import also stores the archive's own index.
+        assert!(ours.blobs.is_subset(&theirs.blobs), "{ours:?}\n{theirs:?}");
+    }
+
+    build(stack, "cl-usual:2", 11, Some("two"));
+    let output = cluster.load("cl-usual:2").ok();
+    assert!(sent(&output).iter().all(|(blobs, bytes)| *blobs == 3 && *bytes < 10_000), "{output}");
+    let output = cluster.load("cl-usual:2").ok();
+    assert_eq!(sent(&output), [(0, 0), (0, 0)], "{output}");
+    for node in cluster.nodes() {
+        assert!(cluster.contents(node, "cl-usual:2").is_usable);
+    }
+    cluster.until_released();
+}
+
+#[test]
+fn a_node_that_lacks_more_is_sent_more() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "uneven");
+    build(stack, "cl-base:1", 12, None);
+    build(stack, "cl-uneven:1", 12, Some("top"));
+    let worker = format!("{}?nodes={}", cluster.address(), cluster.worker());
+    let output = load(stack, "cl-base:1", &worker).ok();
+    assert_eq!(sent(&output).len(), 1, "{output}");
+    assert_eq!(cluster.digest(cluster.control_plane(), "cl-base:1"), None);
+
+    let output = cluster.load("cl-uneven:1").ok();
+    let sent = sent(&output);
+    assert_eq!(sent.iter().map(|(blobs, _)| *blobs).collect::<Vec<_>>(), [4, 3], "{output}");
+    assert!(sent[0].1 > 2 << 20 && sent[1].1 < 10_000, "{output}");
+    for node in cluster.nodes() {
+        assert!(cluster.contents(node, "cl-uneven:1").is_usable);
+    }
+}
+
+#[test]
+fn loads_at_the_same_time_do_not_disturb_each_other() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "busy");
+    build(stack, "cl-busy:1", 13, Some("one"));
+    build(stack, "cl-busy:2", 13, Some("two"));
+    thread::scope(|scope| {
+        for image in ["cl-busy:1", "cl-busy:2", "cl-busy:1"] {
+            let cluster = &cluster;
+            scope.spawn(move || cluster.load(image).ok());
+        }
+    });
+    for node in cluster.nodes() {
+        for image in ["cl-busy:1", "cl-busy:2"] {
+            assert!(cluster.contents(node, image).is_usable, "{image} on {node}");
+        }
+    }
+    cluster.until_released();
+}
+
+#[test]
+fn images_are_copied_listed_named_and_removed() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "kept");
+    build(stack, "cl-kept:1", 14, Some("one"));
+    let (docker, address) = (stack.docker_host(), cluster.address());
+    let run = |args: &[&str]| linkspan(args.iter().copied()).env("DOCKER_HOST", docker);
+    let named = format!("{address}:cl-renamed:1");
+    let output = run(&["copy", "docker-daemon:cl-kept:1", &named]).ok();
+    for node in cluster.nodes() {
+        assert!(cluster.contents(node, "cl-renamed:1").is_usable, "{output}");
+        assert!(output.stderr.contains(&format!("{node}: sent 4 blobs")), "{output}");
+    }
+
+    // An archive on standard input, and back into one.
+    let saved = stack.fresh_path("-saved.tar");
+    run(&["save", "cl-renamed:1", "-o", saved.to_str().unwrap(), "--engine", &address]).ok();
+    run(&["load", "-i", saved.to_str().unwrap(), "-t", "cl-other:1", "--to", &address]).ok();
+    let listed = run(&["images", "--engine", &address, "--json"]).ok().lines();
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    run(&["tag", "cl-other:1", "cl-third:1", "--engine", &address]).ok();
+    run(&["rm", "cl-other:1", "cl-renamed:1", "--engine", &address]).ok();
+    run(&["rm", "cl-other:1", "--engine", &address]).fails();
+    for node in cluster.nodes() {
+        let names = ctr(stack, node, &["images", "ls", "-q"]).ok().lines();
+        assert_eq!(names, [full_name("cl-third:1")]);
+        assert!(cluster.contents(node, "cl-third:1").is_usable);
+    }
+}
+
+#[test]
+fn k3d_has_its_socket_elsewhere() {
+    let stack = Stack::shared();
+    let labels = ["--label", "app=k3d", "--label", "k3d.cluster=k3", "--label", "k3d.role=server", "--volume", "/var"];
+    let socket = "/run/k3s/containerd/containerd.sock";
+    let command =
+        ["--address", socket, "--state", "/run/k3s/containerd", "--root", "/var/lib/rancher/k3s/agent/containerd"];
+    start(stack, "k3d-k3-server-0", &labels, &command);
+    let balancer = ["--label", "app=k3d", "--label", "k3d.cluster=k3", "--label", "k3d.role=loadbalancer"];
+    start(stack, "k3d-k3-serverlb", &[&balancer[..], &["--entrypoint", "sleep"]].concat(), &["900"]);
+    let ctr = |args: &[&str]| {
+        let usual = ["exec", "k3d-k3-server-0", "ctr", "--address", socket, "-n", "k8s.io"];
+        stack.docker(usual).args(args)
+    };
+    until("containerd in a node", || ctr(&["version"]).output(), |it| it.status.success());
+    build(stack, "cl-k3d:1", 15, Some("one"));
+    let output = load(stack, "cl-k3d:1", "k3d://k3").ok();
+    assert_eq!(sent(&output).len(), 1, "{output}");
+    let checked = ctr(&["images", "check"]).ok().stdout;
+    assert!(
+        checked.contains("cl-k3d:1") && checked.contains("complete (3/3)") && checked.contains("true"),
+        "{checked}"
+    );
+    stack.docker(["rm", "--force", "--volumes", "k3d-k3-server-0", "k3d-k3-serverlb"]).ok();
+}

@@ -1,0 +1,6 @@
+//! Clusters whose nodes are containers, as kind makes them: node containers that run the real containerd.
+
+mod by_daemon;
+mod failures;
+mod loads;
+mod nodes;
