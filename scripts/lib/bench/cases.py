@@ -3,6 +3,7 @@
 from bounds import bounds
 from builds import big_edit, classic, cold, container, edit, layers100, memory, remote, warm
 from caching import export_first, export_warm, import_fresh, import_noop
+from clusters import kind_edit
 from exporting import api_memory, api_small, api_stream, api_warm
 from loads import load_cold, load_memory, load_warm
 from proxying import proxy
@@ -41,4 +42,5 @@ CASES = {
     "object-edit": object_edit,
     "object-stream": object_stream,
     "object-memory": object_memory,
+    "kind-edit": kind_edit,
 }

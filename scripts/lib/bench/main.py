@@ -50,6 +50,8 @@ cases:
   object-stream   `linkspan copy` of 3 GB in 8 layers to a bucket, as a part of the speed of SHA-256 on one core or of
                   the server's own PUTs, whichever is less
   object-memory   `linkspan copy` of --memory-size GB in 8 layers to a bucket; its peak resident memory
+  kind-edit       `linkspan load` of an image of docker to a cluster of two nodes that have all but its last layer, against
+                  `docker save` and `ctr images import` in each node, as `kind load docker-image` does it
 
 Contenders take turns, each with a build of its own, so that none profits from another's cache; figures are medians.
 The base image is made of real files of this machine. Everything runs on a stack of its own, taken down at the end.
