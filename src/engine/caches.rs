@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use super::images::Images;
 use super::{EngineError, Lease, Origin};
+use crate::image::cache::CacheRoot;
 use crate::image::{Descriptor, Digest};
 
 /// How the ids of all versions begin.
@@ -67,6 +68,46 @@ pub struct CacheVersion {
     pub layers: u64,
     /// The bytes of its layers and documents; versions may share them with each other and with images.
     pub bytes: u64,
+}
+
+impl CacheVersion {
+    /// A version that begins now, without content yet.
+    ///
+    /// # Errors
+    /// [`EngineError::Cache`] if no store can hold what `new` says.
+    pub(super) fn begin(new: &NewVersion, origin: &Origin) -> Result<Self, EngineError> {
+        check_new(new)?;
+        let created = now();
+        Ok(Self {
+            id: new_id(&new.reference, created),
+            reference: new.reference.clone(),
+            part: new.part.clone(),
+            title: new.title.clone(),
+            mode: new.mode.clone(),
+            builder: origin.builder.clone(),
+            created,
+            used: created,
+            root: Descriptor::new("", Digest::sha256(b""), 0),
+            layers: 0,
+            bytes: 0,
+        })
+    }
+
+    /// The id of the export that stores it: letters, digits and dashes, and short enough for a file name.
+    pub(super) fn export(&self) -> String {
+        self.id.strip_prefix("linkspan-").unwrap_or(&self.id).to_owned()
+    }
+
+    /// The same version with its content.
+    pub(super) fn complete(&self, content: &CacheContent) -> Self {
+        Self {
+            root: content.root.descriptor.clone(),
+            layers: u64::try_from(content.present().len()).unwrap_or(u64::MAX),
+            bytes: content.bytes(),
+            used: now(),
+            ..self.clone()
+        }
+    }
 }
 
 /// A document and its content.
@@ -217,6 +258,25 @@ pub(crate) fn check_new(new: &NewVersion) -> Result<(), EngineError> {
         }
     }
     Ok(())
+}
+
+/// Refuses ids that no version of a store with ids of ours has.
+pub(super) fn check_ids(ids: &[String]) -> Result<(), EngineError> {
+    let is_ours = |id: &String| {
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        id.starts_with(VERSION_PREFIX) && id.bytes().all(is_plain)
+    };
+    ids.iter().find(|id| !is_ours(id)).map_or(Ok(()), |other| {
+        let reason = format!("its versions have ids that begin with `{VERSION_PREFIX}`");
+        Err(EngineError::Cache { reference: other.clone(), reason })
+    })
+}
+
+/// The blobs of a version with the root `root`, whose bytes are `document`; of one that cannot be read only the root.
+pub(super) fn blobs_of(root: &Descriptor, document: Option<Bytes>) -> Vec<Digest> {
+    let listed = document.and_then(|bytes| CacheRoot::parse(root.clone(), bytes).ok());
+    let digests = |listed: CacheRoot| listed.blobs().into_iter().map(|blob| blob.digest.clone()).collect();
+    listed.map_or_else(|| vec![root.digest.clone()], digests)
 }
 
 /// Fails unless `layers` have the `sizes` that were found, in the same order.

@@ -32,8 +32,8 @@ use super::read::ContainerdImages;
 use super::release::{abort_ingests, release_all};
 use super::writer::{self, Begun};
 use crate::engine::caches::{
-    CacheContent, CacheDocument, CacheStore, CacheVersion, NewVersion, PendingVersion, VERSION_PREFIX, check_new,
-    check_sizes, id_prefix, is_touch_due, lease_origin, milliseconds, new_id, sort, time,
+    CacheContent, CacheDocument, CacheStore, CacheVersion, NewVersion, PendingVersion, VERSION_PREFIX, check_ids,
+    check_new, check_sizes, id_prefix, is_touch_due, lease_origin, milliseconds, new_id, sort, time,
 };
 use crate::engine::images::Images;
 use crate::engine::process::Process;
@@ -184,10 +184,7 @@ impl CacheStore for ContainerdCaches {
     }
 
     async fn delete(&self, ids: &[String]) -> Result<(), EngineError> {
-        if let Some(other) = ids.iter().find(|id| !id.starts_with(VERSION_PREFIX)) {
-            let reason = format!("its versions have ids that begin with `{VERSION_PREFIX}`");
-            return Err(EngineError::Cache { reference: other.clone(), reason });
-        }
+        check_ids(ids)?;
         for id in ids {
             lease_calls::delete(self.client(), id, Collect::Later).await?;
         }

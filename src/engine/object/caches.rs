@@ -13,12 +13,12 @@ use super::keys;
 use super::lease::ObjectLease;
 use super::stores::Stores;
 use crate::engine::caches::{
-    CacheContent, CacheStore, CacheVersion, NewVersion, PendingVersion, VERSION_PREFIX, check_new, check_sizes,
-    id_prefix, is_touch_due, milliseconds, new_id, now, sort, time,
+    CacheContent, CacheStore, CacheVersion, NewVersion, PendingVersion, VERSION_PREFIX, blobs_of, check_ids,
+    check_sizes, id_prefix, is_touch_due, lease_origin, milliseconds, now, sort, time,
 };
 use crate::engine::images::Images;
 use crate::engine::{EngineError, Lease, Origin, Pin};
-use crate::image::{Descriptor, Digest};
+use crate::image::{Descriptor, Limits};
 
 /// The longest record of a version, in bytes.
 const MAX_RECORD: u64 = 64 << 10;
@@ -107,43 +107,30 @@ impl CacheStore for ObjectCaches {
     }
 
     async fn begin(&self, new: &NewVersion, origin: &Origin) -> Result<Arc<dyn PendingVersion>, EngineError> {
-        check_new(new)?;
-        let created = now();
-        let id = new_id(&new.reference, created);
-        // Letters, digits and dashes, and short enough for the id of an export.
-        let export = id.strip_prefix("linkspan-").unwrap_or(&id).to_owned();
-        let version = CacheVersion {
-            id,
-            reference: new.reference.clone(),
-            part: new.part.clone(),
-            title: new.title.clone(),
-            mode: new.mode.clone(),
-            builder: origin.builder.clone(),
-            created,
-            used: created,
-            root: Descriptor::new("", Digest::sha256(b""), 0),
-            layers: 0,
-            bytes: 0,
-        };
-        let lease = ObjectLease::open(&self.stores, &export, None).await?;
+        let version = CacheVersion::begin(new, origin)?;
+        let lease = ObjectLease::open(&self.stores, &version.export(), None).await?;
         Ok(Arc::new(PendingObjectCache { version, lease: Arc::new(lease) }))
     }
 
-    /// Nothing is collected, so the blobs of versions need no pins.
-    async fn lease(&self, _: &[String], _: bool) -> Result<Option<Arc<dyn Lease>>, EngineError> {
-        Ok(None)
+    async fn lease(&self, ids: &[String], _: bool) -> Result<Option<Arc<dyn Lease>>, EngineError> {
+        let read = ids.iter().map(|id| async move {
+            let Some((stored, _)) = self.read(id).await? else { return Ok(Vec::new()) };
+            let limit = Limits::default().document_bytes;
+            let document = self.stores.bucket().get(&keys::blob(&stored.root.digest), limit).await?;
+            Ok::<_, EngineError>(blobs_of(&stored.root, document.map(|found| found.bytes)))
+        });
+        let pins: Vec<_> = stream::iter(read.collect::<Vec<_>>()).buffered(PARALLEL).try_concat().await?;
+        let lease = ObjectLease::open(&self.stores, &lease_origin().export, None).await?;
+        if let Err(error) = lease.pins.add(&pins).await {
+            lease.release().await?;
+            return Err(error);
+        }
+        Ok(Some(Arc::new(lease)))
     }
 
     /// Their blobs stay until they are collected.
     async fn delete(&self, ids: &[String]) -> Result<(), EngineError> {
-        let is_ours = |id: &String| {
-            let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-            id.starts_with(VERSION_PREFIX) && id.bytes().all(is_plain)
-        };
-        if let Some(other) = ids.iter().find(|id| !is_ours(id)) {
-            let reason = format!("its versions have ids that begin with `{VERSION_PREFIX}`");
-            return Err(EngineError::Cache { reference: other.clone(), reason });
-        }
+        check_ids(ids)?;
         let deletions = ids.iter().map(|id| async move { self.stores.bucket().delete(&keys::cache(id)).await });
         stream::iter(deletions.collect::<Vec<_>>()).buffer_unordered(PARALLEL).try_collect().await
     }
@@ -199,13 +186,7 @@ impl PendingVersion for PendingObjectCache {
         for document in documents {
             stores.blobs.store(vec![(document.descriptor.digest.clone(), document.bytes.clone())]).await?;
         }
-        let version = CacheVersion {
-            root: content.root.descriptor.clone(),
-            layers: u64::try_from(layers.len()).unwrap_or(u64::MAX),
-            bytes: content.bytes(),
-            used: now(),
-            ..self.version.clone()
-        };
+        let version = self.version.complete(content);
         self.lease.pins.check_held().await?;
         stores.bucket().put(&keys::cache(&version.id), record(stores, &version)?).await?;
         if let Err(error) = self.lease.release().await {

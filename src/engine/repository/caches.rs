@@ -11,12 +11,11 @@ use super::images::RepositoryImages;
 use super::lease::RepositoryLease;
 use super::stores::Stores;
 use crate::engine::caches::{
-    CacheContent, CacheDocument, CacheStore, CacheVersion, NewVersion, PendingVersion, VERSION_PREFIX, check_new,
-    check_sizes, is_touch_due, lease_origin, new_id, now, sort,
+    CacheContent, CacheDocument, CacheStore, CacheVersion, NewVersion, PendingVersion, blobs_of, check_ids,
+    check_sizes, is_touch_due, lease_origin, now, sort,
 };
 use crate::engine::images::Images;
 use crate::engine::{EngineError, Lease, Origin};
-use crate::image::cache::CacheRoot;
 use crate::image::{Descriptor, Digest, Limits};
 
 /// The caches of a repository.
@@ -39,12 +38,9 @@ fn foreign(stores: &Stores, entry: &Entry) -> Option<CacheVersion> {
     entry.foreign_version(document(&file)?, written)
 }
 
-/// The blobs of the version with the root `root`; of one that cannot be read only the root. Blocks.
+/// The blobs of the version with the root `root`. Blocks.
 fn blobs(stores: &Stores, root: &Descriptor) -> Vec<Digest> {
-    let document = stores.blobs.open(&root.digest).ok().and_then(|file| document(&file));
-    let listed = document.and_then(|bytes| CacheRoot::parse(root.clone(), bytes).ok());
-    let digests = |listed: CacheRoot| listed.blobs().into_iter().map(|blob| blob.digest.clone()).collect();
-    listed.map_or_else(|| vec![root.digest.clone()], digests)
+    blobs_of(root, stores.blobs.open(&root.digest).ok().and_then(|file| document(&file)))
 }
 
 /// The bytes of a document, or of what is too long to be one. Blocks.
@@ -72,24 +68,8 @@ impl CacheStore for RepositoryCaches {
     }
 
     async fn begin(&self, new: &NewVersion, origin: &Origin) -> Result<Arc<dyn PendingVersion>, EngineError> {
-        check_new(new)?;
-        let created = now();
-        let id = new_id(&new.reference, created);
-        let version = CacheVersion {
-            reference: new.reference.clone(),
-            part: new.part.clone(),
-            title: new.title.clone(),
-            mode: new.mode.clone(),
-            builder: origin.builder.clone(),
-            created,
-            used: created,
-            root: Descriptor::new("", Digest::sha256(b""), 0),
-            layers: 0,
-            bytes: 0,
-            id,
-        };
-        // Letters, digits and dashes, and short enough for a file name.
-        let export = version.id.strip_prefix("linkspan-").unwrap_or(&version.id).to_owned();
+        let version = CacheVersion::begin(new, origin)?;
+        let export = version.export();
         let lease = self.stores.run(move |stores| {
             stores.names.create()?;
             RepositoryLease::open(stores, &export, None)
@@ -119,10 +99,7 @@ impl CacheStore for RepositoryCaches {
     }
 
     async fn delete(&self, ids: &[String]) -> Result<(), EngineError> {
-        if let Some(other) = ids.iter().find(|id| !id.starts_with(VERSION_PREFIX)) {
-            let reason = format!("its versions have ids that begin with `{VERSION_PREFIX}`");
-            return Err(EngineError::Cache { reference: other.clone(), reason });
-        }
+        check_ids(ids)?;
         let ids = ids.to_vec();
         let is_more = self.stores.run(move |stores| {
             if !stores.names.change(|index: &mut LayoutIndex| index.remove_caches(&ids))? {
@@ -199,10 +176,7 @@ impl PendingVersion for PendingRepositoryCache {
 
     async fn commit(&self, content: &CacheContent) -> Result<CacheVersion, EngineError> {
         let (layers, documents) = (content.present(), [content.config.clone(), content.root.clone()]);
-        let mut version = self.version.clone();
-        version.root = content.root.descriptor.clone();
-        version.layers = u64::try_from(layers.len()).unwrap_or(u64::MAX);
-        (version.bytes, version.used) = (content.bytes(), now());
+        let version = self.version.complete(content);
         self.lease
             .work(move |lease| {
                 lease.pins.add(layers.iter().map(|layer| &layer.digest))?;
