@@ -16,12 +16,13 @@ pub(super) struct EngineSettings {
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<String>,
 
-    /// Which engine to work on: `docker` (with the containerd image store), `docker-classic` (without it), `containerd`,
-    /// `layout`, `object`, every node of a cluster whose nodes are containers of the dockerd at --docker-host (`kind://CLUSTER`,
-    /// `k3d://CLUSTER`; `?nodes=a,b` behind it names some), or `auto` [env: LINKSPAN_ENGINE] [default: auto]
+    /// Which engine to work on: `docker` (with the containerd image store), `docker-classic` (without it), `docker-api` (docker
+    /// through its API alone, which needs neither root nor containerd's socket), `containerd`, `layout`, `object`, every node
+    /// of a cluster whose nodes are containers of the dockerd at --docker-host (`kind://CLUSTER`, `k3d://CLUSTER`;
+    /// `?nodes=a,b` behind it names some), or `auto` [env: LINKSPAN_ENGINE] [default: auto]
     #[arg(
         long,
-        value_name = "auto|docker|docker-classic|containerd|layout|object|kind://CLUSTER",
+        value_name = "auto|docker|docker-classic|docker-api|containerd|layout|object|kind://CLUSTER",
         help_heading = "Engine"
     )]
     pub(super) engine: Option<String>,
@@ -52,8 +53,9 @@ pub(super) struct EngineSettings {
     #[arg(long, value_name = "ADDR", help_heading = "Engine")]
     pub(super) object: Option<String>,
 
-    /// The directory of build caches with `docker-classic`, whose dockerd cannot store them [env: LINKSPAN_CACHE_DIR]
-    /// [default: /var/lib/linkspan/cache]
+    /// The directory of build caches with `docker-classic` and `docker-api`, where dockerd cannot store them, and of what
+    /// `docker-api` is sent through the exporter API [env: LINKSPAN_CACHE_DIR] [default: /var/lib/linkspan/cache, or for other
+    /// users than root $XDG_STATE_HOME/linkspan/cache]
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
     pub(super) cache_dir: Option<String>,
 

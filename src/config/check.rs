@@ -210,7 +210,7 @@ fn layer_applier(given: &Given) -> Result<ApplierChoice, ConfigError> {
 
 /// The engine, and the cluster if it is one.
 fn kind(given: &Given) -> Result<(Option<EngineKind>, Option<ClusterAddress>), ConfigError> {
-    let expected = "is no engine; expected `auto`, `docker`, `docker-classic`, `containerd`, `layout`, `object`, \
+    let expected = "is no engine; expected `auto`, `docker`, `docker-classic`, `docker-api`, `containerd`, `layout`, `object`, \
                     `kind://CLUSTER` or `k3d://CLUSTER`";
     match given.text.as_str() {
         "auto" => Ok((None, None)),

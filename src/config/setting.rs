@@ -5,7 +5,7 @@
 pub enum Setting {
     /// The configuration file; not settable in the file itself.
     Config,
-    /// `auto`, `docker`, `docker-classic`, `containerd`, `layout` or `object`.
+    /// `auto`, `docker`, `docker-classic`, `docker-api`, `containerd`, `layout` or `object`.
     Engine,
     /// dockerd's address.
     DockerHost,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::engine::EngineError;
-use crate::engine::select::{Selected, Selection, select};
+use crate::engine::select::{Selected, Selection, select, select_with_containerd};
 use crate::telemetry::announce;
 
 use super::notify;
@@ -28,7 +28,7 @@ pub(super) async fn wait(selection: &Selection, timeout: Duration) -> Result<Sel
     notify::state(&format!("EXTEND_TIMEOUT_USEC={}", timeout.saturating_add(START_MARGIN).as_micros()));
     let (mut last, mut announced) = (None, false);
     loop {
-        let look = select(selection);
+        let look = select_with_containerd(selection);
         let outcome = match last.take() {
             // The first attempt has no deadline: even with a timeout of 0 it reports the actual error.
             None => look.await,
@@ -46,6 +46,8 @@ pub(super) async fn wait(selection: &Selection, timeout: Duration) -> Result<Sel
                 sleep(PAUSE.min(end.saturating_duration_since(Instant::now()))).await;
                 last = Some(error);
             }
+            // containerd does not come, or is not for this user: whatever does without it.
+            Err(error) if error.is_containerd_out_of_reach() => return select(selection).await,
             outcome => return outcome,
         }
     }

@@ -30,7 +30,7 @@ use crate::engine::select::Selected;
 use crate::engine::{Engine, EngineError, EngineKind, Identity};
 use crate::export::Exports;
 use crate::http2::ConnectionPool;
-use crate::net::{Address, Principal, ServerTls, ServerTlsError, TlsRules, Upstream, UpstreamError};
+use crate::net::{Address, Principal, ServerTls, ServerTlsError, Tls, TlsRules, Upstream, UpstreamError};
 use crate::output::folder::Folders;
 use crate::passwords::Passwords;
 use crate::telemetry::announce;
@@ -142,7 +142,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
     let at = |setting: Setting| move |error| DaemonError::Door { flag: setting.name(), error };
     let mut doors = Vec::new();
     let docker = match &config.docker_door {
-        Some(door) => match docker_upstream(engine.identity(), &door.listen) {
+        Some(door) => match docker_upstream(engine.identity(), config.engine.docker_tls.as_ref(), &door.listen) {
             // A default door is optional.
             Err(DaemonError::NoDocker { .. }) if door.is_default => None,
             upstream => {
@@ -374,12 +374,14 @@ fn capacity() -> usize {
 }
 
 /// The engine behind a docker door that listens at `listen`.
-fn docker_upstream(engine: &Identity, listen: &Address) -> Result<Upstream, DaemonError> {
+fn docker_upstream(engine: &Identity, tls: Option<&Tls>, listen: &Address) -> Result<Upstream, DaemonError> {
     let none = || DaemonError::NoDocker { listen: listen.clone(), engine: Box::new(engine.clone()) };
     if !engine.kind.is_docker() {
         return Err(none());
     }
-    Ok(Upstream::new(engine.address.parse().map_err(|_| none())?, None)?)
+    let address: Address = engine.address.parse().map_err(|_| none())?;
+    let tls = tls.filter(|_| matches!(address, Address::Tcp { .. }));
+    Ok(Upstream::docker(address, tls)?)
 }
 
 fn pools(builders: &[Builder]) -> Result<Vec<Arc<ConnectionPool>>, UpstreamError> {

@@ -3,6 +3,7 @@
 mod early_response;
 mod endpoint;
 mod error;
+mod grpc;
 mod pool;
 
 use std::io;
@@ -29,6 +30,7 @@ use crate::net::{Dial, Stream, Upstream};
 use early_response::EarlyResponseStream;
 pub(crate) use endpoint::DockerAddress;
 pub(crate) use error::ApiError;
+pub(crate) use grpc::Grpc;
 use pool::Pool;
 
 /// The time limit for connecting to a socket of this machine, or for starting a connection to another one.
@@ -101,7 +103,6 @@ impl Api {
     ///
     /// # Errors
     /// [`ApiError::Unreachable`] when a file of TLS cannot be used.
-    #[allow(dead_code, reason = "the engine over any Engine API uses it")]
     pub(crate) fn at(address: &DockerAddress) -> Result<Self, ApiError> {
         let text = address.to_string();
         let failed = |error: crate::net::UpstreamError| ApiError::Unreachable {
@@ -111,12 +112,6 @@ impl Api {
         let dial = address.dial().map_err(failed)?;
         let pool = (!address.is_socket()).then(Arc::<Pool>::default);
         Ok(Self { dial, address: text, pool })
-    }
-
-    /// How dockerd is reached, for requests that are not HTTP/1.1.
-    #[allow(dead_code, reason = "the engine over any Engine API uses it")]
-    pub(crate) fn dialer(&self) -> &Arc<dyn Dial> {
-        &self.dial
     }
 
     /// The address, as a URL.

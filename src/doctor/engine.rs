@@ -65,7 +65,9 @@ pub(super) fn selection(configured: &Selection, subject: Option<&RunningLinkspan
     let layer_applier = configured.layer_applier;
     let base = Selection { kind, containerd_address, cache_dir, layer_applier, ..Selection::default() };
     match engine.kind {
-        EngineKind::Docker | EngineKind::DockerClassic => Selection { docker_host: Some(address), ..base },
+        EngineKind::Docker | EngineKind::DockerClassic | EngineKind::DockerApi => {
+            Selection { docker_host: Some(address), ..base }
+        }
         EngineKind::Containerd => Selection {
             containerd_address: Some(address.strip_prefix("unix://").unwrap_or(&address).into()),
             namespace: engine.namespace.clone(),

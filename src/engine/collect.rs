@@ -51,7 +51,7 @@ pub struct Collected {
 /// Who collects in an engine that has a collector of its own.
 pub(super) fn collector_of(kind: EngineKind) -> &'static str {
     match kind {
-        EngineKind::Docker => {
+        EngineKind::Docker | EngineKind::DockerApi => {
             "dockerd and its containerd collect by themselves what no image needs; `docker image prune` removes images"
         }
         EngineKind::DockerClassic => {

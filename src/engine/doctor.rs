@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::containerd::ContainerdEngine;
 use super::docker::{Store, info};
 use super::select::{
-    Chosen, DEFAULT_CONTAINERD_ADDRESS, DEFAULT_NAMESPACE, Selected, Selection, choose, docker_socket, is_there,
+    Chosen, DEFAULT_CONTAINERD_ADDRESS, DEFAULT_NAMESPACE, Selected, Selection, choose, docker_address, is_there,
 };
 use super::{EngineError, EngineKind};
-use crate::docker_api::Api;
+use crate::docker_api::{Api, DockerAddress};
 
 /// All that was found. Each half is `None` where it was not requested or there is no socket at its address.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub async fn examine(selection: &Selection) -> Findings {
     let containerd = match &chosen {
         Ok((Chosen::Docker(engine), _)) => Some(Ok(describe(engine.containerd()))),
         // It has no part in where the images are.
-        Ok((Chosen::DockerClassic(_), _)) => None,
+        Ok((Chosen::DockerClassic(_) | Chosen::DockerApi(_), _)) => None,
         Ok((Chosen::Containerd(engine), _)) => Some(Ok(describe(engine))),
         Ok((Chosen::Layout(_) | Chosen::Object(_) | Chosen::Cluster(_), _)) => None,
         Err(_) if matches!(selection.kind, Some(EngineKind::Layout | EngineKind::Object | EngineKind::Cluster)) => None,
@@ -76,12 +76,15 @@ async fn docker(selection: &Selection) -> Option<Result<Docker, EngineError>> {
     if selection.kind.is_some_and(|kind| other.contains(&kind)) {
         return None;
     }
-    let socket = match docker_socket(selection) {
-        Ok(socket) if selection.docker_host.is_none() && !is_there(&socket) => return None,
-        Ok(socket) => socket,
+    let api = match docker_address(selection) {
+        Ok(DockerAddress::Unix(socket)) if selection.docker_host.is_none() && !is_there(&socket) => return None,
+        Ok(address) => Api::at(&address).map_err(EngineError::from),
+        Err(error) => Err(error),
+    };
+    let api = match api {
+        Ok(api) => Arc::new(api),
         Err(error) => return Some(Err(error)),
     };
-    let api = Arc::new(Api::new(&socket));
     let found = info(&api).await.map(|info| {
         let (containerd_store, driver) = match info.store() {
             Store::Containerd { snapshotter } => (true, snapshotter.to_owned()),

@@ -13,6 +13,8 @@ pub enum EngineKind {
     Docker,
     /// Docker with the classic store.
     DockerClassic,
+    /// Docker with the containerd image store, of which only the Engine API is used.
+    DockerApi,
     /// Plain containerd.
     Containerd,
     /// An OCI image layout directory.
@@ -29,14 +31,22 @@ pub enum EngineKind {
 
 impl EngineKind {
     /// The kinds that can be configured.
-    pub const ALL: [Self; 6] =
-        [Self::Docker, Self::DockerClassic, Self::Containerd, Self::Layout, Self::Object, Self::Cluster];
+    pub const ALL: [Self; 7] = [
+        Self::Docker,
+        Self::DockerClassic,
+        Self::DockerApi,
+        Self::Containerd,
+        Self::Layout,
+        Self::Object,
+        Self::Cluster,
+    ];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Docker => "docker",
             Self::DockerClassic => "docker-classic",
+            Self::DockerApi => "docker-api",
             Self::Containerd => "containerd",
             Self::Layout => "layout",
             Self::Object => "object",
@@ -45,9 +55,9 @@ impl EngineKind {
         }
     }
 
-    /// Whether dockerd is the engine, with whichever store.
+    /// Whether dockerd is the engine, with whichever store, and however it is reached.
     pub const fn is_docker(self) -> bool {
-        matches!(self, Self::Docker | Self::DockerClassic)
+        matches!(self, Self::Docker | Self::DockerClassic | Self::DockerApi)
     }
 }
 

@@ -27,6 +27,7 @@ mod cluster;
 pub mod collect;
 mod containerd;
 mod docker;
+mod docker_api;
 mod docker_classic;
 pub mod doctor;
 pub(crate) mod error;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use super::cluster::{ClusterAddress, ClusterEngine};
 use super::containerd::ContainerdEngine;
 use super::docker::DockerEngine;
+use super::docker_api::DockerApiEngine;
 use super::docker_classic::ClassicEngine;
 use super::installed::{self, DOCKER};
 pub use super::layer_applier::ApplierChoice;
 use super::local;
 use super::object::{BucketAddress, ObjectEngine, ObjectVariables};
 use super::repository::RepositoryEngine;
-use super::{Engine, EngineError, EngineKind};
+use super::{Engine, EngineError, EngineKind, Storage};
 use crate::docker_api::{Api, DockerAddress};
 use crate::net::Tls;
 
@@ -24,7 +25,7 @@ pub const DEFAULT_CONTAINERD_ADDRESS: &str = "/run/containerd/containerd.sock";
 pub const DEFAULT_NAMESPACE: &str = "default";
 /// The image layout where nothing else is configured.
 pub const DEFAULT_LAYOUT: &str = "/var/lib/linkspan/layout";
-/// The directory of build caches where nothing else is configured.
+/// The directory of build caches where nothing else is configured, for root; other users have one below `XDG_STATE_HOME`.
 pub const DEFAULT_CACHE_DIR: &str = "/var/lib/linkspan/cache";
 
 /// Why it was chosen although none was configured.
@@ -33,8 +34,8 @@ const FOUND: &str = "found by itself";
 /// The settings that choose an engine. `None` is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
-    /// The configured engine. By default Docker where there is one, with whichever store it has, else containerd;
-    /// an image layout where neither is installed.
+    /// The configured engine. By default Docker where there is one, with whichever store it has, and through its API alone where
+    /// its containerd is out of reach; else containerd; an image layout where neither is installed.
     pub kind: Option<EngineKind>,
     /// dockerd's address as in `DOCKER_HOST`; [`DEFAULT_DOCKER_HOST`] if not given.
     pub docker_host: Option<String>,
@@ -54,7 +55,8 @@ pub struct Selection {
     pub object_variables: ObjectVariables,
     /// The cluster of the engine `cluster`, whose nodes are containers of the dockerd at `docker_host`; it has no default.
     pub cluster: Option<ClusterAddress>,
-    /// The directory of build caches with Docker's classic store, which cannot hold them; [`DEFAULT_CACHE_DIR`] if not given.
+    /// The directory of build caches where docker cannot hold them, with its classic store and behind its API alone; with the latter
+    /// also of blobs that exports send before their image. [`DEFAULT_CACHE_DIR`] if not given, or a directory of this user's.
     pub cache_dir: Option<PathBuf>,
     /// Who unpacks layers into containerd's snapshots.
     pub layer_applier: ApplierChoice,
@@ -90,6 +92,13 @@ pub async fn select(selection: &Selection) -> Result<Selected, EngineError> {
     Ok(Selected { engine: chosen.into_engine(), reason })
 }
 
+/// The same without the way through docker's API alone where that was not configured, for a daemon that may have been started
+/// before containerd.
+pub(crate) async fn select_with_containerd(selection: &Selection) -> Result<Selected, EngineError> {
+    let (chosen, reason) = choose_directly(selection).await?;
+    Ok(Selected { engine: chosen.into_engine(), reason })
+}
+
 impl Selected {
     /// Fails if the engine is a layout that this process may not write.
     ///
@@ -106,6 +115,7 @@ impl Selected {
 pub(super) enum Chosen {
     Docker(Box<DockerEngine>),
     DockerClassic(Box<ClassicEngine>),
+    DockerApi(Box<DockerApiEngine>),
     Containerd(Box<ContainerdEngine>),
     Layout(Box<RepositoryEngine>),
     Object(Box<ObjectEngine>),
@@ -117,6 +127,7 @@ impl Chosen {
         match self {
             Self::Docker(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::DockerClassic(engine) => Arc::from(engine as Box<dyn Engine>),
+            Self::DockerApi(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Containerd(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Layout(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Object(engine) => Arc::from(engine as Box<dyn Engine>),
@@ -127,18 +138,35 @@ impl Chosen {
 
 /// The engine and the reason.
 pub(super) async fn choose(selection: &Selection) -> Result<(Chosen, String), EngineError> {
+    match choose_directly(selection).await {
+        Err(error) if selection.kind.is_none() && error.is_containerd_out_of_reach() => {
+            docker_api(selection, &docker_address(selection)?, &format!("{FOUND}; {error}")).await
+        }
+        outcome => outcome,
+    }
+}
+
+async fn choose_directly(selection: &Selection) -> Result<(Chosen, String), EngineError> {
     match selection.kind {
         Some(EngineKind::Containerd) => containerd(selection, "as configured").await,
         Some(EngineKind::Layout) => layout(selection, "as configured").await,
         Some(EngineKind::Object) => object(selection).await,
         Some(EngineKind::Cluster) => cluster(selection).await,
         Some(EngineKind::Docker) => docker(selection, &docker_socket(selection)?, "as configured").await,
-        Some(EngineKind::DockerClassic) => docker_classic(selection, &docker_socket(selection)?, "as configured").await,
+        Some(EngineKind::DockerClassic) => {
+            docker_classic(selection, &docker_address(selection)?, "as configured").await
+        }
+        Some(EngineKind::DockerApi) => docker_api(selection, &docker_address(selection)?, "as configured").await,
         Some(EngineKind::Other) | None => {
+            let address = docker_address(selection)?;
+            if !address.is_socket() {
+                let why = format!("{FOUND}; docker is not on this machine, and neither is its containerd");
+                return docker_api(selection, &address, &why).await;
+            }
             let socket = docker_socket(selection)?;
             if selection.docker_host.is_some() || is_there(&socket) {
                 match docker(selection, &socket, FOUND).await {
-                    Err(EngineError::ClassicStore { .. }) => docker_classic(selection, &socket, FOUND).await,
+                    Err(EngineError::ClassicStore { .. }) => docker_classic(selection, &address, FOUND).await,
                     outcome => outcome,
                 }
             } else {
@@ -173,17 +201,60 @@ fn is_socket(socket: &Path, address: &str) -> bool {
     socket == other || is_same_file()
 }
 
-async fn docker_classic(selection: &Selection, socket: &Path, why: &str) -> Result<(Chosen, String), EngineError> {
+async fn docker_classic(
+    selection: &Selection,
+    address: &DockerAddress,
+    why: &str,
+) -> Result<(Chosen, String), EngineError> {
     if let Some(namespace) = &selection.namespace {
         return Err(EngineError::Namespace {
             namespace: namespace.clone(),
             reason: "docker's classic store has no namespaces; leave the setting out".to_owned(),
         });
     }
-    let caches = selection.cache_dir.as_deref().unwrap_or(Path::new(DEFAULT_CACHE_DIR));
-    let engine = ClassicEngine::connect(socket, caches).await?;
+    let engine = ClassicEngine::connect(Arc::new(Api::at(address)?), &cache_dir(selection)).await?;
     let reason = format!("{why}; layers that it lacks are sent to it in an archive");
     Ok((Chosen::DockerClassic(Box::new(engine)), reason))
+}
+
+/// docker through its API alone, with whichever store it has.
+async fn docker_api(
+    selection: &Selection,
+    address: &DockerAddress,
+    why: &str,
+) -> Result<(Chosen, String), EngineError> {
+    let folder = cache_dir(selection);
+    let engine = match DockerApiEngine::connect(Arc::new(Api::at(address)?), &folder).await {
+        Err(EngineError::ClassicStore { .. }) => return docker_classic(selection, address, why).await,
+        engine => engine?,
+    };
+    if let (Some(named), Storage::Containerd { namespace, .. }) = (&selection.namespace, &engine.identity().storage)
+        && named != namespace
+    {
+        let reason = format!("docker at {} keeps its images in `{namespace}`", engine.identity().address);
+        return Err(EngineError::Namespace { namespace: named.clone(), reason });
+    }
+    let reason = format!(
+        "{why}; images go through docker's API alone: layers that it lacks one after the other, what was interrupted again from \
+         its start, and nothing is pinned before it is loaded; build caches are in {}",
+        folder.display()
+    );
+    Ok((Chosen::DockerApi(Box::new(engine)), reason))
+}
+
+/// The directory of build caches where docker cannot hold them.
+fn cache_dir(selection: &Selection) -> PathBuf {
+    let usual = || {
+        let state = || {
+            let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+            set("XDG_STATE_HOME")
+                .or_else(|| Some(set("HOME")?.join(".local/state")))
+                .filter(|state| state.is_absolute())
+        };
+        let own = if rustix::process::geteuid().is_root() { None } else { state() };
+        own.map_or_else(|| PathBuf::from(DEFAULT_CACHE_DIR), |state| state.join("linkspan/cache"))
+    };
+    selection.cache_dir.clone().unwrap_or_else(usual)
 }
 
 async fn containerd(selection: &Selection, why: &str) -> Result<(Chosen, String), EngineError> {
@@ -239,7 +310,6 @@ async fn object(selection: &Selection) -> Result<(Chosen, String), EngineError> 
 }
 
 /// Where dockerd is, on this machine or another one.
-#[allow(dead_code, reason = "the engine over any Engine API takes it")]
 pub(super) fn docker_address(selection: &Selection) -> Result<DockerAddress, EngineError> {
     let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
     DockerAddress::parse(host, selection.docker_tls.clone()).map_err(|error| EngineError::Unreachable {
@@ -271,7 +341,10 @@ pub(super) fn docker_socket(selection: &Selection) -> Result<PathBuf, EngineErro
         Some(_) => {
             Err(not_direct(host, "the path of its socket must be absolute, as in `unix:///var/run/docker.sock`"))
         }
-        None => Err(not_direct(host, "a direct export needs the engine's own socket on this machine, `unix:///path`")),
+        None => Err(not_direct(
+            host,
+            "the engine `docker` needs dockerd's own socket on this machine, `unix:///path`; `--engine docker-api` does not",
+        )),
     }
 }
 
@@ -302,7 +375,8 @@ mod tests {
     #[tokio::test]
     async fn a_remote_docker_is_refused_by_name() {
         for host in ["tcp://127.0.0.1:2375", "ssh://user@host", "npipe:////./pipe/docker", "unix://relative.sock"] {
-            let error = select(&at(host)).await.unwrap_err();
+            let directly = Selection { kind: Some(EngineKind::Docker), ..at(host) };
+            let error = select(&directly).await.unwrap_err();
             assert!(matches!(error, EngineError::Address { engine: "docker", .. }), "{error}");
             assert!(error.to_string().contains(host), "{error}");
         }

@@ -76,7 +76,9 @@ impl Exports {
 
     /// Whether [`Exports::keep_interrupted`] was called, and the engine can keep anything.
     pub fn is_keeping(&self) -> bool {
-        self.shared.keeping.load(Ordering::Acquire) && self.shared.engine.identity().kind != EngineKind::DockerClassic
+        let keeps_nothing =
+            matches!(self.shared.engine.identity().kind, EngineKind::DockerClassic | EngineKind::DockerApi);
+        self.shared.keeping.load(Ordering::Acquire) && !keeps_nothing
     }
 
     /// The engine.

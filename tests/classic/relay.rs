@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -17,7 +17,7 @@ use crate::common::{Stack, pass};
 
 const LOAD: &[u8] = b"POST /images/load";
 
-/// A relay on a unix socket in front of the classic dockerd's.
+/// A relay on a unix socket in front of a dockerd's.
 pub(crate) struct Relay {
     path: PathBuf,
     state: Arc<State>,
@@ -48,10 +48,14 @@ impl Relay {
     /// In front of the classic dockerd of `stack`, with its socket in the folder of `place`: it listens for as long as the
     /// test's process lives, and a disk that it listened on could not be unmounted.
     pub(crate) fn new(place: &Stack, stack: &Stack) -> Self {
-        let path = place.fresh_path("-relay.sock");
+        Self::at(place.fresh_path("-relay.sock"), stack.docker_classic_host())
+    }
+
+    /// In front of the dockerd at `docker`, listening at `path`.
+    pub(crate) fn at(path: PathBuf, docker: &str) -> Self {
         let listener = UnixListener::bind(&path).unwrap();
         let state = Arc::new(State {
-            docker: Mutex::new(socket(stack.docker_classic_host())),
+            docker: Mutex::new(socket(docker)),
             sent: AtomicU64::new(0),
             loads: AtomicUsize::new(0),
             on_load: Mutex::new(Box::new(|| ())),
@@ -67,6 +71,11 @@ impl Relay {
             }
         });
         Self { path, state }
+    }
+
+    /// Its socket.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn address(&self) -> String {

@@ -46,7 +46,7 @@ fn flags_win_over_variables_and_those_over_the_file() {
     };
     let expected = |place: &str, value: &str| {
         format!(
-            "linkspan: error: {place}: `{value}` is no engine; expected `auto`, `docker`, `docker-classic`, `containerd`, `layout`, `object`, `kind://CLUSTER` or `k3d://CLUSTER`\n"
+            "linkspan: error: {place}: `{value}` is no engine; expected `auto`, `docker`, `docker-classic`, `docker-api`, `containerd`, `layout`, `object`, `kind://CLUSTER` or `k3d://CLUSTER`\n"
         )
     };
     for command in ["serve", "doctor"] {

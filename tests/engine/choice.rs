@@ -138,9 +138,19 @@ async fn doctor_reports_what_it_met_where_there_is_nothing() {
 }
 
 /// A dockerd before 29.2 refuses HTTP/2 on its socket, and lets `POST /grpc` be upgraded to it.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_older_dockerd_proves_itself_over_an_upgrade() {
-    let stack = Stack::shared();
+pub(crate) struct OldDockerd {
+    pub(crate) address: String,
+    serve: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for OldDockerd {
+    fn drop(&mut self) {
+        self.serve.abort();
+    }
+}
+
+/// The dockerd of `stack`, as if it were an old one.
+pub(crate) fn old_dockerd(stack: &Stack) -> OldDockerd {
     let socket = stack.fresh_path("-old.sock");
     let listener = tokio::net::UnixListener::bind(&socket).unwrap();
     let docker = stack.docker_host().strip_prefix("unix://").unwrap().to_owned();
@@ -150,16 +160,19 @@ async fn an_older_dockerd_proves_itself_over_an_upgrade() {
             tokio::spawn(as_old_dockerd(client, docker.clone()));
         }
     });
-    let selection = Selection {
-        kind: Some(EngineKind::Docker),
-        docker_host: Some(format!("unix://{}", socket.display())),
-        ..Selection::default()
-    };
+    OldDockerd { address: format!("unix://{}", socket.display()), serve }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_dockerd_proves_itself_over_an_upgrade() {
+    let stack = Stack::shared();
+    let old = old_dockerd(stack);
+    let selection =
+        Selection { kind: Some(EngineKind::Docker), docker_host: Some(old.address.clone()), ..Selection::default() };
     let engine = select(&selection).await.unwrap().engine;
     let image = Image::new(&[Layer::new().file("old", "1").tar()]);
     export(&*engine, &image, &names(&["old:1"])).await.unwrap();
     assert_eq!(engine.already_complete(&image.root, &names(&["old:1"])).await.unwrap(), Some(3));
-    serve.abort();
 }
 
 async fn as_old_dockerd(mut client: tokio::net::UnixStream, docker: String) -> std::io::Result<()> {

@@ -188,6 +188,16 @@ impl Image {
         Self { root, blobs, layers: images[0].layers.clone(), config: images[0].config.clone() }
     }
 
+    /// A manifest with this config and these layers, which are among `blobs`.
+    pub(crate) fn of_parts(config: &Value, layers: &[Value], blobs: &HashMap<Digest, Bytes>) -> Self {
+        let mut blobs = blobs.clone();
+        let config = keep_json(&mut blobs, CONFIG, config);
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers});
+        let root = keep_json(&mut blobs, MANIFEST, &manifest);
+        let layers = layers.iter().map(|layer| serde_json::from_value(layer.clone()).unwrap()).collect();
+        Self { root, blobs, layers, config }
+    }
+
     /// A root of some type of its own, which is one blob.
     pub(crate) fn blob(bytes: &[u8]) -> Self {
         let mut blobs = HashMap::new();

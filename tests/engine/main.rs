@@ -5,6 +5,7 @@ mod already_complete;
 mod choice;
 #[path = "../common/mod.rs"]
 mod common;
+mod docker_api;
 mod failures;
 mod fixture;
 mod in_process;
@@ -14,6 +15,9 @@ mod moved;
 mod names;
 mod pins;
 mod read;
+#[path = "../classic/relay.rs"]
+#[allow(dead_code, reason = "shared with the tests of the classic store, which use more of it")]
+mod relay;
 mod serial;
 mod store;
 mod trees;

@@ -75,6 +75,19 @@ def classic(bench):
     }, size, linkspan
 
 
+def docker_api(bench):
+    """To an engine of which only the API is used."""
+    base, size = bench.base()
+    linkspan = bench.start_linkspan(bench.stack, bench.folder("docker-api"), "docker-api")
+    bench.builder("docker-api", linkspan.socket)
+    return {
+        "linkspan": Contender(bench, "api-linkspan", "docker-api", LOAD, base),
+        "tar": Contender(bench, "api-tar", "tar", LOAD, base),
+        "builtin": Contender(bench, "api-builtin", "default", LOAD, base),
+        "floor": Contender(bench, "api-floor", "tar", NOTHING, base),
+    }, size, linkspan
+
+
 def prepared(bench, ways):
     """The contenders with everything built, loaded and cached once."""
     if ways not in bench.prepared:

@@ -1,7 +1,7 @@
 """All cases by name, in the order in which they run."""
 
 from bounds import bounds
-from builds import big_edit, classic, cold, container, edit, layers100, memory, remote, warm
+from builds import big_edit, classic, cold, container, docker_api, edit, layers100, memory, remote, warm
 from caching import export_first, export_warm, import_fresh, import_noop
 from clusters import kind_edit
 from exporting import api_memory, api_small, api_stream, api_warm
@@ -18,6 +18,8 @@ CASES = {
     "container-warm": warm(container),
     "container-edit": edit(container),
     "classic-edit": edit(classic),
+    "docker-api-warm": warm(docker_api),
+    "docker-api-edit": edit(docker_api),
     "load-warm": load_warm,
     "proxy": proxy,
     "big-edit": big_edit,

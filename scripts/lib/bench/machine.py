@@ -148,7 +148,7 @@ class Linkspan(Program):
     def __init__(self, binary, engine, builder, folder, kind="docker", settings=()):
         self.socket = f"unix://{folder}/linkspan.sock"
         self.docker = f"unix://{folder}/docker.sock"
-        host = engine.env["DOCKER_HOST" if kind == "docker" else "LINKSPAN_DOCKER_CLASSIC_HOST"]
+        host = engine.env["LINKSPAN_DOCKER_CLASSIC_HOST" if kind == "docker-classic" else "DOCKER_HOST"]
         arguments = ["serve", "--engine", kind, "--docker-host", host, "--docker-listen", self.docker,
                      "--builder", builder.env["BUILDKIT_HOST"], "--buildkit-listen", self.socket, *settings]
         super().__init__(binary, arguments, engine.env, folder, [self.socket, self.docker])

@@ -122,11 +122,12 @@ impl ImageLocation {
         let selection = config.engine.clone();
         let (selection, name) = match self {
             Self::Docker(name) => {
-                // With either image store.
+                // With either image store, and through its API alone where that is configured.
+                let kind = selection.kind.filter(|kind| *kind == EngineKind::DockerApi);
                 let docker_host = Some(selection.docker_host.unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()));
                 (
                     Selection {
-                        kind: None,
+                        kind,
                         docker_host,
                         namespace: None,
                         layout: None,

@@ -8,6 +8,7 @@ fn every_engine_can_be_configured() {
         ("auto", None),
         ("docker", Some(EngineKind::Docker)),
         ("docker-classic", Some(EngineKind::DockerClassic)),
+        ("docker-api", Some(EngineKind::DockerApi)),
         ("containerd", Some(EngineKind::Containerd)),
         ("layout", Some(EngineKind::Layout)),
     ] {

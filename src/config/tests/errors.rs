@@ -8,15 +8,15 @@ fn wrong_values_are_named_with_their_place() {
     let cases = [
         (
             sources().flag(Setting::Engine, "podman"),
-            "--engine: `podman` is no engine; expected `auto`, `docker`, `docker-classic`, `containerd`, `layout`, `object`, `kind://CLUSTER` or `k3d://CLUSTER`",
+            "--engine: `podman` is no engine; expected `auto`, `docker`, `docker-classic`, `docker-api`, `containerd`, `layout`, `object`, `kind://CLUSTER` or `k3d://CLUSTER`",
         ),
         (
             sources().variable("LINKSPAN_ENGINE", "podman"),
-            "LINKSPAN_ENGINE: `podman` is no engine; expected `auto`, `docker`, `docker-classic`, `containerd`, `layout`, `object`, `kind://CLUSTER` or `k3d://CLUSTER`",
+            "LINKSPAN_ENGINE: `podman` is no engine; expected `auto`, `docker`, `docker-classic`, `docker-api`, `containerd`, `layout`, `object`, `kind://CLUSTER` or `k3d://CLUSTER`",
         ),
         (
             sources().file("engine = 5"),
-            "`engine` in config.toml: `5` is no engine; expected `auto`, `docker`, `docker-classic`, `containerd`, `layout`, `object`, `kind://CLUSTER` or `k3d://CLUSTER`",
+            "`engine` in config.toml: `5` is no engine; expected `auto`, `docker`, `docker-classic`, `docker-api`, `containerd`, `layout`, `object`, `kind://CLUSTER` or `k3d://CLUSTER`",
         ),
         (
             sources().file("layer-applier = 'none'"),

@@ -259,7 +259,7 @@ impl Dial for SocketDial {
 }
 
 /// A connection to the gRPC server behind `socket`, made at the first call and made again when it broke.
-pub(crate) fn dial(socket: &Path, engine: &'static str) -> Result<Channel, EngineError> {
+fn dial(socket: &Path, engine: &'static str) -> Result<Channel, EngineError> {
     Ok(channel(SocketDial::new(socket, engine)?))
 }
 

@@ -31,9 +31,10 @@ use tonic::Code;
 
 pub(crate) use self::caches::ContainerdCaches;
 use self::client::Expect as _;
-pub(crate) use self::client::{Client, dial, failure};
+pub(crate) use self::client::{Client, failure};
 pub(crate) use self::discover::{Server, discover, uuid};
 use self::ingests::ContainerdIngests;
+pub(crate) use self::labels::{children as children_labels, missing as missing_labels};
 pub(crate) use self::lease::ContainerdLease;
 use self::leased_client::LeasedClient;
 pub(crate) use self::names::NamesBefore;
@@ -42,6 +43,7 @@ pub(crate) use self::read::ContainerdImages;
 pub(crate) use self::release::release_all;
 pub(crate) use self::stored::ContainerdBlobs;
 pub(crate) use self::transaction::{Committer, ContainerdTransaction};
+pub(crate) use self::unpack::Job;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::unpack::fuzz as layer_fuzz;
 use super::caches::CacheStore;

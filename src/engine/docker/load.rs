@@ -138,7 +138,7 @@ pub(super) fn dangling(root: &Digest) -> String {
 /// another client was faster between two of its calls: it changes the record of a name, finds none, and makes one, which
 /// by then exists (containerd `client/import.go`; moby `daemon/containerd/image_tag.go` does the same in the other order);
 /// it reads what is being replaced, or its look-up and its tagging see different images.
-pub(super) fn is_transient(reason: &str) -> bool {
+pub(crate) fn is_transient(reason: &str) -> bool {
     // grpc-go's words for a connection that is not up; what follows says why (grpc `clientconn.go`).
     let reconnecting = reason.contains("connection error: desc = ");
     // Of the record of an image, and of nothing else.
@@ -155,7 +155,7 @@ fn lost_its_own(reason: &str, pinned: &HashSet<Digest>) -> bool {
 }
 
 /// The time before another attempt. Those who got into each other's way do not come again at the same moment.
-pub(super) fn pause() -> Duration {
+pub(crate) fn pause() -> Duration {
     let spread = RandomState::new().hash_one(0) % 100;
     RETRY + Duration::from_millis(spread)
 }

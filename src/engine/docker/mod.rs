@@ -9,7 +9,9 @@ mod caches;
 mod discover;
 mod jsonstream;
 mod load;
+mod response;
 mod tag;
+mod upload;
 mod verify_store;
 
 use std::path::{Path, PathBuf};
@@ -24,8 +26,14 @@ use self::caches::DockerCaches;
 pub(crate) use self::discover::{Info, Store, info};
 pub(crate) use self::jsonstream::{Line, check_loaded};
 use self::load::Loads;
-pub(crate) use self::tag::again as tag_again;
+pub(crate) use self::load::{is_transient, pause};
+#[cfg(test)]
+pub(crate) use self::response::parse as parse_line;
+pub(crate) use self::response::read_lines;
+pub(crate) use self::tag::{again as tag_again, remove as remove_name, set as set_name};
+pub(crate) use self::upload::{Upload, broken};
 use self::verify_store::VerifiedStore;
+pub(crate) use self::verify_store::namespace;
 use super::caches::CacheStore;
 use super::containerd::{ContainerdBlobs, ContainerdEngine, ContainerdImages};
 use super::images::{Images, Record};

@@ -5,21 +5,17 @@
 //! dockerd 24 and later with the containerd image store). A containerd tells its UUID by introspection. If both are
 //! the same, so is the store; a path alone proves nothing, for there may be several containerds on a machine.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1::ListWorkersRequest;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
-use bytes::Bytes;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
 
-use crate::docker_api::{Api, ApiResponse};
+use crate::docker_api::{Api, Grpc};
 use crate::engine::EngineError;
-use crate::engine::containerd::{Client, dial, failure, uuid};
+use crate::engine::containerd::{Client, failure, uuid};
 
 /// How long dockerd may take to respond.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,20 +43,12 @@ pub(crate) struct VerifiedStore {
 
 /// The gRPC side of dockerd's socket.
 #[derive(Debug)]
-struct Workers {
-    address: String,
-    /// HTTP/2 right away: dockerd 29.2 and later.
-    direct: Channel,
-    /// HTTP/2 after an upgrade of `POST /grpc`: older ones.
-    upgraded: Channel,
-    /// Which of them worked last.
-    prefer_upgraded: AtomicBool,
-}
+struct Workers(Arc<Grpc>);
 
 impl VerifiedStore {
     /// Finds the containerd of the dockerd behind `socket` among the sockets `candidates`.
     pub(crate) async fn find(socket: &Path, candidates: &[PathBuf]) -> Result<Self, EngineError> {
-        let workers = Workers::new(socket)?;
+        let workers = Workers(Arc::new(Grpc::new(Arc::new(Api::new(socket)))));
         let id = workers.store_id().await?;
         let mut met = Vec::new();
         let mut denied = None;
@@ -108,41 +96,28 @@ impl VerifiedStore {
     }
 }
 
-impl Workers {
-    fn new(socket: &Path) -> Result<Self, EngineError> {
-        Ok(Self {
-            address: format!("unix://{}", socket.display()),
-            direct: dial(socket, "docker")?,
-            upgraded: dial_upgraded(socket),
-            prefer_upgraded: AtomicBool::new(false),
-        })
-    }
+/// The namespace in which the dockerd behind `grpc` keeps its images.
+///
+/// # Errors
+/// When it does not keep them in a containerd, or does not say in which.
+pub(crate) async fn namespace(grpc: Arc<Grpc>) -> Result<String, EngineError> {
+    Ok(Workers(grpc).store_id().await?.namespace)
+}
 
+impl Workers {
     fn unverified(&self, expected: String, found: String) -> EngineError {
-        EngineError::NotProven { docker: self.address.clone(), expected, found }
+        EngineError::NotProven { docker: self.0.api().address().to_owned(), expected, found }
     }
 
     /// Asks dockerd which containerd it uses.
     async fn store_id(&self) -> Result<StoreId, EngineError> {
-        let upgraded_first = self.prefer_upgraded.load(Ordering::Relaxed);
-        match self.store_id_over(upgraded_first).await {
-            // Not how this dockerd speaks gRPC; it may have been replaced by an older or newer one.
-            Err(EngineError::Unreachable { .. } | EngineError::Rpc { .. }) => {
-                let id = self.store_id_over(!upgraded_first).await?;
-                self.prefer_upgraded.store(!upgraded_first, Ordering::Relaxed);
-                Ok(id)
-            }
-            outcome => outcome,
-        }
-    }
-
-    async fn store_id_over(&self, upgraded: bool) -> Result<StoreId, EngineError> {
         let operation = || "asking docker which containerd it uses".to_owned();
-        let channel = if upgraded { &self.upgraded } else { &self.direct };
-        let mut control = ControlClient::new(channel.clone());
-        let workers = match timeout(TIMEOUT, control.list_workers(ListWorkersRequest { filter: Vec::new() })).await {
+        let call = self.0.call(|channel| async move {
+            ControlClient::new(channel).list_workers(ListWorkersRequest { filter: Vec::new() }).await
+        });
+        let workers = match timeout(TIMEOUT, call).await {
             Ok(Ok(workers)) => workers.into_inner().record,
-            Ok(Err(status)) => return Err(failure("docker", &self.address, operation(), &status)),
+            Ok(Err(status)) => return Err(failure("docker", self.0.api().address(), operation(), &status)),
             Err(_) => return Err(EngineError::Timeout { operation: operation(), after: TIMEOUT }),
         };
         let labelled = workers.iter().find_map(|worker| {
@@ -153,19 +128,4 @@ impl Workers {
             self.unverified("a containerd that it does not name".to_owned(), found)
         })
     }
-}
-
-/// A connection to the gRPC server behind `POST /grpc` of the HTTP/1 server behind `socket`.
-fn dial_upgraded(socket: &Path) -> Channel {
-    let docker = Arc::new(Api::new(socket));
-    Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_| {
-        let docker = Arc::clone(&docker);
-        // Already an implementation of hyper's I/O traits, which is what tonic asks of a connector.
-        async move {
-            let refused = |response: ApiResponse| {
-                io::Error::other(format!("docker refused `POST /grpc`: {}", response.message()))
-            };
-            docker.upgrade("/grpc", "h2c", Bytes::new()).await.map_err(io::Error::other)?.map_err(refused)
-        }
-    }))
 }

@@ -11,7 +11,6 @@ mod load;
 mod response;
 mod selected;
 mod transaction;
-mod upload;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -48,7 +47,7 @@ pub(crate) struct ClassicEngine {
 /// What the engine and its exports share.
 #[derive(Debug)]
 struct Classic {
-    api: Api,
+    api: Arc<Api>,
     chains: Chains,
     images: Mutex<HashMap<Digest, KnownImage>>,
 }
@@ -63,9 +62,8 @@ struct KnownImage {
 }
 
 impl ClassicEngine {
-    /// The dockerd behind `socket`, whose build caches are in the folder `caches`.
-    pub(crate) async fn connect(socket: &Path, caches: &Path) -> Result<Self, EngineError> {
-        let api = Api::new(socket);
+    /// The dockerd behind `api`, whose build caches are in the folder `caches`.
+    pub(crate) async fn connect(api: Arc<Api>, caches: &Path) -> Result<Self, EngineError> {
         let info = info(&api).await?;
         let driver = classic(&api, &info)?.to_owned();
         let identity = Identity {

@@ -1,21 +1,16 @@
 //! The response of dockerd to a load, line by line.
 
-use bytes::BytesMut;
-use http::{Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http::Response;
 use hyper::body::Incoming;
-use tokio::time::timeout;
 
-use super::load::{LOAD_TIMEOUT, broken, place};
+use super::load::place;
 use super::selected::{Layer, SelectedImage};
-use crate::docker_api::{Api, ApiResponse};
+use crate::docker_api::Api;
 use crate::engine::EngineError;
-use crate::engine::docker::Line;
+use crate::engine::docker::{Line, read_lines};
 use crate::image::Digest;
 use crate::progress::{Event, Events};
 
-/// The longest line that is read, and the longest refusal.
-const LINE_BYTES: usize = 64 << 10;
 /// How many lines for people are kept: one for each name, and as many again about those that they had.
 const NOTES: usize = 4096;
 /// What a line is about that counts the bytes of a layer.
@@ -31,27 +26,8 @@ pub(super) async fn read(
     selected: &SelectedImage,
     events: &Events,
 ) -> Result<Vec<String>, EngineError> {
-    let status = response.status();
-    let mut body = response.into_body();
-    if status != StatusCode::OK {
-        let body = Limited::new(body, LINE_BYTES).collect();
-        let body =
-            timeout(LOAD_TIMEOUT, body).await.map_err(|_| silent())?.map_err(|error| api.unreachable(&*error))?;
-        return Err(explain(&ApiResponse { status, body: body.to_bytes() }.message(), selected, None));
-    }
     let mut reader = Reader { selected, events, loading: None, notes: Vec::new() };
-    let mut rest = BytesMut::new();
-    while let Some(frame) = timeout(LOAD_TIMEOUT, body.frame()).await.map_err(|_| silent())? {
-        let frame = frame.map_err(|error| api.unreachable(&error))?;
-        rest.extend_from_slice(frame.data_ref().map(|data| &data[..]).unwrap_or_default());
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            reader.line(&rest.split_to(end + 1))?;
-        }
-        if rest.len() > LINE_BYTES {
-            return Err(broken(format!("a line of more than {LINE_BYTES} bytes")));
-        }
-    }
-    reader.line(&rest)?;
+    read_lines(api, response, |line| reader.line(line)).await?;
     reader.unpacked();
     Ok(reader.notes)
 }
@@ -65,14 +41,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn line(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
-        if bytes.trim_ascii().is_empty() {
-            return Ok(());
-        }
-        let line: Line = serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
-        if let Some(message) = line.failure() {
-            return Err(explain(message, self.selected, self.loading));
-        }
+    fn line(&mut self, line: Result<Line, &str>) -> Result<(), EngineError> {
+        let line = line.map_err(|message| explain(message, self.selected, self.loading))?;
         if line.status.as_deref() == Some(LOADING) {
             self.loading(line.id.as_deref().unwrap_or_default());
         }
@@ -133,10 +103,6 @@ fn explain(message: &str, selected: &SelectedImage, loading: Option<&Layer>) -> 
 fn nth<'a>(text: &str, selected: &'a SelectedImage) -> Option<&'a Digest> {
     let at: usize = text.split(':').next()?.parse().ok()?;
     selected.layers.get(at).map(|layer| &layer.blob.digest)
-}
-
-fn silent() -> EngineError {
-    EngineError::Timeout { operation: "waiting for docker to load the image".to_owned(), after: LOAD_TIMEOUT }
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use serde::Serialize;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::load::{broken, place};
+use super::load::place;
+use super::response::read;
 use super::selected::SelectedImage;
-use super::upload::Upload;
 use super::{Classic, KnownImage};
-use crate::engine::docker::{Info, check_loaded};
+use crate::engine::docker::{Info, Upload, broken, check_loaded};
 use crate::engine::{
     BlobWriter, EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage, TransactionOptions,
 };
@@ -116,9 +116,12 @@ impl ClassicTransaction {
         match *archive {
             Archive::Open(_) => {}
             Archive::NotBegun if !self.cancelled.is_cancelled() => {
-                let (docker, selected) = (self.docker.clone(), self.selected.clone());
-                let upload = Upload::start(docker, selected, self.events.clone(), self.cancelled.clone());
-                *archive = Archive::Open(upload);
+                let (api, selected, events) = (self.docker.api.clone(), self.selected.clone(), self.events.clone());
+                let path = "/images/load?quiet=0";
+                *archive =
+                    Archive::Open(Upload::start(api, path, self.cancelled.clone(), async move |api, response| {
+                        read(&api, response, &selected, &events).await
+                    }));
             }
             Archive::NotBegun | Archive::Closed => return Err(closed()),
         }

@@ -15,7 +15,12 @@ impl EngineError {
                 STORE_AWAY.to_owned()
             }
             Self::Unreachable { engine, .. } => format!("check that {engine} is running and that the address is right"),
-            Self::Permission { .. } => "run linkspan as root: containerd's socket belongs to root".to_owned(),
+            Self::Permission { engine: "docker", .. } => {
+                "run linkspan as root, or as a user of the group that the socket belongs to (usually `docker`)".to_owned()
+            }
+            Self::Permission { .. } => {
+                "run linkspan as root: containerd's socket belongs to root; `--engine docker-api` does without it".to_owned()
+            }
             Self::ClassicStore { version, .. } if major(version).is_some_and(|major| major < FIRST_WITH_STORE) => {
                 format!(
                     "export to it with `--engine docker-classic`, or update docker: the containerd image store came \
@@ -34,9 +39,12 @@ impl EngineError {
                 "start {engine}, or say where its socket is (--docker-host, --containerd-address), or choose another \
                  target (--engine layout --layout DIR)"
             ),
-            Self::NotProven { .. } => "name the containerd that dockerd uses with --containerd-address".to_owned(),
+            Self::NotProven { .. } => {
+                "name the containerd that dockerd uses with --containerd-address, or do without it: --engine docker-api"
+                    .to_owned()
+            }
             Self::Namespace { .. } => "with `--engine containerd` any namespace can be named".to_owned(),
-            Self::Layout { reason, .. } if is_denied(reason) => "name a folder of yours with --layout".to_owned(),
+            Self::Layout { reason, .. } if is_denied(reason) => "name a folder of yours with --layout, or with --cache-dir where docker's API alone is used".to_owned(),
             Self::Snapshotter { .. } => "see `ctr plugins ls` for the snapshotters that loaded".to_owned(),
             Self::NoSpace { operation, .. } if operation.contains("://") => {
                 "free space in the object store, or raise the quota of the bucket".to_owned()
@@ -60,6 +68,11 @@ impl EngineError {
                  through its own commands alone: use `docker images`, `docker save`, `docker tag` and `docker rmi`; \
                  with the containerd image store (\"features\":{\"containerd-snapshotter\":true} in daemon.json) all of it \
                  works here"
+                    .to_owned()
+            }
+            Self::NotOffered { engine, .. } if *engine == EngineKind::DockerApi.name() => {
+                "docker's API alone lends no leases and takes whole images: where containerd's socket can be used, \
+                 `--engine docker` (as root) offers it"
                     .to_owned()
             }
             Self::NotOffered { engine: REMOTE, .. } => {

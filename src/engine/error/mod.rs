@@ -342,6 +342,11 @@ impl EngineError {
         matches!(self, Self::Vanished { .. })
     }
 
+    /// Whether dockerd responds, and the containerd that it uses cannot be used from here, or not be shown to be that one.
+    pub(crate) fn is_containerd_out_of_reach(&self) -> bool {
+        matches!(self, Self::NotProven { .. } | Self::Permission { engine: "containerd", .. })
+    }
+
     /// Whether the engine went away (rather than refused), so that a new connection may succeed.
     pub fn is_disconnect(&self) -> bool {
         match self {

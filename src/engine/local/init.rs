@@ -113,7 +113,7 @@ mod tests {
         let error = layout.check_writable(denied).unwrap_err();
         let expected = format!("layout {}: writing it: permission denied", layout.root().display());
         assert_eq!(error.to_string(), expected);
-        assert_eq!(error.hint().unwrap(), "name a folder of yours with --layout");
+        assert!(error.hint().unwrap().starts_with("name a folder of yours with --layout"));
 
         // What is asked is where the first new folder would be made.
         let asked = std::cell::RefCell::new(Vec::new());

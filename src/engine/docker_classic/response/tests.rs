@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::*;
+use crate::engine::docker::parse_line;
 use crate::image::{Descriptor, Document, Platform};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -27,7 +28,7 @@ fn response(selected: &SelectedImage, lines: &[&str]) -> (Result<Vec<String>, En
     let listener = emitted.clone();
     let events = Events::new(move |event| listener.lock().unwrap().push(format!("{event:?}")));
     let mut reader = Reader { selected, events: &events, loading: None, notes: Vec::new() };
-    let outcome = lines.iter().try_for_each(|line| reader.line(line.as_bytes()));
+    let outcome = lines.iter().try_for_each(|line| parse_line(line.as_bytes(), &mut |line| reader.line(line)));
     let outcome = outcome.map(|()| reader.notes);
     let emitted = emitted.lock().unwrap().clone();
     (outcome, emitted)

@@ -3,24 +3,27 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use http::Response;
 use http_body::Frame;
+use hyper::body::Incoming;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Classic;
-use super::load::{LOAD_TIMEOUT, broken};
-use super::response::read;
-use super::selected::SelectedImage;
+use crate::docker_api::Api;
 use crate::engine::EngineError;
-use crate::progress::Events;
 use crate::tar;
 
+/// How long dockerd may take no bytes, or say nothing while it loads, before it counts as stuck. It says something for
+/// each half megabyte that it unpacks into a classic store, and nothing while a graph driver without sharing copies a layer,
+/// or while containerd unpacks.
+pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// The content type of the request: authorization plugins are shown bodies of JSON only (moby `pkg/authorization`).
 const TAR: &str = "application/x-tar";
 /// How many pieces wait for the connection. The source's pieces are of 1 MiB.
@@ -28,7 +31,7 @@ const QUEUE: usize = 2;
 
 /// A load under way.
 #[derive(Debug)]
-pub(super) struct Upload {
+pub(crate) struct Upload {
     body: mpsc::Sender<Option<Bytes>>,
     /// Comes, or breaks, when dockerd begins its response.
     responding: oneshot::Receiver<()>,
@@ -37,22 +40,24 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// Begins a load, which breaks off when `released`. Nothing is known of its success before
-    /// [`finish`](Self::finish).
-    pub(super) fn start(
-        docker: Arc<Classic>,
-        selected: Arc<SelectedImage>,
-        events: Events,
+    /// Begins a load at `path`, which breaks off when `released`. `read` reads the whole response. Nothing is known of the
+    /// success before [`finish`](Self::finish).
+    pub(crate) fn start<F>(
+        api: Arc<Api>,
+        path: &'static str,
         released: CancellationToken,
-    ) -> Self {
+        read: impl FnOnce(Arc<Api>, Response<Incoming>) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Vec<String>, EngineError>> + Send + 'static,
+    {
         let (body, parts) = mpsc::channel(QUEUE);
         let (began, responding) = oneshot::channel();
         let load = async move {
-            let archive = Archive(parts);
-            let (response, _connection) = docker.api.stream("/images/load?quiet=0", TAR, archive).await?;
+            let (response, _connection) = api.stream(path, TAR, Archive(parts)).await?;
             // There may be no receiver yet, or any more.
             let _ = began.send(());
-            read(&docker.api, response, &selected, &events).await
+            read(api.clone(), response).await
         };
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
@@ -65,7 +70,7 @@ impl Upload {
     }
 
     /// Sends the next bytes of the archive.
-    pub(super) async fn send(&self, bytes: Bytes) -> Result<(), EngineError> {
+    pub(crate) async fn send(&self, bytes: Bytes) -> Result<(), EngineError> {
         let early = |outcome| match outcome {
             Err(error) => Err(error),
             Ok(_) => Err(broken("it responded before the archive had ended".to_owned())),
@@ -83,7 +88,7 @@ impl Upload {
     }
 
     /// Sends a whole file.
-    pub(super) async fn file(&self, name: &str, content: Bytes) -> Result<(), EngineError> {
+    pub(crate) async fn file(&self, name: &str, content: Bytes) -> Result<(), EngineError> {
         let size = content.len() as u64;
         self.send(tar::member(name, size)).await?;
         self.send(content).await?;
@@ -91,7 +96,7 @@ impl Upload {
     }
 
     /// Fills the last block of a file of `size` bytes.
-    pub(super) async fn pad(&self, size: u64) -> Result<(), EngineError> {
+    pub(crate) async fn pad(&self, size: u64) -> Result<(), EngineError> {
         match tar::padding(size) {
             0 => Ok(()),
             zeros => self.send(Bytes::from_static(&tar::END).slice(..zeros)).await,
@@ -99,7 +104,7 @@ impl Upload {
     }
 
     /// Ends the archive and waits for dockerd's verdict: its words for people.
-    pub(super) async fn finish(self) -> Result<Vec<String>, EngineError> {
+    pub(crate) async fn finish(self) -> Result<Vec<String>, EngineError> {
         let Self { body, responding, outcome } = self;
         let last = async {
             for part in [Some(Bytes::from_static(&tar::END)), None] {
@@ -113,6 +118,11 @@ impl Upload {
         timeout(LOAD_TIMEOUT, last).await.map_err(|_| stuck())?;
         outcome.await
     }
+}
+
+/// That the load did not go as the protocol has it.
+pub(crate) fn broken(reason: String) -> EngineError {
+    EngineError::Protocol { operation: "loading the image into docker".to_owned(), reason }
 }
 
 fn stuck() -> EngineError {
@@ -147,9 +157,7 @@ struct GivenUp;
 mod tests {
     use http_body_util::BodyExt as _;
 
-    use super::super::load::place;
     use super::*;
-    use crate::image::Digest;
 
     #[tokio::test]
     async fn an_archive_without_an_end_breaks_off() {
@@ -162,13 +170,5 @@ mod tests {
         sender.send(Some(Bytes::from_static(b"x"))).await.unwrap();
         sender.send(None).await.unwrap();
         assert_eq!(Archive(parts).collect().await.unwrap().to_bytes(), "x");
-    }
-
-    #[test]
-    fn a_name_fits_into_a_header() {
-        let long = Digest::of(crate::image::Algorithm::Sha512, b"x");
-        for digest in [Digest::sha256(b"x"), long] {
-            assert!(place(&digest).len() <= 100 && place(&digest).starts_with("blobs/sha"), "{}", place(&digest));
-        }
     }
 }
