@@ -258,12 +258,7 @@ impl Dial for SocketDial {
     }
 }
 
-/// A connection to the gRPC server behind `socket`, made at the first call and made again when it broke.
-fn dial(socket: &Path, engine: &'static str) -> Result<Channel, EngineError> {
-    Ok(channel(SocketDial::new(socket, engine)?))
-}
-
-/// The same to the server that `dial` leads to.
+/// A connection to the gRPC server that `dial` leads to, made at the first call and made again when it broke.
 fn channel(dial: Arc<dyn Dial>) -> Channel {
     // A unix socket has no authority; any valid one will do.
     let endpoint = Endpoint::from_static("http://localhost")

@@ -128,7 +128,7 @@ pub(super) async fn folder(path: &Path) -> Result<Arc<dyn CacheAccess>, CommandE
 
 /// Whether an engine keeps its caches in a folder.
 fn is_folder(kind: EngineKind) -> bool {
-    matches!(kind, EngineKind::Layout | EngineKind::DockerClassic)
+    matches!(kind, EngineKind::Layout | EngineKind::DockerClassic | EngineKind::DockerApi)
 }
 
 /// Versions that are to be copied.
