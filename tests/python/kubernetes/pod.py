@@ -5,6 +5,7 @@ What a kubelet does with the parts of a template that the chart uses, and nothin
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import time
@@ -134,7 +135,8 @@ class Pod:
 
     def _run(self, name, *flags, check=True):
         container = self.container(name)
-        image = self.images[container["image"].split("@")[0].rpartition(":")[0] or container["image"]]
+        # Without its tag or digest.
+        image = self.images[re.split("[@:]", container["image"])[0]]
         rest = [*container.get("command", [])[1:], *container.get("args", [])]
         self.started.append(f"{self.name}_{name}")
         return docker("run", *flags, "--name", self.started[-1], *self.flags(container), image, *rest, check=check)

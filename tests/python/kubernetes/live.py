@@ -1,0 +1,256 @@
+"""The chart's pods on a real containerd, with real clients.
+
+usage: live.py WORK    WORK is an empty folder; see `Cluster` for the environment
+"""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+from chart import KUBERNETES, ROOT, documents, pods
+from pod import Pod, docker, until
+
+PASSWORD = "ci:$2b$05$/M1WL7v3Giwzg1RSy4wUfO8krkbaiSCnWZEfwv3IEiuxP2/UFoCR2\n"  # secret
+HOSTS = "_default,registry.other"
+
+
+def free_port():
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def linked(binary):
+    """What a dynamically linked program needs of this machine."""
+    out = subprocess.run(["ldd", binary], check=True, capture_output=True, text=True, timeout=60).stdout
+    return re.findall(r"(/\S+) \(0x", out)
+
+
+class Cluster:
+    """One node, whose containerd is NODE_STATE's. Its kubelet is the docker of DOCKER_HOST."""
+
+    def __init__(self, work):
+        self.work = pathlib.Path(work)
+        self.linkspan = os.environ["LINKSPAN"]
+        self.node = pathlib.Path(os.environ["NODE_STATE"])
+        self.certs = self.work / "certs"
+        self.secrets = {}
+        self.images = {
+            "linkspan": self.image("linkspan:kubernetes", {f: f for f in linked(self.linkspan)}, 'ENTRYPOINT ["/linkspan"]'),
+            "busybox": self.image("busybox:kubernetes", {os.environ["BUSYBOX"]: "/bin/sh"}),
+            "moby/buildkit": os.environ["BUILDER_IMAGE"],
+        }
+        self.environment = {
+            **os.environ,
+            "PATH": f"{self.stand_ins()}:{os.environ['PATH']}",
+            "BUILDX_CONFIG": f"{self.work}/buildx",
+            "KUBECTL_FOLDER": f"{self.work}/secrets",
+        }
+
+    def image(self, name, files, *changes):
+        """An image with these files of this machine."""
+        root = self.work / name.partition(":")[0]
+        for source, target in files.items():
+            path = root / target.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pathlib.Path(source).read_bytes())
+            path.chmod(0o755)
+        tar = subprocess.run(["tar", "-C", root, "-c", "."], check=True, capture_output=True, timeout=60).stdout
+        flags = [part for change in changes for part in ("--change", change)]
+        subprocess.run(["docker", "import", *flags, "-", name], check=True, input=tar, capture_output=True, timeout=180)
+        return name
+
+    def stand_ins(self):
+        """kubectl: `create secret` keeps the files, and `exec` goes to the container that runs here."""
+        folder = self.work / "bin"
+        folder.mkdir()
+        kubectl = folder / "kubectl"
+        kubectl.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/python/kubernetes/kubectl.py" "$@"\n')
+        kubectl.chmod(0o755)
+        return folder
+
+    def certificates(self):
+        """Runs the README's own commands, and takes the Secrets that they make."""
+        text = (KUBERNETES / "README.md").read_text()
+        block = next(b for b in re.findall(r"```sh\n(.*?)```", text, re.S) if "openssl" in b)
+        self.certs.mkdir()
+        environment = {**self.environment, "NODES": "IP:127.0.0.1"}
+        done = subprocess.run(["bash", "-euc", block], cwd=self.certs, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        for folder in (self.work / "secrets").iterdir():
+            self.secrets[folder.name] = {path.name: path.read_text() for path in folder.iterdir()}
+        self.secrets["linkspan-users"] = {"users": PASSWORD}
+
+    def pod(self, case, owner, name, sets, host_paths=()):
+        """A pod of what the chart renders."""
+        objects = documents(case, *(part for value in sets for part in ("--set", value)))
+        return Pod(
+            name,
+            pods(objects)[owner],
+            self.work / name,
+            images=self.images,
+            host_paths={"/run/containerd": self.node / "run", **dict(host_paths)},
+            secrets=self.secrets,
+            config_maps={o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"},
+            extra=["--volume", f"{self.linkspan}:/linkspan:ro"],
+        )
+
+    def run(self, *command, check=True, cwd=None):
+        """A client of the cluster."""
+        done = subprocess.run(command, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=180)
+        if check and done.returncode != 0:
+            raise SystemExit(f"{command}: {done.stdout}{done.stderr}")
+        return done
+
+    def ctr(self, *arguments, namespace="k8s.io"):
+        """ctr on the node's containerd."""
+        return self.run("ctr", "--address", self.node / "run/containerd.sock", "--namespace", namespace, *arguments).stdout
+
+
+def builder(cluster):
+    """Builds go into the node's containerd: by `kubectl exec`, and by the port with certificates."""
+    port = free_port()
+    with cluster.pod("builder-mtls", "linkspan-builder", "linkspan-builder-0", [f"builder.service.port={port}"]) as pod:
+        pod.start("linkspan")
+        # Linkspan is ready before the builder is, and the builder is not ready without Linkspan.
+        assert pod.probe("linkspan", "readinessProbe").returncode == 0
+        pod.start("buildkitd")
+        until("both to be ready", lambda: all(pod.probe(c, "readinessProbe").returncode == 0 for c in ("linkspan", "buildkitd")))
+        context = cluster.work / "context"
+        context.mkdir()
+        (context / "Dockerfile").write_text("FROM scratch\nCOPY file /\n")
+        (context / "file").write_text("first\n")
+
+        def build(name, image, check=True):
+            return cluster.run(
+                "docker", "buildx", "build", "--builder", name, "-o", f"type=linkspan,name={image}", context, check=check
+            )  # fmt: skip
+
+        def create(name, address, *options):
+            cluster.run("docker", "buildx", "create", "--name", name, "--driver", "remote", *options, address)
+
+        create("by-exec", "kube-pod://linkspan-builder-0?namespace=linkspan&container=buildkitd")
+        build("by-exec", "registry.example/team/demo:1")
+        checked = cluster.ctr("images", "check")
+        assert re.search(r"registry\.example/team/demo:1 .* complete .* true", checked), checked
+        # A name that the values do not allow, and one that moves.
+        refused = build("by-exec", "registry.example/pause:3", check=False)
+        assert refused.returncode != 0 and "registry.example/pause:3" in refused.stderr, refused.stderr
+        (context / "file").write_text("second\n")
+        refused = build("by-exec", "registry.example/team/demo:1", check=False)
+        assert refused.returncode != 0 and "registry.example/team/demo:1" in refused.stderr, refused.stderr
+        address, certs = f"tcp://127.0.0.1:{port}", cluster.certs
+        create("by-tls", address, "--driver-opt", f"cacert={certs}/ca.crt,cert={certs}/client.crt,key={certs}/client.key")
+        build("by-tls", "registry.example/team/demo:2")
+        create("nobody", address, "--driver-opt", f"cacert={certs}/ca.crt")
+        assert build("nobody", "registry.example/team/demo:3", check=False).returncode != 0
+        names = cluster.ctr("images", "list", "--quiet").split()
+        assert names == ["registry.example/team/demo:1", "registry.example/team/demo:2"], names
+        assert pod.stop("linkspan") == 0, pod.logs("linkspan")
+
+
+def node(cluster):
+    """The node's images are served to other nodes' containerd, by the hosts.toml that the init container writes there."""
+    port, folder = free_port(), cluster.work / "certs.d"
+    (folder / "registry.other").mkdir(parents=True)
+    (folder / "registry.other/hosts.toml").write_text("# mine\n")
+    hosts = [
+        "node.hostsToml.enabled=true", "node.hostsToml.image=busybox", f"node.hostsToml.folder={folder}",
+        "node.hostsToml.clientSecret=linkspan-client", f"node.hostsToml.registries={{{HOSTS}}}",
+        f"node.hostsToml.endpoints={{https://127.0.0.1:{port}}}", f"node.registry.port={port}",
+    ]  # fmt: skip
+    with cluster.pod("plain", "linkspan-node", "node", hosts, {str(folder): folder}) as pod:
+        printed = pod.run("hosts-toml")
+        assert "registry.other/hosts.toml is somebody else's" in printed.stdout, printed
+        assert (folder / "registry.other/hosts.toml").read_text() == "# mine\n"
+        assert (folder / "_linkspan/tls.key").stat().st_mode & 0o777 == 0o600
+        pod.start("linkspan")
+        assert pod.probe("linkspan", "readinessProbe").returncode == 0
+        assert "cannot be" not in pod.logs("linkspan"), pod.logs("linkspan")
+        digest = next(l.split()[2] for l in cluster.ctr("images", "list").splitlines() if "team/demo:1" in l)
+        # Another node, whose only way to `registry.example` is the mirror.
+        image = f"registry.example/team/demo@{digest}"
+        cluster.ctr("images", "pull", "--hosts-dir", folder, image, namespace="kubernetes-other-node")
+        ask = ["curl", "--silent", "--show-error", "--fail", "--cacert", cluster.certs / "ca.crt", f"https://127.0.0.1:{port}/v2/"]
+        refused = cluster.run(*ask, check=False)
+        assert refused.returncode != 0 and "alert certificate required" in refused.stderr, refused
+        cluster.run(*ask, "--cert", cluster.certs / "client.crt", "--key", cluster.certs / "client.key")
+        restart(cluster, pod)
+        assert pod.stop("linkspan") == 0, pod.logs("linkspan")
+
+
+def restart(cluster, pod):
+    """containerd goes, and comes back with another socket: the pod stays, unready meanwhile."""
+    pid = int((cluster.node / "run/containerd.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGKILL)
+    until("containerd to be gone", lambda: not pathlib.Path(f"/proc/{pid}").exists())
+    assert pod.probe("linkspan", "readinessProbe").returncode != 0
+    assert pod.probe("linkspan", "livenessProbe").returncode == 0
+    cluster.run(ROOT / "scripts/stack", "up", "--state", cluster.node, "--only", "containerd")
+    until("it to be ready again", lambda: pod.probe("linkspan", "readinessProbe").returncode == 0)
+
+
+def pushes(cluster):
+    """Clients push into the node's containerd, within the rules; Linkspan unpacks in the node's own files."""
+    port = free_port()
+    sets = [f"node.registry.port={port}"]
+    # Linkspan and containerd know the socket's folder by one path where they have one view of the processes.
+    with cluster.pod("push", "linkspan-node", "pushes", sets, {"/etc/containerd/certs.d": cluster.work / "unused"}) as pod:
+        pod.start("linkspan")
+        config = cluster.work / "crane"
+        config.mkdir()
+        environment = {"DOCKER_CONFIG": str(config), "SSL_CERT_FILE": str(cluster.certs / "ca.crt")}
+        cluster.environment.update(environment)
+        registry, tar = f"127.0.0.1:{port}", cluster.work / "layer.tar"
+        subprocess.run(["tar", "-C", cluster.work / "context", "-cf", tar, "."], check=True, timeout=60)
+        cluster.run("crane", "auth", "login", registry, "--username", "ci", "--password", "secret")
+        push = ["crane", "append", "--oci-empty-base", "-f", tar, "-t"]
+        image = f"{registry}/registry.example/team/pushed"
+        cluster.run(*push, f"{image}:artifact")
+        # With a platform it is an image that can be unpacked.
+        cluster.run("crane", "mutate", f"{image}:artifact", "-t", f"{image}:1", "--set-platform", "linux/amd64")
+        refused = cluster.run(*push, f"{registry}/registry.example/others/pushed:1", check=False)
+        assert refused.returncode != 0 and "403 Forbidden" in refused.stderr, refused
+        checked = cluster.ctr("images", "check")
+        assert re.search(r"registry\.example/team/pushed:1 .* complete .* true", checked), checked
+        logs = pod.logs("linkspan")
+        assert "diff service" not in logs, logs
+
+
+def absent(cluster):
+    """Every flag is one that `serve` takes: it fails for the engine that is not there, and for nothing else."""
+    empty = cluster.work / "empty"
+    empty.mkdir()
+    cluster.secrets["bucket"] = {
+        "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "x", "AWS_ALLOW_HTTP": "true",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+    }  # fmt: skip
+    for case, engine in {
+        "plain": "containerd does not respond at unix:///run/containerd/containerd.sock",
+        "push": "containerd does not respond at unix:///run/containerd/containerd.sock",
+        "builder-mtls": "containerd does not respond at unix:///run/containerd/containerd.sock",
+        "bucket": "s3://images/ci",
+    }.items():
+        for owner in pods(documents(case)):
+            paths = {"/run/containerd": empty, "/etc/containerd/certs.d": empty}
+            with cluster.pod(case, owner, f"absent-{case}", [], paths) as pod:
+                pod.extra += ["--env", "LINKSPAN_ENGINE_TIMEOUT=1"]
+                done = pod.run("linkspan", check=False)
+                assert done.returncode == 1 and engine in done.stderr, (case, owner, done)
+
+
+def main():
+    """All of it, in an order in which each finds what it needs."""
+    cluster = Cluster(sys.argv[1])
+    cluster.certificates()
+    for scenario in (absent, builder, node, pushes):
+        print(f"{scenario.__name__}: {scenario.__doc__}", flush=True)
+        scenario(cluster)
+
+
+main()
