@@ -10,11 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 from chart import KUBERNETES, ROOT, documents, pods
 from pod import Pod, docker, until
 
 PASSWORD = "ci:$2b$05$/M1WL7v3Giwzg1RSy4wUfO8krkbaiSCnWZEfwv3IEiuxP2/UFoCR2\n"  # secret
+START = time.monotonic()
 HOSTS = "_default,registry.other"
 
 
@@ -41,7 +43,7 @@ class Cluster:
         self.certs = self.work / "certs"
         self.secrets = {}
         self.images = {
-            "linkspan": self.image("linkspan:kubernetes", {f: f for f in linked(self.linkspan)}, 'ENTRYPOINT ["/linkspan"]'),
+            "linkspan": self.linkspan_image("linkspan:kubernetes"),
             "busybox": self.image("busybox:kubernetes", {os.environ["BUSYBOX"]: "/bin/sh"}),
             "moby/buildkit": os.environ["BUILDER_IMAGE"],
         }
@@ -52,17 +54,30 @@ class Cluster:
             "KUBECTL_FOLDER": f"{self.work}/secrets",
         }
 
-    def image(self, name, files, *changes):
-        """An image with these files of this machine."""
-        root = self.work / name.partition(":")[0]
+    def files(self, folder, files):
+        """A folder with these files of this machine."""
+        root = self.work / folder
         for source, target in files.items():
             path = root / target.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(pathlib.Path(source).read_bytes())
             path.chmod(0o755)
+        return root
+
+    def image(self, name, files):
+        """An image of files of this machine."""
+        root = self.files(name.partition(":")[0], files)
         tar = subprocess.run(["tar", "-C", root, "-c", "."], check=True, capture_output=True, timeout=60).stdout
-        flags = [part for change in changes for part in ("--change", change)]
-        subprocess.run(["docker", "import", *flags, "-", name], check=True, input=tar, capture_output=True, timeout=180)
+        subprocess.run(["docker", "import", "-", name], check=True, input=tar, capture_output=True, timeout=180)
+        return name
+
+    def linkspan_image(self, name):
+        """The last stage of the recipe, on what is built already: that needs this machine's libraries, too."""
+        out = self.files("build", {f: f"/out{f}" for f in linked(self.linkspan)} | {self.linkspan: "/out/linkspan"})
+        empty = self.work / "nothing"
+        empty.mkdir()
+        recipe = KUBERNETES / "Dockerfile"
+        docker("buildx", "build", "--builder", "default", "--build-context", f"build={out}", "-f", recipe, "-t", name, empty)
         return name
 
     def stand_ins(self):
@@ -97,7 +112,6 @@ class Cluster:
             host_paths={"/run/containerd": self.node / "run", **dict(host_paths)},
             secrets=self.secrets,
             config_maps={o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"},
-            extra=["--volume", f"{self.linkspan}:/linkspan:ro"],
         )
 
     def run(self, *command, check=True, cwd=None):
@@ -251,6 +265,7 @@ def main():
     for scenario in (absent, builder, node, pushes):
         print(f"{scenario.__name__}: {scenario.__doc__}", flush=True)
         scenario(cluster)
+        print(f"{scenario.__name__}: passed, {time.monotonic() - START:.0f} s since the start", flush=True)
 
 
 main()

@@ -54,10 +54,10 @@ def known(fields, allowed, where):
 class Pod:
     """A pod on this machine. Its files are below `folder`."""
 
-    def __init__(self, name, template, folder, *, images, host_paths, secrets=None, config_maps=None, extra=()):
+    def __init__(self, name, template, folder, *, images, host_paths, secrets=None, config_maps=None):
         known(template["spec"], POD_FIELDS, name)
         self.name, self.spec, self.folder = name, template["spec"], pathlib.Path(folder)
-        self.images, self.host_paths, self.extra = images, host_paths, list(extra)
+        self.images, self.host_paths, self.extra = images, host_paths, []
         self.secrets, self.config_maps = secrets or {}, config_maps or {}
         self.group = self.spec["securityContext"]["fsGroup"]
         self.volumes = {volume["name"]: self._volume(volume) for volume in self.spec["volumes"]}
