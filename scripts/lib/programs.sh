@@ -19,6 +19,7 @@ docker-compose|github.com/docker/compose/v5@v5.6.0|./cmd|0||-X github.com/docker
 docker|github.com/docker/cli@v29.7.2+incompatible|./cmd/docker|0||-X github.com/docker/cli/cli/version.Version=29.7.2|25
 dockerd|github.com/moby/moby/v2@v2.0.0-beta.21|./cmd/dockerd|0||-X github.com/moby/moby/v2/dockerversion.Version=29.7.2|29
 registry|github.com/distribution/distribution/v3@v3.1.1|./cmd/registry|0|||3
+helm|helm.sh/helm/v4@v4.3.2|./cmd/helm|0|||
 oci-conformance|github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111|.|0|||
 buildkitd-0.11.6|github.com/moby/buildkit@v0.11.6|./cmd/buildkitd|0||-X github.com/moby/buildkit/version.Version=v0.11.6|
 TABLE
@@ -30,7 +31,6 @@ buildkitd-0.26.3|github.com/moby/buildkit@v0.26.3|./cmd/buildkitd|0||-X github.c
 oras|oras.land/oras@v1.3.6|./cmd/oras|0|||
 regctl|github.com/regclient/regclient@v0.11.7|./cmd/regctl|0|||
 ko|github.com/google/ko@v0.19.1|.|0|||
-helm|helm.sh/helm/v4@v4.3.2|./cmd/helm|0|||
 cosign|github.com/sigstore/cosign/v3@v3.1.3|./cmd/cosign|0|||
 TABLE
     # What only benchmarks compare with.
@@ -45,8 +45,8 @@ azurite="azurite@3.37.0"
 # Debian packages: what the programs above link with or call, and the clients.
 packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs rsync openssh-client openssl python3-venv xz-utils zstd bzip2"
 
-# What the tests' programs in Python need: gRPC's C core, which other languages than Go and Java stand on.
-python_packages="grpcio==1.85.3 grpcio-reflection==1.85.1 protobuf==7.36.2"
+# What the tests' programs in Python need: gRPC's C core, which other languages than Go and Java stand on, and the schemas of Kubernetes.
+python_packages="grpcio==1.85.3 grpcio-reflection==1.85.1 protobuf==7.36.2 kubernetes-validate==1.37.0"
 
 install_packages() {
     command -v apt-get >/dev/null || return 0
@@ -125,7 +125,7 @@ install_python() {
     exec 8>"$cache/.lock"
     flock 8 # two clones may install at once
     [ "$(cat "$folder/.packages" 2>/dev/null)" = "$python_packages" ] &&
-        "$folder/bin/python" -c 'import grpc, grpc_reflection' 2>/dev/null && return 0
+        "$folder/bin/python" -c 'import grpc, grpc_reflection, kubernetes_validate' 2>/dev/null && return 0
     command -v python3 >/dev/null || die "Python is missing, in which some programs of the tests are written" "install Python 3.11 or later"
     say "installing for Python: $python_packages"
     rm -rf "$folder"

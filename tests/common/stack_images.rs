@@ -10,7 +10,7 @@ pub(crate) const BUILDER_IMAGE: &str = "localhost:1/linkspan/buildkit:test";
 
 impl Stack {
     /// Makes dockerd hold [`BUILDER_IMAGE`]: this machine's buildkitd, buildctl, runc and a shell.
-    pub(super) fn make_builder_image(&self) {
+    pub(crate) fn make_builder_image(&self) {
         self.builder_image.get_or_init(|| {
             let root = self.fresh_path("-builder");
             for folder in ["usr/bin", "bin", "tmp", "etc"] {

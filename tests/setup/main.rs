@@ -6,6 +6,7 @@ mod common;
 
 mod builders;
 mod interrupted;
+mod kubernetes;
 mod undo;
 mod units;
 

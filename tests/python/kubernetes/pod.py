@@ -122,6 +122,8 @@ class Pod:
             for key, value in self.secrets[source["secretRef"]["name"]].items():
                 flags += ["--env", f"{key}={value}"]
         for mount in container["volumeMounts"]:
+            # Propagation is left out: docker refuses it where this machine's folders are not shared mounts.
+            known(mount, {"name", "mountPath", "readOnly", "mountPropagation"}, mount["name"])
             mode = ":ro" if mount.get("readOnly") else ""
             flags += ["--volume", f"{self.volumes[mount['name']]}:{mount['mountPath']}{mode}"]
         if command := container.get("command"):

@@ -41,6 +41,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 - name: containerd
   mountPath: /run/containerd
   readOnly: true
+  # The root folders of the node's containers are mounted below it: what the node unmounts must not stay mounted here.
+  mountPropagation: HostToContainer
 {{ end }}
 {{- if .Values.config -}}
 - name: config
