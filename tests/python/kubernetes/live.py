@@ -109,7 +109,7 @@ class Cluster:
             pods(objects)[owner],
             self.work / name,
             images=self.images,
-            host_paths={"/run/containerd": self.node / "run", **dict(host_paths)},
+            host_paths={"/run/containerd": self.node / "run", "/run/k3s/containerd": self.node / "run", **dict(host_paths)},
             secrets=self.secrets,
             config_maps={o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"},
         )
@@ -122,9 +122,9 @@ class Cluster:
         return done
 
     def asked(self, port, certificate=None):
-        """Whether a client with this certificate gets a response of a registry door."""
+        """What a client with this certificate hears at a port, until the other side ends it."""
         shown = ["-cert", f"{certificate}.crt", "-key", f"{certificate}.key"] if certificate else []
-        client = ["openssl", "s_client", "-quiet", "-no_ign_eof", "-verify_return_error", "-CAfile", "ca.crt"]
+        client = ["openssl", "s_client", "-quiet", "-verify_return_error", "-CAfile", "ca.crt"]
         request = "GET /v2/ HTTP/1.1\r\nHost: door\r\nConnection: close\r\n\r\n"
         return subprocess.run(
             [*client, *shown, "-connect", f"127.0.0.1:{port}"],
@@ -162,6 +162,7 @@ def builder(cluster):
         build("by-exec", "registry.example/team/demo:1")
         checked = cluster.ctr("images", "check")
         assert re.search(r"registry\.example/team/demo:1 .* complete .* true", checked), checked
+        assert "containerd's diff service unpacks all layers" in pod.logs("linkspan"), pod.logs("linkspan")
         # A name that the values do not allow, and one that moves.
         refused = build("by-exec", "registry.example/pause:3", check=False)
         assert refused.returncode != 0 and "registry.example/pause:3" in refused.stderr, refused.stderr
@@ -171,8 +172,7 @@ def builder(cluster):
         address, certs = f"tcp://127.0.0.1:{port}", cluster.certs
         create("by-tls", address, "--driver-opt", f"cacert={certs}/ca.crt,cert={certs}/client.crt,key={certs}/client.key")
         build("by-tls", "registry.example/team/demo:2")
-        create("nobody", address, "--driver-opt", f"cacert={certs}/ca.crt")
-        assert build("nobody", "registry.example/team/demo:3", check=False).returncode != 0
+        assert "certificate required" in cluster.asked(port).stderr
         names = cluster.ctr("images", "list", "--quiet").split()
         assert names == ["registry.example/team/demo:1", "registry.example/team/demo:2"], names
         assert pod.stop("linkspan") == 0, pod.logs("linkspan")
@@ -201,7 +201,7 @@ def node(cluster):
         image = f"registry.example/team/demo@{digest}"
         cluster.ctr("images", "pull", "--hosts-dir", folder, image, namespace="kubernetes-other-node")
         assert "certificate required" in cluster.asked(port).stderr
-        assert cluster.asked(port, "client").returncode == 0
+        assert cluster.asked(port, "client").stdout.startswith("HTTP/1.1 200 ")
         restart(cluster, pod)
         assert pod.stop("linkspan") == 0, pod.logs("linkspan")
 
@@ -241,7 +241,7 @@ def pushes(cluster):
         checked = cluster.ctr("images", "check")
         assert re.search(r"registry\.example/team/pushed:1 .* complete .* true", checked), checked
         logs = pod.logs("linkspan")
-        assert "diff service" not in logs, logs
+        assert "team/pushed:1" in logs and "diff service" not in logs, logs
 
 
 def absent(cluster):
@@ -259,7 +259,7 @@ def absent(cluster):
         "bucket": "s3://images/ci",
     }.items():
         for owner in pods(documents(case)):
-            paths = {"/run/containerd": empty, "/etc/containerd/certs.d": empty}
+            paths = {"/run/containerd": empty, "/run/k3s/containerd": empty, "/etc/containerd/certs.d": empty}
             with cluster.pod(case, owner, f"absent-{case}", [], paths) as pod:
                 pod.extra += ["--env", "LINKSPAN_ENGINE_TIMEOUT=1"]
                 done = pod.run("linkspan", check=False)

@@ -23,7 +23,7 @@ CONTAINER_FIELDS = {
 }  # fmt: skip
 RIGHTS = {
     "runAsUser", "runAsGroup", "runAsNonRoot", "readOnlyRootFilesystem", "allowPrivilegeEscalation", "capabilities",
-    "seccompProfile", "appArmorProfile", "privileged",
+    "seccompProfile", "appArmorProfile", "privileged", "seLinuxOptions",
 }  # fmt: skip
 
 

@@ -74,7 +74,7 @@ envFrom:
 {{- end }}
 
 {{/*
-The container's rights, of a dict of root and unpacks. containerd's socket is root's, and of root's group: the group is enough.
+The container's rights, of a dict of root and unpacks. the socket's group is enough.
 */}}
 {{- define "linkspan.securityContext" -}}
 {{- if .unpacks -}}
@@ -85,7 +85,7 @@ appArmorProfile:
   type: Unconfined
 {{- else -}}
 runAsUser: 65532
-runAsGroup: {{ eq .root.Values.engine.kind "containerd" | ternary 0 65532 }}
+runAsGroup: {{ eq .root.Values.engine.kind "containerd" | ternary .root.Values.engine.containerd.group 65532 }}
 runAsNonRoot: true
 {{- end }}
 readOnlyRootFilesystem: true
@@ -98,6 +98,12 @@ capabilities:
   {{- end }}
 seccompProfile:
   type: RuntimeDefault
+{{- if eq .root.Values.engine.kind "containerd" }}
+{{- with .root.Values.engine.containerd.seLinuxType }}
+seLinuxOptions:
+  type: {{ . }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/*
