@@ -19,6 +19,7 @@ docker-compose|github.com/docker/compose/v5@v5.6.0|./cmd|0||-X github.com/docker
 docker|github.com/docker/cli@v29.7.2+incompatible|./cmd/docker|0||-X github.com/docker/cli/cli/version.Version=29.7.2|25
 dockerd|github.com/moby/moby/v2@v2.0.0-beta.21|./cmd/dockerd|0||-X github.com/moby/moby/v2/dockerversion.Version=29.7.2|29
 registry|github.com/distribution/distribution/v3@v3.1.1|./cmd/registry|0|||3
+rootlesskit|github.com/rootless-containers/rootlesskit/v3@v3.0.1|./cmd/rootlesskit|0|||
 helm|helm.sh/helm/v4@v4.3.2|./cmd/helm|0|||
 oci-conformance|github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111|.|0|||
 buildkitd-0.11.6|github.com/moby/buildkit@v0.11.6|./cmd/buildkitd|0||-X github.com/moby/buildkit/version.Version=v0.11.6|
@@ -43,7 +44,7 @@ TABLE
 azurite="azurite@3.37.0"
 
 # Debian packages: what the programs above link with or call, and the clients.
-packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs rsync openssh-client openssl python3-venv xz-utils zstd bzip2"
+packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs rsync openssh-client openssl python3-venv xz-utils zstd bzip2 uidmap libcap2-bin"
 
 # What the tests' programs in Python need: gRPC's C core, which other languages than Go and Java stand on, and the schemas of Kubernetes.
 python_packages="grpcio==1.85.3 grpcio-reflection==1.85.1 protobuf==7.36.2 kubernetes-validate==1.37.0"

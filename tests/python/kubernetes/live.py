@@ -6,6 +6,7 @@ usage: live.py WORK    WORK is an empty folder; see `Cluster` for the environmen
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -66,10 +67,41 @@ class Cluster:
 
     def image(self, name, files):
         """An image of files of this machine."""
-        root = self.files(name.partition(":")[0], files)
-        tar = subprocess.run(["tar", "-C", root, "-c", "."], check=True, capture_output=True, timeout=60).stdout
-        subprocess.run(["docker", "import", "-", name], check=True, input=tar, capture_output=True, timeout=180)
+        return self.imported(name, self.files(name.partition(":")[0], files))
+
+    @staticmethod
+    def imported(name, root, *environment, entrypoint="[]"):
+        """An image of a folder."""
+        pack = ["tar", "--numeric-owner", "--xattrs", "--xattrs-include=security.capability", "-C", root, "-c", "."]
+        tar = subprocess.run(pack, check=True, capture_output=True, timeout=60).stdout
+        flags = ["--change", f"ENTRYPOINT {entrypoint}", *(p for e in environment for p in ("--change", f"ENV {e}"))]
+        subprocess.run(["docker", "import", *flags, "-", name], check=True, input=tar, capture_output=True, timeout=180)
         return name
+
+    def rootless_image(self, name):
+        """BuildKit's rootless image, of the same parts as the released one, with this machine's libraries."""
+        programs = [shutil.which(p) for p in ("rootlesskit", "buildkitd", "buildctl", "newuidmap", "newgidmap")]
+        mappers = programs[-2:]
+        root = self.files("rootless", {p: f"/usr/bin/{os.path.basename(p)}" for p in programs} | {l: l for l in linked(mappers[0])})
+        self.files("rootless", {shutil.which("runc"): "/usr/bin/buildkit-runc", os.environ["BUSYBOX"]: "/bin/sh"})
+        for folder in ("tmp", "home/user/.local/tmp", "home/user/.local/share/buildkit", "run/user/1000"):
+            (root / folder).mkdir(parents=True)
+        (root / "tmp").chmod(0o1777)
+        (root / "etc").mkdir()
+        for file, text in {
+            "passwd": "user:x:1000:1000::/home/user:/bin/sh", "group": "user:x:1000:",
+            "subuid": "user:100000:65536", "subgid": "user:100000:65536",
+        }.items():  # fmt: skip
+            (root / "etc" / file).write_text(f"{text}\n")
+        subprocess.run(["chown", "-R", "1000:1000", root / "home", root / "run"], check=True, timeout=60)
+        for program, capability in zip(mappers, ("cap_setuid", "cap_setgid")):
+            file = root / "usr/bin" / os.path.basename(program)
+            subprocess.run(["setcap", f"{capability}=ep", file], check=True, timeout=60)
+        return self.imported(
+            name, root, "PATH=/usr/bin:/bin", "HOME=/home/user", "USER=user",
+            "XDG_RUNTIME_DIR=/run/user/1000", "TMPDIR=/home/user/.local/tmp",
+            entrypoint='["rootlesskit", "buildkitd"]',
+        )  # fmt: skip
 
     def linkspan_image(self, name):
         """The last stage of the recipe, on what is built already: that needs this machine's libraries, too."""
@@ -101,14 +133,14 @@ class Cluster:
             self.secrets[folder.name] = {path.name: path.read_text() for path in folder.iterdir()}
         self.secrets["linkspan-users"] = {"users": PASSWORD}
 
-    def pod(self, case, owner, name, sets, host_paths=()):
+    def pod(self, case, owner, name, sets, host_paths=(), images=()):
         """A pod of what the chart renders."""
         objects = documents(case, *(part for value in sets for part in ("--set", value)))
         return Pod(
             name,
             pods(objects)[owner],
             self.work / name,
-            images=self.images,
+            images={**self.images, **dict(images)},
             host_paths={"/run/containerd": self.node / "run", "/run/k3s/containerd": self.node / "run", **dict(host_paths)},
             secrets=self.secrets,
             config_maps={o["metadata"]["name"]: o["data"] for o in objects if o["kind"] == "ConfigMap"},
@@ -176,6 +208,25 @@ def builder(cluster):
         names = cluster.ctr("images", "list", "--quiet").split()
         assert names == ["registry.example/team/demo:1", "registry.example/team/demo:2"], names
         assert pod.stop("linkspan") == 0, pod.logs("linkspan")
+
+
+def rootless(cluster):
+    """The same with BuildKit as an ordinary user, as the values have it by default: a step runs, and the image arrives."""
+    images = {"moby/buildkit": cluster.rootless_image("rootless:kubernetes")}
+    sets = ["builder.buildkit.storage.emptyDir=true"]
+    with cluster.pod("plain", "linkspan-builder", "linkspan-builder-0", sets, images=images) as pod:
+        pod.start("linkspan")
+        pod.start("buildkitd")
+        assert pod.probe("buildkitd", "readinessProbe").returncode == 0
+        context = cluster.work / "rootless-context"
+        context.mkdir()
+        (context / "busybox").write_bytes(pathlib.Path(os.environ["BUSYBOX"]).read_bytes())
+        (context / "busybox").chmod(0o755)
+        (context / "Dockerfile").write_text("FROM scratch\nCOPY busybox /bin/sh\nRUN echo made > /made\n")
+        image = ["-o", "type=linkspan,name=registry.example/team/rootless:1"]
+        cluster.run("docker", "buildx", "build", "--builder", "by-exec", *image, context)
+        checked = cluster.ctr("images", "check")
+        assert re.search(r"registry\.example/team/rootless:1 .* complete .* true", checked), checked
 
 
 def node(cluster):
@@ -270,7 +321,7 @@ def main():
     """All of it, in an order in which each finds what it needs."""
     cluster = Cluster(sys.argv[1])
     cluster.certificates()
-    for scenario in (absent, builder, node, pushes):
+    for scenario in (absent, builder, rootless, node, pushes):
         print(f"{scenario.__name__}: {scenario.__doc__}", flush=True)
         scenario(cluster)
         print(f"{scenario.__name__}: passed, {time.monotonic() - START:.0f} s since the start", flush=True)
