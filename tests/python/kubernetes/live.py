@@ -3,6 +3,7 @@
 usage: live.py WORK    WORK is an empty folder; see `Cluster` for the environment
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 from chart import KUBERNETES, ROOT, documents, pods
 from pod import Pod, docker, until
@@ -105,7 +107,9 @@ class Cluster:
 
     def linkspan_image(self, name):
         """The last stage of the recipe, on what is built already: that needs this machine's libraries, too."""
-        out = self.files("build", {f: f"/out{f}" for f in linked(self.linkspan)} | {self.linkspan: "/out/linkspan"})
+        authorities = "/etc/ssl/certs/ca-certificates.crt"
+        files = {f: f"/out{f}" for f in [*linked(self.linkspan), authorities]} | {self.linkspan: "/out/linkspan"}
+        out = self.files("build", files)
         empty = self.work / "nothing"
         empty.mkdir()
         recipe = KUBERNETES / "Dockerfile"
@@ -257,6 +261,65 @@ def node(cluster):
         assert pod.stop("linkspan") == 0, pod.logs("linkspan")
 
 
+@contextlib.contextmanager
+def minio(cluster):
+    """An S3 server with the bucket `images`, as the Secret `bucket` says it."""
+    port, user, password = free_port(), "kubernetes", "not-a-secret"
+    (cluster.work / "minio/images").mkdir(parents=True)
+    environment = {
+        **os.environ, "MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password, "MINIO_BROWSER": "off",
+        "MINIO_CI_CD": "1", "MINIO_UPDATE": "off",
+    }  # fmt: skip
+    with open(cluster.work / "minio.log", "wb") as log:
+        command = ["minio", "server", "--address", f"127.0.0.1:{port}", cluster.work / "minio"]
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def ready():
+        if server.poll() is not None:
+            raise SystemExit((cluster.work / "minio.log").read_text())
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/minio/health/ready", timeout=10):
+                return True
+        except OSError:
+            return False
+
+    try:
+        until("minio to be ready", ready)
+        cluster.secrets["bucket"] = {
+            "AWS_ACCESS_KEY_ID": user, "AWS_SECRET_ACCESS_KEY": password, "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        }  # fmt: skip
+        yield
+    finally:
+        server.kill()
+        server.wait(timeout=60)
+
+
+def bucket(cluster):
+    """Builds go into a bucket, and every node's own loopback has it: by tag, without anything of the node."""
+    port, folder = free_port(), cluster.work / "bucket-certs.d"
+    folder.mkdir()
+    hosts = [
+        f"node.registry.port={port}", f"node.hostsToml.endpoints={{http://127.0.0.1:{port}}}", f"node.hostsToml.folder={folder}",
+    ]  # fmt: skip
+    images = {"moby/buildkit": "rootless:kubernetes"}
+    with (
+        minio(cluster),
+        cluster.pod("bucket", "linkspan-builder", "linkspan-builder-0", [], images=images) as builders,
+        cluster.pod("bucket", "linkspan-node", "bucket-node", hosts, {str(folder): folder}) as nodes,
+    ):
+        builders.start("linkspan")
+        builders.start("buildkitd")
+        nodes.run("hosts-toml")
+        nodes.start("linkspan")
+        name = "registry.example/team/in-bucket:1"
+        output = ["-o", f"type=linkspan,name={name}"]
+        cluster.run("docker", "buildx", "build", "--builder", "by-exec", *output, cluster.work / "rootless-context")
+        cluster.ctr("images", "pull", "--hosts-dir", folder, name, namespace="kubernetes-bucket-node")
+        assert nodes.probe("linkspan", "readinessProbe").returncode == 0
+        assert cluster.ctr("images", "list", "--quiet", f"name=={name}") == "", "the node's own images are not involved"
+
+
 def restart(cluster, pod):
     """containerd goes, and comes back with another socket: the pod stays, unready meanwhile."""
     pid = int((cluster.node / "run/containerd.pid").read_text().split()[0])
@@ -321,7 +384,7 @@ def main():
     """All of it, in an order in which each finds what it needs."""
     cluster = Cluster(sys.argv[1])
     cluster.certificates()
-    for scenario in (absent, builder, rootless, node, pushes):
+    for scenario in (absent, builder, rootless, node, bucket, pushes):
         print(f"{scenario.__name__}: {scenario.__doc__}", flush=True)
         scenario(cluster)
         print(f"{scenario.__name__}: passed, {time.monotonic() - START:.0f} s since the start", flush=True)

@@ -11,11 +11,12 @@ import json
 import pathlib
 import re
 import sys
+import tomllib
 
 import kubernetes_validate
 import yaml
 
-from chart import CHART, KEPT, MANIFESTS, cases, containers, documents, helm, pods, render
+from chart import CHART, KEPT, KUBERNETES, MANIFESTS, ROOT, VALUES, cases, containers, documents, helm, pods, render
 
 GOOD = [
     "image.repository=linkspan", "node.registry.tlsSecret=tls", "node.registry.clientCASecret=ca",
@@ -103,7 +104,7 @@ def refusals():
     done = helm("template", "linkspan", CHART, *sets, "--kube-version", "1.29.0")
     assert done.returncode != 0 and "1.30" in done.stderr, done.stderr
     for case in cases():
-        done = helm("lint", "--strict", CHART, "--values", CHART.parents[2] / f"tests/data/kubernetes/{case}.yaml")
+        done = helm("lint", "--strict", CHART, "--values", VALUES / f"{case}.yaml")
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -125,6 +126,22 @@ def mistakes():
         for name, template in pods(objects).items():
             check_pod(f"{case}: {name}", template, made)
         check_selectors(case, objects)
+
+
+    check_versions()
+
+
+def check_versions():
+    """What is said in two places."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    package = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
+    assert chart["appVersion"] == chart["version"] == package["version"], chart
+    recipe = (KUBERNETES / "Dockerfile").read_text()
+    channel = tomllib.loads((ROOT / "rust-toolchain.toml").read_text())["toolchain"]["channel"]
+    assert f"ENV RUSTUP_TOOLCHAIN={channel}\n" in recipe and f"FROM rust:{channel.rpartition('.')[0]}-" in recipe
+    probe = documents(KEPT)
+    program = {c["readinessProbe"]["exec"]["command"][0] for t in pods(probe).values() for c in containers(t)} - {"buildctl"}
+    assert recipe.rstrip().endswith(f"ENTRYPOINT {json.dumps(sorted(program))}"), (program, recipe)
 
 
 def check_pod(where, template, made):

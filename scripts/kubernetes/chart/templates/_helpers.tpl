@@ -108,7 +108,8 @@ seLinuxOptions:
 
 {{/*
 The probes, over a socket that only this container has. The doors open when the engine has responded. Later, `ps` asks
-Linkspan alone, and `images` the engine behind it, for a name that no image can have.
+Linkspan alone, and `images` containerd behind it, for the names that it has, of which none is this one. A bucket's names
+would take many requests.
 */}}
 {{- define "linkspan.probes" -}}
 startupProbe:
@@ -125,7 +126,11 @@ livenessProbe:
   failureThreshold: 4
 readinessProbe:
   exec:
+    {{- if eq .Values.engine.kind "containerd" }}
     command: [/linkspan, images, --quiet, --to=unix:///run/linkspan-probe/export.sock, "linkspan.invalid/probe:none"]
+    {{- else }}
+    command: [/linkspan, ps, --quiet, --to=unix:///run/linkspan-probe/export.sock]
+    {{- end }}
   periodSeconds: 10
   timeoutSeconds: 10
   failureThreshold: 3
