@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::settings::EngineSettings;
-use super::{CommandError, block_on, engine, output, show};
+use super::{CommandError, Leftover, block_on, engine, interruptible, output, show};
 use crate::byte_size;
 use crate::config::duration_of;
 use crate::engine::collect::{Collected, Collection};
@@ -45,6 +45,9 @@ pub(super) struct Gc {
     #[command(flatten)]
     engine: EngineSettings,
 }
+
+/// What an interruption leaves.
+const UNFINISHED: &str = "the next `linkspan gc` finishes what was begun, and exports of what was being deleted wait for it";
 
 const EXAMPLES: &str = "\
 Kept are images with a tag, those without a name that `images` lists, what their
@@ -96,10 +99,16 @@ impl Gc {
             }
         };
         let wanted = Collection { grace, wait, is_dry, deleted: &deleted };
-        let collected = block_on(async {
+        let collecting = interruptible(async {
             let engine = select(&config.engine).await?.engine;
-            Ok::<_, CommandError>(engine.collect(&wanted).await?)
-        })??;
+            Ok(engine.collect(&wanted).await?)
+        });
+        let collected = block_on(collecting)?.map_err(|error| match error {
+            CommandError::Interrupted { signal, .. } if !is_dry => {
+                CommandError::Interrupted { signal, left: Leftover::Some(UNFINISHED.to_owned()) }
+            }
+            error => error,
+        })?;
         if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -40,7 +41,7 @@ struct Static {
     references: Vec<String>,
 
     /// A folder, which is created, or a bucket: `s3://BUCKET/PREFIX`, also gs:// and az://
-    #[arg(value_name = "DEST")]
+    #[arg(value_name = "DEST", value_parser = NonEmptyStringValueParser::new())]
     dest: String,
 
     #[command(flatten)]
@@ -110,7 +111,7 @@ fn site(to: &str) -> Result<Site, CommandError> {
         return Ok(Folder::open(Path::new(to))?.into());
     }
     let address: BucketAddress = to.parse().map_err(|BucketAddressError { reason }| {
-        CommandError::Publish(PublishError::Name { name: to.to_owned(), reason })
+        CommandError::Publish(PublishError::Place { place: to.to_owned(), reason })
     })?;
     Ok(Bucket::open(&address, &ObjectVariables::default())?.into())
 }

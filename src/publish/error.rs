@@ -18,6 +18,14 @@ pub enum PublishError {
         /// The reason.
         reason: &'static str,
     },
+    /// A place that is none.
+    #[error("`{place}` is no place to publish to: {reason}")]
+    Place {
+        /// What was given.
+        place: String,
+        /// The reason.
+        reason: &'static str,
+    },
     /// A file of a folder.
     #[error("{path} cannot be {what}: {error}", path = path.display())]
     File {
@@ -44,6 +52,7 @@ impl PublishError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Name { .. } => "give the image another name with `linkspan tag`, and publish that",
+            Self::Place { .. } => "give a folder, or a bucket as s3://BUCKET/PREFIX",
             Self::File { error, .. } => match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space on its disk",
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

@@ -79,6 +79,10 @@ fn repository(name: &Reference) -> Result<String, PublishError> {
     Ok(path)
 }
 
+fn is_tag(name: &str) -> bool {
+    format!("x:{name}").parse::<Reference>().is_ok_and(|found| found.tag() == Some(name))
+}
+
 fn is_manifest(blob: &Descriptor) -> bool {
     matches!(blob.kind(), Kind::Index | Kind::Manifest)
 }
@@ -128,8 +132,8 @@ impl Site {
         }
         for path in paths.iter().collect::<BTreeSet<_>>() {
             let names = self.0.names(&format!("v2/{path}/manifests")).await?;
-            // No tag has a colon, and each digest has one.
-            let tags = names.into_iter().filter(|name| !name.contains(':')).collect();
+            // Digests are none, nor is what others put there.
+            let tags = names.into_iter().filter(|name| is_tag(name)).collect();
             let list = serde_json::to_vec(&Tags { name: path, tags }).map_err(PublishError::Json)?;
             self.write_changed(&format!("v2/{path}/tags/list"), JSON, list.into()).await?;
         }
@@ -206,6 +210,13 @@ fn is_root(graph: &Graph, document: &Document) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_are_told_from_digests_and_from_files_of_others() {
+        let digest = Digest::sha256(b"x").to_string();
+        let found = ["1", "v1.2-rc_3", "UPPER", ".DS_Store", "a b", "1~", &digest, ""].map(is_tag);
+        assert_eq!(found, [true, true, true, false, false, false, false, false]);
+    }
 
     #[test]
     fn names_that_are_nested_do_not_clash() {

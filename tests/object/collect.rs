@@ -17,27 +17,27 @@ use crate::fixture::{Image, export, image, names};
 use crate::names::layout;
 use crate::uploads::noise;
 
-fn blobs(bucket: &Bucket) -> usize {
+pub(crate) fn blobs(bucket: &Bucket) -> usize {
     bucket.keys().iter().filter(|key| key.ends_with("/data")).count()
 }
 
-fn left(bucket: &Bucket) -> Vec<String> {
+pub(crate) fn left(bucket: &Bucket) -> Vec<String> {
     let ours = |key: &String| key.starts_with("_linkspan/condemned/") || key.starts_with("_linkspan/leases/");
     bucket.keys().into_iter().filter(ours).collect()
 }
 
 /// Lists and heads of a store have whole seconds, and what is of the same second is too young for any grace.
-async fn next_second() {
+pub(crate) async fn next_second() {
     tokio::time::sleep(Duration::from_millis(1_100)).await;
 }
 
-async fn collect(engine: &dyn Engine, grace: Duration) -> Collected {
+pub(crate) async fn collect(engine: &dyn Engine, grace: Duration) -> Collected {
     let wanted = Collection { grace, wait: Duration::from_millis(20), is_dry: false, deleted: &|_, _| {} };
     engine.collect(&wanted).await.unwrap()
 }
 
 /// Fails unless every blob of `name` can be read and has its link.
-async fn check_whole(bucket: &Bucket, name: &Reference, image: &Image) {
+pub(crate) async fn check_whole(bucket: &Bucket, name: &Reference, image: &Image) {
     let engine = bucket.engine().await.unwrap().engine;
     let images = engine.images().unwrap();
     let root = images.resolve(name).await.unwrap();

@@ -26,6 +26,8 @@ pub(crate) enum Fault {
     Lost,
     /// It is never answered, and the server never sees it.
     Stall,
+    /// The server does what it says, which is when it counts as seen, and it is never answered.
+    Unanswered,
     /// It is answered with this status and code of S3, and the server never sees it.
     Status(u16, &'static str),
     /// The first half of the response comes, and then the connection is closed.
@@ -73,9 +75,17 @@ impl Faulty {
                         let mut judge = judge.lock().unwrap();
                         (*judge)(request.method().as_str(), &target)
                     };
-                    seen.lock().unwrap().push(format!("{} {target} {fault:?}", request.method()));
-                    let server = server.clone();
-                    async move { answer(&server, request, fault).await }
+                    let line = format!("{} {target} {fault:?}", request.method());
+                    let (server, seen) = (server.clone(), seen.clone());
+                    async move {
+                        if fault != Fault::Unanswered {
+                            seen.lock().unwrap().push(line);
+                            return answer(&server, request, fault).await;
+                        }
+                        answer(&server, request, fault).await?;
+                        seen.lock().unwrap().push(line);
+                        std::future::pending().await
+                    }
                 });
                 let connection =
                     hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
@@ -113,7 +123,7 @@ async fn answer(server: &str, request: Request<Incoming>, fault: Fault) -> Resul
             request.into_body().collect().await.map_err(|_| broken())?;
             return Ok(Response::builder().status(status).header("etag", "\"0\"").body(body(text.into())).unwrap());
         }
-        Fault::Pass | Fault::Lost | Fault::Cut => {}
+        Fault::Pass | Fault::Lost | Fault::Unanswered | Fault::Cut => {}
     }
     let (head, incoming) = request.into_parts();
     let bytes = incoming.collect().await.map_err(|_| broken())?.to_bytes();

@@ -16,6 +16,7 @@ mod azure;
 mod broken;
 mod caches;
 mod collect;
+mod collect_killed;
 mod commands;
 mod costs;
 mod doors;

@@ -253,7 +253,10 @@ async fn a_damaged_blob_and_an_unwritable_place_are_refused_and_no_tag_is_writte
         "{written:?}"
     );
     let output = publish("s3://Upper").fails();
-    assert!(output.stderr.contains("s3://Upper"), "{output}");
+    assert!(output.stderr.contains("s3://Upper") && output.stderr.contains("hint: give a folder"), "{output}");
+    // As `"$UNSET"`: not the folder that one happens to be in.
+    let output = publish("").dir(site.path()).fails();
+    assert_eq!(output.status.code(), Some(2), "{output}");
     let file = tempfile::NamedTempFile::new().unwrap();
     let output = publish(text(file.path())).fails();
     assert!(output.stderr.contains(text(file.path())) && output.stderr.contains("hint: "), "{output}");

@@ -31,6 +31,8 @@ const CHUNK: usize = 500;
 const SIGN: Duration = Duration::from_secs(60);
 /// How long after its last sign of life a process deletes: long before another one takes over.
 const HOLD: Duration = Duration::from_secs(5 * 60);
+/// How long the last requests of a process that was killed may take.
+const LAST_REQUESTS: Duration = Duration::from_secs(60);
 /// How many collections follow each other at most.
 const MAX_ROUNDS: usize = 1_000;
 /// How old an upload without a lease must be.
@@ -100,8 +102,8 @@ impl Collector<'_> {
             return Err(self.refused(reason.to_owned(), NO_CONDITIONS));
         }
         self.outcome.leases = self.stores.leases.recover().await? as u64;
-        self.finish_abandoned().await?;
         let mut survey = Survey::new(self.stores);
+        self.finish_abandoned(&mut survey).await?;
         for _ in 0..MAX_ROUNDS {
             let blobs = self.outcome.blobs;
             if !self.round(&mut survey).await? || self.outcome.blobs == blobs {
@@ -163,18 +165,25 @@ impl Collector<'_> {
         Ok(sizes.len() >= MAX_DIGESTS)
     }
 
-    /// Finishes collections whose processes are gone. Those that have deleted nothing yet just end.
-    async fn finish_abandoned(&mut self) -> Result<(), EngineError> {
+    /// Finishes collections whose processes are gone. Those that have deleted nothing yet just end. Others may have been dead for
+    /// long, and registries that know nothing of collections may have been pushed what they had condemned: that stays.
+    async fn finish_abandoned(&mut self, survey: &mut Survey) -> Result<(), EngineError> {
         for path in self.condemned.keys().await? {
             let Some(StoredRun { run, version, written }) = self.condemned.read(&path).await? else { continue };
             if !run.is_abandoned(self.bucket().host.age(written)) {
                 self.outcome.others += 1;
                 continue;
             }
-            let begun = self.bucket().host.moment();
             let taken = run.taken_over(&self.bucket().host.process);
             let Some(stored) = self.condemned.replace(&path, taken, version).await? else { continue };
             if stored.run.state == State::Deleting {
+                // The last requests of the dead process may still be on their way.
+                self.bucket().host.pause(self.wanted.wait.min(LAST_REQUESTS)).await;
+                let (pinned, _) = self.stores.leases.pinned().await?;
+                let in_use = survey.in_use(pinned, stored.written, self.wanted.grace).await?;
+                let mut left = stored.run.digests.clone();
+                left.retain(|digest| !in_use.contains(&key(digest)));
+                let (stored, begun) = self.sign(&path, stored, left).await?;
                 let digests: Vec<_> = stored.run.digests.iter().cloned().collect();
                 let sizes = self.stores.blobs.sizes(&digests.iter().map(Pin::from).collect::<Vec<_>>()).await?;
                 let sizes = digests.into_iter().zip(sizes).filter_map(|(digest, size)| Some((digest, size?)));

@@ -79,7 +79,8 @@ impl StoredLease {
             return host.age(self.created()) >= LIFETIME + SKEW;
         }
         match self.process.parse::<Process>() {
-            Ok(process) if process.is_of_this_boot() => process.is_gone(),
+            Ok(process) if process.is_of_this_boot() && process.is_gone() => true,
+            // One of another container of this machine cannot be seen either, and no process trusts its own for so long.
             _ => host.age(written) >= UNSEEN,
         }
     }
@@ -397,5 +398,30 @@ impl LeaseStore {
             count += 1;
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process in another container of this machine cannot be seen: it may live, but trusts its lease for 12 hours only.
+    #[test]
+    fn a_lease_of_a_container_of_this_machine_is_not_kept_until_the_machine_restarts() {
+        let host = Host::this();
+        let other = format!("{}/pid:[1]/1/1", crate::engine::process::boot());
+        let lease = |process: &str| StoredLease {
+            process: process.to_owned(),
+            record: None,
+            created: milliseconds(host.now()),
+            pinned: BTreeSet::new(),
+            uploads: Vec::new(),
+        };
+        let ago = |age: Duration| host.now().checked_sub(age).unwrap();
+        let (young, old) = (ago(TRUSTED), ago(UNSEEN));
+        assert!(!lease(&other).is_abandoned(&host, young) && lease(&other).is_abandoned(&host, old));
+        assert!(!lease(&host.process).is_abandoned(&host, young), "this process lives");
+        let gone = format!("{}/1/1", host.process.rsplitn(3, '/').last().unwrap());
+        assert!(lease(&gone).is_abandoned(&host, host.now()), "a process of here that is gone");
     }
 }
