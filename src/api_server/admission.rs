@@ -12,7 +12,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use crate::net::Principal;
-use crate::passwords::{SharedPasswords, Unauthenticated, client_of};
+use crate::passwords::{SharedPasswords, TOO_LONG, Unauthenticated, client_of};
 
 /// What is asked before a call.
 #[derive(Clone)]
@@ -38,6 +38,7 @@ impl Admission {
                 Status::unauthenticated("a certificate is expected, or `authorization: Basic` metadata")
             }
             Unauthenticated::Wrong => Status::unauthenticated("there is no such user, or the password is another"),
+            Unauthenticated::TooLong => Status::unauthenticated(TOO_LONG),
             Unauthenticated::Busy => Status::unavailable("too many passwords are being checked; try again"),
         })?;
         if (self.admits)(&client) {

@@ -47,7 +47,8 @@ pub(super) struct Gc {
 }
 
 /// What an interruption leaves.
-const UNFINISHED: &str = "the next `linkspan gc` finishes what was begun, and exports of what was being deleted wait for it";
+const UNFINISHED: &str =
+    "the next `linkspan gc` finishes what was begun, and exports of what was being deleted wait for it";
 
 const EXAMPLES: &str = "\
 Kept are images with a tag, those without a name that `images` lists, what their

@@ -25,6 +25,12 @@ pub(super) struct Users(BTreeMap<String, String>);
 pub(super) fn read(path: &Path) -> Result<Users, String> {
     let bytes = content(path, MAX_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| "it is no UTF-8".to_owned())?;
+    // Editors of other systems begin files so.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    if text.trim().is_empty() {
+        // As it is while it is written anew, or when that failed.
+        return Err("it is empty; expected users, or a line such as `# nobody` if there are to be none".to_owned());
+    }
     let mut users = BTreeMap::new();
     for (number, line) in (1..).zip(text.lines()).map(|(number, line)| (number, line.trim())) {
         if line.is_empty() || line.starts_with('#') {

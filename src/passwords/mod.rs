@@ -28,6 +28,10 @@ const CHECKS: usize = 2;
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// How many are remembered.
 const MAX_REMEMBERED: usize = 1024;
+/// The longest password, in bytes: bcrypt reads no more, so that longer ones would be right whatever follows.
+const MAX_PASSWORD: usize = 72;
+/// What a client is told whose password is longer.
+pub(crate) const TOO_LONG: &str = "the password has more than 72 bytes, and bcrypt reads no more; choose a shorter one";
 /// The longest credentials, encoded.
 const MAX_CREDENTIALS: usize = 4096;
 
@@ -46,6 +50,8 @@ pub(crate) enum Unauthenticated {
     NoCredentials,
     /// There is no such user, or the password is another.
     Wrong,
+    /// The password is longer than what is checked of it.
+    TooLong,
     /// Too many passwords are being checked.
     Busy,
 }
@@ -95,6 +101,10 @@ impl Passwords {
         authorization: Option<&HeaderValue>,
     ) -> Result<Principal, Unauthenticated> {
         let (user, password) = credentials(authorization.ok_or(Unauthenticated::NoCredentials)?)?;
+        if password.len() > MAX_PASSWORD {
+            self.refused.log();
+            return Err(Unauthenticated::TooLong);
+        }
         let known = self.file.current();
         let (hash, exists) = known.users.hash_of(&user, |text| self.hashed(&[text]));
         let shown = self.hashed(&[user.as_bytes(), &password, hash.as_bytes()]);

@@ -26,7 +26,7 @@ async fn of(passwords: &Passwords, header: &HeaderValue) -> Result<String, Unaut
 #[tokio::test]
 async fn only_the_right_password_is_a_user() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let text = format!("# users\n\nci:{}\nother:{}\n", hash("secret:with:colons"), hash("b"));
+    let text = format!("\u{feff}# users\n\nci:{}\nother:{}\n", hash("secret:with:colons"), hash("b"));
     std::fs::write(file.path(), text).unwrap();
     let passwords = Passwords::open(file.path()).unwrap();
     for again in [false, true] {
@@ -44,6 +44,19 @@ async fn only_the_right_password_is_a_user() {
 }
 
 #[tokio::test]
+async fn of_a_password_that_is_too_long_nothing_is_checked() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let longest = "x".repeat(MAX_PASSWORD);
+    std::fs::write(file.path(), format!("ci:{}\n", hash(&longest))).unwrap();
+    let passwords = Passwords::open(file.path()).unwrap();
+    assert_eq!(of(&passwords, &basic("ci", &longest)).await.as_deref(), Ok("ci"));
+    for more in ["x", "something else"] {
+        let refused = of(&passwords, &basic("ci", &format!("{longest}{more}"))).await;
+        assert_eq!(refused, Err(Unauthenticated::TooLong));
+    }
+}
+
+#[tokio::test]
 async fn a_changed_password_ends_what_is_remembered() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("ci:{}\n", hash("old"))).unwrap();
@@ -53,8 +66,16 @@ async fn a_changed_password_ends_what_is_remembered() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert_eq!(of(&passwords, &basic("ci", "old")).await, Err(Unauthenticated::Wrong));
     of(&passwords, &basic("ci", "new")).await.unwrap();
+    // It is being written, or was lost: the users stay.
+    for empty in ["", "\u{feff}\n \n"] {
+        std::fs::write(file.path(), empty).unwrap();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(of(&passwords, &basic("ci", "new")).await.as_deref(), Ok("ci"), "{empty:?}");
+        let error = Passwords::open(file.path()).unwrap_err().to_string();
+        assert!(error.contains("it is empty; expected users"), "{error}");
+    }
     // Nobody is left.
-    std::fs::write(file.path(), "").unwrap();
+    std::fs::write(file.path(), "# nobody\n").unwrap();
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert_eq!(of(&passwords, &basic("ci", "new")).await, Err(Unauthenticated::Wrong));
 }

@@ -72,3 +72,33 @@ async fn a_restart_ends_the_pushes_that_keep_nothing() {
         assert!(linkspan.terminate().success(), "{}", linkspan.log());
     }
 }
+
+/// An order, and no time: without a shorter limit of its own the silent one would be closed after the idle one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_asks_for_nothing_is_closed_long_before_one_that_has_asked() {
+    use std::io::{Read as _, Write as _};
+    let served = Served::layout(&[]).await;
+    let host = served.address.strip_prefix("tcp://").unwrap_or(&served.address).to_owned();
+    let connect = || {
+        let stream = std::net::TcpStream::connect(&host).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(180))).unwrap();
+        stream
+    };
+    let mut asking = connect();
+    let mut ask = || {
+        write!(asking, "HEAD /v2/ HTTP/1.1\r\nHost: {host}\r\n\r\n").unwrap();
+        let (mut response, mut byte) = (Vec::new(), [0]);
+        while !response.ends_with(b"\r\n\r\n") {
+            asking.read_exact(&mut byte).unwrap();
+            response.push(byte[0]);
+        }
+        assert!(response.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&response));
+    };
+    ask();
+    let (mut silent, mut slow) = (connect(), connect());
+    slow.write_all(b"GET /v2/ HTTP/1.1\r\nHost: ").unwrap();
+    for stream in [&mut silent, &mut slow] {
+        assert_eq!(stream.read(&mut [0; 64]).unwrap(), 0, "closed without a word");
+    }
+    ask();
+}

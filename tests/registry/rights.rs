@@ -138,7 +138,10 @@ async fn names_are_set_moved_and_removed_by_those_who_may() {
         assert_eq!(ruled.ask("writer", "HEAD", &format!("/v2/drop/app/blobs/{}", first.config.digest)).status, 404);
         assert_eq!(ruled.push("writer", "drop/app", tag, &first).status, 201);
     }
-    refused(&ruled.push("writer", "drop/app", "1", &second), 403, "DENIED");
+    let denied = ruled.push("writer", "drop/app", "1", &second);
+    refused(&denied, 403, "DENIED");
+    let said = String::from_utf8_lossy(&denied.body).into_owned();
+    assert!(said.contains("docker.io/drop/app:1") && !said.contains(first.root.digest.hex()), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

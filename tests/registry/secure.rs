@@ -118,7 +118,7 @@ fn a_door_beyond_this_machine_needs_clients_that_can_be_known() {
     assert!(refused.contains("--listen-tls-client-ca") && refused.contains("--listen-htpasswd"), "{refused}");
     let refused = serve(&["--export-listen", "tcp://[::]:0"]);
     assert!(refused.contains("--listen-htpasswd"), "{refused}");
-    let users = htpasswd(&[]);
+    let users = htpasswd(&[("ci", "ci")]);
     let builder = ["--builder", "unix:///b.sock", "--buildkit-listen", "tcp://0.0.0.0:0"];
     let refused = serve(&[&builder[..], &["--listen-htpasswd", text(users.path())]].concat());
     assert!(refused.contains("--listen-tls-client-ca") && refused.contains("send no passwords"), "{refused}");

@@ -102,14 +102,10 @@ impl From<ExportError> for ApiError {
             ExportError::Graph(error) => error.into(),
             ExportError::Source(error) => error.into(),
             ExportError::Engine(error) => error.into(),
-            ExportError::NameDenied { name, allowed } => Self {
+            ExportError::NameDenied { ref name, ref allowed } => Self {
                 violations: vec![(name.clone(), "no pattern allows it".to_owned())],
-                ..Self::new(
-                    Code::PermissionDenied,
-                    Reason::NameDenied,
-                    format!("the name `{name}` is not allowed here; allowed are: {}", allowed.join(", ")),
-                )
-                .with("allowed", allowed.join(","))
+                ..Self::new(Code::PermissionDenied, Reason::NameDenied, error.to_string())
+                    .with("allowed", allowed.join(","))
             },
             ExportError::NameTaken { name, current } => Self {
                 violations: vec![(name.clone(), format!("it points to {current}"))],

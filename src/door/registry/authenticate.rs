@@ -6,7 +6,7 @@ use http::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
 use super::Door;
 use super::refusal::{Code, Refusal};
 use crate::net::Principal;
-use crate::passwords::{Unauthenticated, client_of};
+use crate::passwords::{TOO_LONG, Unauthenticated, client_of};
 
 /// What clients are asked for (RFC 7617); `docker login` and others then send it with every request.
 const CHALLENGE: &str = "Basic realm=\"linkspan\", charset=\"UTF-8\"";
@@ -22,6 +22,7 @@ fn refused(why: Unauthenticated) -> Refusal {
     let message = match why {
         Unauthenticated::NoCredentials => "this registry asks for a name and a password; hint: docker login",
         Unauthenticated::Wrong => "there is no such user, or the password is another",
+        Unauthenticated::TooLong => TOO_LONG,
         Unauthenticated::Busy => {
             let message = "too many passwords are being checked; try again";
             let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, message);

@@ -36,6 +36,7 @@ mod uploads;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -60,6 +61,9 @@ use subjects::Subjects;
 /// How long a client may take for the head of a request, and how long a connection may be idle. Longer than Go's clients
 /// keep idle connections (`net/http`, `DefaultTransport`: 90 s), so that none is closed while its next request is sent.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a client may take from its connection to the end of its first request's head: who only connects keeps others out.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The same for the first request of a connection that was waiting when the drain began.
 const LATE_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
@@ -144,7 +148,9 @@ impl Door {
     /// Serves one client connection until either side ends it. When `drain` is cancelled, requests under way are finished.
     pub async fn serve<T: Stream + 'static>(self: Arc<Self>, connection: net::Connection<T>, drain: impl Into<Drain>) {
         let (net::Connection { io, peer }, drain) = (connection, drain.into());
+        let has_asked = AtomicBool::new(false);
         let service = service_fn(|request| {
+            has_asked.store(true, Ordering::Relaxed);
             let (door, client) = (self.clone(), peer.clone());
             async move { Ok::<_, Infallible>(door.respond(request, &client).await) }
         });
@@ -154,8 +160,18 @@ impl Door {
             .header_read_timeout(if is_late { LATE_HEAD_TIMEOUT } else { HEAD_TIMEOUT })
             .keep_alive(!is_late);
         let mut served = pin!(http.serve_connection(TokioIo::new(StallLimit::new(io)), service));
+        let silent = async {
+            tokio::time::sleep(FIRST_HEAD_TIMEOUT).await;
+            if has_asked.load(Ordering::Relaxed) {
+                std::future::pending().await
+            }
+        };
         let outcome = tokio::select! {
             outcome = served.as_mut() => Some(outcome),
+            () = silent => {
+                tracing::debug!("a client's connection is closed: it has asked for nothing in time");
+                return;
+            }
             () = drain.cancelled(), if !is_late => {
                 served.as_mut().graceful_shutdown();
                 None

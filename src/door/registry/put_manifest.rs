@@ -20,7 +20,7 @@ use super::response::{CONTENT_DIGEST, empty, put};
 use super::subjects::Subject;
 use crate::engine::images::Images;
 use crate::engine::{EngineError, UnpackFor};
-use crate::export::{ExportError, Request};
+use crate::export::{ExportError, Request, Rights};
 use crate::http2::Body;
 use crate::image::{Algorithm, Descriptor, Digest, Document, Graph, Kind, Limits, Reference, media_type_of};
 use crate::net::Principal;
@@ -146,7 +146,9 @@ impl Door {
                 first.get_or_init(|| reason.clone());
             }
         });
-        self.exports.commit(request, graph.clone(), leased.lease.clone(), events, cancel).await?;
+        let client = push.origin().principal;
+        let committed = self.exports.commit(request, graph.clone(), leased.lease.clone(), events, cancel).await;
+        committed.map_err(|error| not_committed(error, &self.exports.policy(&client)))?;
         push.has_committed(&graph);
         if let Some(reason) = packed.get() {
             let names: Vec<_> = pushed.names.iter().map(ToString::to_string).collect();
@@ -348,6 +350,19 @@ impl From<ExportError> for Refusal {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, error.to_string())
             }
         }
+    }
+}
+
+/// The refusal of a push. What a name points to is told only to who may pull it.
+fn not_committed(error: ExportError, rights: &Rights<'_>) -> Refusal {
+    match &error {
+        ExportError::NameTaken { name, .. } | ExportError::Engine(EngineError::NameMoved { name, .. })
+            if !rights.may_pull(name) =>
+        {
+            let message = format!("the name `{name}` does not point to this image, and must not move");
+            Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message)
+        }
+        _ => error.into(),
     }
 }
 

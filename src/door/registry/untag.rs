@@ -39,7 +39,11 @@ impl Door {
         let record = Record { name: Some(name.to_string()), target };
         match self.exports.engine().remove(&record, false).await {
             Ok(()) => Ok(empty(StatusCode::ACCEPTED)),
-            Err(error @ (EngineError::NameMoved { .. } | EngineError::Commit { .. })) => {
+            Err(EngineError::NameMoved { .. }) => {
+                let message = "the tag was moved to another image meanwhile; try again";
+                Err(Refusal::new(StatusCode::CONFLICT, Code::Denied, message))
+            }
+            Err(error @ EngineError::Commit { .. }) => {
                 Err(Refusal::new(StatusCode::CONFLICT, Code::Denied, error.to_string()))
             }
             Err(error) => Err(error.into()),
