@@ -376,7 +376,7 @@ mod tests {
             "config": {"digest": a}, "layers": [{"digest": b}], "fsLayers": [{"blobSum": c}], "subject": {"digest": d},
         });
         let found = Document::parse(text.to_string().as_bytes()).unwrap();
-        assert_eq!((found.blobs, found.subject), (vec![key(&a), key(&b), key(&c)], Some(key(&d))));
+        assert_eq!((found.blobs, found.subject), (vec![key(&a), key(&c), key(&b)], Some(key(&d))));
         let text = serde_json::json!({"manifests": [
             {"digest": a, "mediaType": "application/vnd.oci.image.manifest.v1+json"}, {"digest": b},
             {"digest": c, "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"},

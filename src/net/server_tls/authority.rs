@@ -27,7 +27,7 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{ServerTlsError, fingerprint};
+use super::{ServerTlsError, doubts, fingerprint};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long the authority is valid.
@@ -74,6 +74,9 @@ impl Authority {
         };
         let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(folder);
         made.map_err(|error| failed(folder, error.to_string()))?;
+        if let Some(reason) = doubts::of_folder(folder) {
+            tracing::warn!("{reason}");
+        }
         if !secret.exists() {
             create(folder, &secret).map_err(|error| failed(&secret, error.to_string()))?;
         }

@@ -5,6 +5,7 @@
 //! certificate, and its name is who they are (`identity`).
 
 mod authority;
+mod doubts;
 mod identity;
 
 use std::collections::HashMap;
@@ -239,9 +240,17 @@ fn certified(cert: &Path, key: &Path) -> Result<CertifiedKey, ServerTlsError> {
     let chain =
         pem::certificates(cert).map_err(|reason| ServerTlsError::new("certificate of listeners", cert, reason))?;
     let private = pem::private_key(key).map_err(|reason| ServerTlsError::new("key of listeners", key, reason))?;
-    CertifiedKey::from_der(chain, private, &ring::default_provider()).map_err(|error| {
+    let doubts = chain.first().map(doubts::of_certificate).unwrap_or_default();
+    let certified = CertifiedKey::from_der(chain, private, &ring::default_provider()).map_err(|error| {
         ServerTlsError::new("certificate of listeners", cert, format!("with the key {}: {error}", key.display()))
-    })
+    })?;
+    for reason in doubts {
+        tracing::warn!(path = %cert.display(), reason, "clients will refuse the certificate of listeners");
+    }
+    if let Some(reason) = doubts::of_key(key) {
+        tracing::warn!("{reason}");
+    }
+    Ok(certified)
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, ServerTlsError> {
