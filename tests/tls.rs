@@ -216,6 +216,13 @@ fn the_doors_of_builders_and_of_the_api_have_clients_with_certificates() {
     run(&["images"], None).fails();
     let denied = run(&["images"], Some(NAME)).fails();
     assert!(denied.stderr.contains("limited by rules"), "{denied}");
+    // What TLS says, and not that somebody else listens there.
+    let stranger = Certificates::new(stack.fresh_path("-stranger")).path("ca.pem");
+    for command in ["images", "ps"] {
+        let refused = common::linkspan([command, "--to", &export, "--tls-ca", &stranger]).fails();
+        assert!(refused.stderr.contains("invalid peer certificate"), "{refused}");
+        assert!(!refused.stderr.contains("another program"), "{refused}");
+    }
     let log = linkspan.log();
     assert!(log.contains("certificate client.test"), "{log}");
 

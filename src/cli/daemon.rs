@@ -14,12 +14,12 @@ use crate::status::{Kind, Status};
 pub(super) async fn daemon_at(daemon: &Daemon) -> Result<Connected, CommandError> {
     match remote::connect(daemon).await {
         Ok(connected) => Ok(connected),
-        Err(error) => Err(explain(&daemon.address, error).await),
+        Err(error) => Err(explain(daemon, error).await),
     }
 }
 
-/// What it means that a call of the exporter API at `address` failed with `error`.
-pub(super) async fn explain(address: &Address, error: EngineError) -> CommandError {
+/// What it means that a call of the exporter API of `daemon` failed with `error`.
+pub(super) async fn explain(Daemon { address, tls }: &Daemon, error: EngineError) -> CommandError {
     match (probe(address, First::Http2).await, address) {
         (Probe::Linkspan(status), _) if status.door.kind != Kind::Export => wrong_door(&status),
         (Probe::Reserved, _) => {
@@ -31,8 +31,8 @@ pub(super) async fn explain(address: &Address, error: EngineError) -> CommandErr
             let group = gid.map_or_else(|_| "root".to_owned(), group_name);
             CommandError::Denied { address: address.to_string(), group }
         }
-        // One that does not respond may be any program.
-        (Probe::OtherProgram, _) if matches!(error, EngineError::Daemon { .. }) => {
+        // One that does not respond may be any program. What is asked without TLS says nothing of a server that has TLS.
+        (Probe::OtherProgram, _) if tls.is_none() && matches!(error, EngineError::Daemon { .. }) => {
             let (program, export) = (program(address).await, export_door().await);
             CommandError::NoDoor { address: address.to_string(), program, export }
         }

@@ -120,7 +120,7 @@ async fn exports(daemon: &Daemon) -> Result<Vec<Row>, CommandError> {
     let sessions = match is_api {
         true => match list(daemon).await {
             Ok(sessions) => sessions,
-            Err(error) => return Err(explain(&daemon.address, error).await),
+            Err(error) => return Err(explain(daemon, error).await),
         },
         false => Vec::new(),
     };
