@@ -13,29 +13,32 @@
 mod block;
 mod frames;
 mod huffman;
+mod opening;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use frames::Frames;
+use opening::Opening;
 
 /// A connection from an HTTP/2 client, on which every authority can be taken.
 #[derive(Debug)]
 pub struct AuthorityRewriter<S> {
     stream: S,
     frames: Frames,
+    opening: Opening,
 }
 
 impl<S> AuthorityRewriter<S> {
     /// Reads from `stream` for a server that takes header lists of up to `header_list` bytes, in frames of up to
     /// `frame` bytes.
     pub fn new(stream: S, header_list: u32, frame: u32) -> Self {
-        Self { stream, frames: Frames::new(header_list, frame) }
+        Self { stream, frames: Frames::new(header_list, frame), opening: Opening::default() }
     }
 }
 
@@ -46,8 +49,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for AuthorityRewriter<S> {
                 return Poll::Ready(Ok(()));
             }
             let start = into.filled().len();
-            ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
+            match Pin::new(&mut self.stream).poll_read(context, into) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => return self.opening.poll_late(context),
+            }
             let read = &into.filled()[start..];
+            self.opening.left = self.opening.left.saturating_sub(read.len());
             if read.is_empty() {
                 // What is left is no whole frame; the server says what it thinks of that.
                 self.frames.end();

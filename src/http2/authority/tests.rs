@@ -235,3 +235,25 @@ async fn coded_and_static_authorities_are_looked_at_too() {
     let found: Vec<_> = found.iter().map(|request| request.uri().authority().unwrap().as_str()).collect();
     assert_eq!(found, blocks.map(|(_, expected)| expected));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_begin_is_late_and_who_has_begun_may_be_silent() {
+    let late = opening::LIMIT + Duration::from_secs(1);
+    for sent in [&b""[..], &PREFACE[..23]] {
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        client.write_all(sent).await.unwrap();
+        let mut server = AuthorityRewriter::new(server, 1 << 16, 1 << 14);
+        let read = async {
+            let mut bytes = Vec::new();
+            server.read_to_end(&mut bytes).await
+        };
+        let error = tokio::time::timeout(late, read).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+    }
+    let (mut client, server) = tokio::io::duplex(1 << 10);
+    client.write_all(PREFACE).await.unwrap();
+    let mut server = AuthorityRewriter::new(server, 1 << 16, 1 << 14);
+    let mut bytes = [0; PREFACE.len()];
+    server.read_exact(&mut bytes).await.unwrap();
+    assert!(tokio::time::timeout(late * 100, server.read_u8()).await.is_err(), "it may wait as long as it likes");
+}
