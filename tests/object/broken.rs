@@ -193,3 +193,24 @@ async fn a_store_that_is_not_up_yet_is_waited_for() {
     assert_eq!(output.status.code(), Some(0), "{output}");
     relay.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_collected_while_a_manifest_is_damaged() {
+    let bucket = Minio::shared().bucket();
+    let engine = bucket.engine().await.unwrap().engine;
+    let (image, set) = (image("with a damaged manifest\n"), names(&["damaged:1"]));
+    export(&*engine, &image, &set).await.unwrap();
+    let before = bucket.keys();
+    // It is JSON, and says nothing of its layers.
+    store(&bucket).put(&blob(&image.root.digest), "{\"schemaVersion\":2}".into()).await.unwrap();
+    crate::collect::next_second().await;
+    let collect = || bucket.linkspan(["gc", "--grace", "0", "--wait", "0"]);
+    let output = collect().fails();
+    assert!(refusal(&output).contains("it is damaged") && output.stderr.contains(image.root.digest.hex()), "{output}");
+    let mut after = bucket.keys();
+    after.retain(|key| key != "_linkspan/conditional");
+    assert_eq!(after, before.into_iter().filter(|key| key != "_linkspan/conditional").collect::<Vec<_>>());
+    export(&*engine, &image, &set).await.unwrap();
+    collect().ok();
+    crate::collect::check_whole(&bucket, &set[0], &image).await;
+}

@@ -54,6 +54,9 @@ pub(super) async fn collect(stores: &Arc<Stores>, wanted: &Collection<'_>) -> Re
     Ok(collector.outcome)
 }
 
+/// What is to be deleted, when its last sign of life was given, and how long the blobs are.
+type Sealed = (StoredRun, Moment, BTreeMap<Digest, u64>);
+
 struct Collector<'a> {
     stores: &'a Arc<Stores>,
     condemned: Condemned,
@@ -128,14 +131,30 @@ impl Collector<'_> {
     /// One collection. Returns whether there is more to collect.
     async fn round(&mut self, survey: &mut Survey) -> Result<bool, EngineError> {
         let path = keys::condemned(&unique("run"));
+        let looked = self.look(&path, survey).await;
+        if looked.is_err() {
+            // Nothing was deleted, so that nobody needs it any more; else the next collection ends it.
+            let own = self.condemned.read(&path).await.ok().flatten();
+            if own.is_some_and(|found| *found.run.process == *self.bucket().host.process)
+                && let Err(error) = self.condemned.remove(&path).await
+            {
+                tracing::debug!(%error, path, "a collection that failed stays until the next one");
+            }
+        }
+        let Some((sealed, begun, sizes)) = looked? else { return Ok(false) };
+        self.delete(&path, sealed, begun, &sizes).await?;
+        Ok(sizes.len() >= MAX_DIGESTS)
+    }
+
+    /// Looks twice, and seals what is to be deleted, with the sizes of that; `None` if there is nothing.
+    async fn look(&mut self, path: &str, survey: &mut Survey) -> Result<Option<Sealed>, EngineError> {
         let run = Run::new(&self.bucket().host.process);
-        self.condemned.write(&path, &run, Condition::Absent).await?;
-        let begun = self.condemned.read(&path).await?.filter(|found| found.run == run);
+        self.condemned.write(path, &run, Condition::Absent).await?;
+        let begun = self.condemned.read(path).await?.filter(|found| found.run == run);
         let StoredRun { run, version, written: now } = begun.ok_or_else(|| self.taken_over())?;
         let here = self.bucket().host.now();
         let skew = here.duration_since(now).or_else(|_| now.duration_since(here)).unwrap_or_default();
         if skew > SKEW {
-            self.condemned.remove(&path).await?;
             let reason =
                 format!("the clocks of this machine and of the store differ by {} minutes", skew.as_secs() / 60);
             return Err(self.refused(reason, CLOCK));
@@ -147,22 +166,21 @@ impl Collector<'_> {
         let sizes: BTreeMap<Digest, u64> = found.try_collect().await?;
         drop(in_use);
         if sizes.is_empty() {
-            self.condemned.remove(&path).await?;
-            return Ok(false);
+            self.condemned.remove(path).await?;
+            return Ok(None);
         }
         let condemned = run.with(State::Condemned, sizes.keys().cloned().collect());
-        self.condemned.replace(&path, condemned, version).await?.ok_or_else(|| self.taken_over())?;
+        self.condemned.replace(path, condemned, version).await?.ok_or_else(|| self.taken_over())?;
         self.bucket().host.pause(self.wanted.wait).await;
 
         // A writer has its lease until its name is set, so it is seen in one or the other only in this order.
         let (pinned, _) = self.stores.leases.pinned().await?;
         let in_use = survey.in_use(pinned, now, self.wanted.grace).await?;
         let begun = self.bucket().host.moment();
-        let sealed = self.condemned.seal(&path, |digest| in_use.contains(&key(digest))).await?;
+        let sealed = self.condemned.seal(path, |digest| in_use.contains(&key(digest))).await?;
         drop(in_use);
         let sealed = sealed.ok_or_else(|| self.taken_over())?;
-        self.delete(&path, sealed, begun, &sizes).await?;
-        Ok(sizes.len() >= MAX_DIGESTS)
+        Ok(Some((sealed, begun, sizes)))
     }
 
     /// Finishes collections whose processes are gone. Those that have deleted nothing yet just end. Others may have been dead for

@@ -321,6 +321,12 @@ impl Survey {
         let mut read = stream::iter(read).buffer_unordered(PARALLEL);
         while let Some((found, digest)) = read.try_next().await? {
             let Some(found) = found else { continue };
+            let own = Digest::of(digest.algorithm(), &found.bytes);
+            if own != digest {
+                return Err(
+                    self.broken(&keys::blob(&digest), format!("it is damaged: its bytes have the digest {own}"))
+                );
+            }
             let document = Document::parse(&found.bytes)
                 .map_err(|error| self.broken(&keys::blob(&digest), format!("it is no manifest or index: {error}")))?;
             self.check_count(self.documents.len())?;
