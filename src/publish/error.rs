@@ -26,6 +26,12 @@ pub enum PublishError {
         /// The reason.
         reason: &'static str,
     },
+    /// A folder that another process publishes to.
+    #[error("another process publishes to {path}", path = path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A file of a folder.
     #[error("{path} cannot be {what}: {error}", path = path.display())]
     File {
@@ -53,6 +59,7 @@ impl PublishError {
         let hint = match self {
             Self::Name { .. } => "give the image another name with `linkspan tag`, and publish that",
             Self::Place { .. } => "give a folder, or a bucket as s3://BUCKET/PREFIX",
+            Self::Busy { .. } => "publish again when it has ended; one command can publish several images",
             Self::File { error, .. } => match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space on its disk",
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
