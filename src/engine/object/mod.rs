@@ -58,7 +58,7 @@ use super::{
     Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, MAX_RECORD, Origin,
     PersistentLeases, Pin, Storage, StoredBlobs,
 };
-use crate::image::{Descriptor, Digest, Graph, GraphError, Limits, Reference};
+use crate::image::{Descriptor, Digest, Graph, GraphError, Kind, Limits, Reference};
 use crate::source::{OnMissing, ReadGraphError, read_graph};
 
 pub use address::{BucketAddress, BucketAddressError};
@@ -239,8 +239,13 @@ impl ObjectEngine {
             }
         }
         let sizes = self.stores.blobs.sizes(&graph.leaves().iter().map(Pin::from).collect::<Vec<_>>()).await?;
-        let absent = graph.leaves().iter().zip(sizes).filter(|(_, size)| size.is_none());
-        let absent = absent.map(|(leaf, _)| leaf.digest.clone()).collect();
+        let absent = graph.leaves().iter().zip(sizes).filter(|(_, size)| size.is_none()).map(|(leaf, _)| leaf);
+        let (foreign, gone): (Vec<_>, Vec<_>) = absent.partition(|leaf| leaf.kind() == Kind::ForeignLayer);
+        if !gone.is_empty() {
+            // A collection may have been interrupted between its layers and its manifest.
+            return Err(EngineError::Missing { digests: gone.into_iter().map(|leaf| leaf.digest.clone()).collect() });
+        }
+        let absent = foreign.into_iter().map(|leaf| leaf.digest.clone()).collect();
         lease.pins.check_held().await?;
         self.stores.names.publish(&graph, &absent, std::slice::from_ref(name), &[]).await?;
         // It has a name now.

@@ -222,3 +222,16 @@ async fn a_cache_is_listed_used_and_deleted() {
     caches.delete(&[version.id]).await.unwrap();
     assert!(caches.versions(None).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn an_image_without_all_its_layers_gets_no_other_name() {
+    let bucket = bucket();
+    let engine = ObjectEngine::new(&bucket);
+    let root = export(&engine, "gone", &names(&["whole:1"]), &[]).await.unwrap();
+    let (graph, layer) = image("gone");
+    bucket.delete(&keys::blob(&Digest::sha256(&layer))).await.unwrap();
+    let error = engine.tag(graph.root(), &names(&["another:1"])[0]).await.unwrap_err();
+    assert!(matches!(&error, EngineError::Missing { digests } if *digests == [Digest::sha256(&layer)]), "{error}");
+    assert_eq!(engine.resolve(&names(&["another:1"])[0]).await.unwrap(), None);
+    assert_eq!(engine.resolve(&names(&["whole:1"])[0]).await.unwrap(), Some(root));
+}
