@@ -1,9 +1,14 @@
 //! Docker contexts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+
+use crate::net::Tls;
+
+/// The context that docker makes of its flags and variables. It is in no file.
+pub(super) const DEFAULT: &str = "default";
 
 /// The most contexts that are listed.
 const MAX_CONTEXTS: usize = 1024;
@@ -15,6 +20,39 @@ pub struct Context {
     pub name: String,
     /// The address of its engine.
     pub host: String,
+}
+
+/// How the engine of a docker context is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerEndpoint {
+    /// Its address, as in `DOCKER_HOST`.
+    pub host: String,
+    /// TLS towards it, if it is at a `tcp://` address.
+    pub tls: Option<Tls>,
+}
+
+/// Why a docker context cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContextError {
+    /// There is none of that name.
+    #[error("there is no docker context `{name}` in {folder}", folder = folder.display())]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The folder of contexts.
+        folder: PathBuf,
+    },
+    /// It is not in the form that docker writes.
+    #[error("the docker context `{name}` cannot be read: {path}: {reason}", path = path.display())]
+    Format {
+        /// The name.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -35,6 +73,8 @@ struct Endpoints {
 struct Endpoint {
     #[serde(default)]
     host: String,
+    #[serde(default, rename = "SkipTLSVerify")]
+    skip_tls_verify: bool,
 }
 
 /// The engine address of the context `name` below Docker's configuration folder: docker/cli keeps it in
@@ -43,6 +83,30 @@ struct Endpoint {
 pub(super) fn host(docker: &Path, name: &str) -> Option<String> {
     let id = hex::encode(Sha256::digest(name));
     Some(read(&docker.join("contexts/meta").join(id))?.host)
+}
+
+/// The engine of the context `name`, with its files of TLS, which docker/cli keeps in `contexts/tls/SHA256(name)/docker`
+/// (`cli/context/store/tlsstore.go`, `cli/context/tlsdata.go`).
+pub(super) fn endpoint(docker: &Path, name: &str) -> Result<DockerEndpoint, ContextError> {
+    let id = hex::encode(Sha256::digest(name));
+    let path = docker.join("contexts/meta").join(&id).join("meta.json");
+    let shown = || name.escape_debug().to_string();
+    let text = super::owned::read_at(&path, super::MAX_BYTES).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => ContextError::Unknown { name: shown(), folder: docker.join("contexts") },
+        _ => ContextError::Format { name: shown(), path: path.clone(), reason: error.to_string() },
+    })?;
+    let format = |reason: String| ContextError::Format { name: shown(), path: path.clone(), reason };
+    let meta: Meta = serde_json::from_slice(&text).map_err(|error| format(error.to_string()))?;
+    let Endpoint { host, skip_tls_verify: skip_verify } = meta.endpoints.docker;
+    if host.is_empty() {
+        return Err(format("it names no engine".to_owned()));
+    }
+    let folder = docker.join("contexts/tls").join(id).join("docker");
+    let file = |name: &str| Some(folder.join(name)).filter(|path| path.exists());
+    let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
+    let is_given = skip_verify || [&ca, &cert, &key].into_iter().any(Option::is_some);
+    let tls = is_given.then_some(Tls { ca, cert, key, server_name: None, skip_verify });
+    Ok(DockerEndpoint { host, tls })
 }
 
 /// All contexts, by name.

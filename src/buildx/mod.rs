@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
-pub use context::Context;
+pub use context::{Context, ContextError, DockerEndpoint};
 pub use file::Locked;
 pub(crate) use owned::OwnedFolder;
 pub use version::{Version, version};
@@ -185,8 +185,27 @@ impl Store {
         if let Some(host) = variable("DOCKER_HOST") {
             return Some(host);
         }
+        context::host(&self.docker, &self.current_context(variable)?)
+    }
+
+    /// The name of the context that docker's client uses with this environment where `DOCKER_HOST` is not set; `None` is the
+    /// default one.
+    pub fn current_context(&self, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
         let name = variable("DOCKER_CONTEXT").or_else(|| context::current(&self.docker))?;
-        context::host(&self.docker, &name)
+        Some(name).filter(|name| !name.is_empty() && name != context::DEFAULT)
+    }
+
+    /// The engine of the context `name`.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its file is not one that docker wrote.
+    pub fn docker_endpoint(&self, name: &str) -> Result<DockerEndpoint, ContextError> {
+        context::endpoint(&self.docker, name)
+    }
+
+    /// The folder in which docker's client has its own files of TLS.
+    pub fn docker_folder(&self) -> &Path {
+        &self.docker
     }
 
     /// Takes buildx's lock until the result is dropped.

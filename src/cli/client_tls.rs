@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::engine::remote::Daemon;
+use crate::engine::remote::{Daemon, DaemonAddress};
 use crate::net::{Address, Tls};
 
 /// The flags of TLS towards a daemon.
@@ -30,9 +30,9 @@ pub(super) struct ClientTls {
 }
 
 impl ClientTls {
-    /// The daemon at `address`, with the TLS of the flags or else of the environment. A unix socket has none.
-    pub(super) fn of(&self, address: Address) -> Daemon {
-        if matches!(address, Address::Unix(_)) {
+    /// The daemon at `address`, with the TLS of the flags or else of the environment. Only TCP has one.
+    pub(super) fn of(&self, address: DaemonAddress) -> Daemon {
+        if !matches!(address, DaemonAddress::Socket(Address::Tcp { .. })) {
             return Daemon { address, tls: None };
         }
         let given = |flag: &Option<String>, variable: &str| {

@@ -66,6 +66,9 @@ Locations, spelled as skopeo does:
                                the engine behind a daemon
                                (`serve --export-listen`); on another
                                machine with LINKSPAN_TO_TLS_CA, _CERT, _KEY
+  ssh://[USER@]HOST[:PORT]/[SOCKET][:NAME]
+                               the engine behind a daemon on another machine,
+                               by ssh; NAME alone: ssh://HOST/:NAME
   oci:DIR[:NAME]               an OCI image layout
   kind://[CLUSTER][?nodes=A,B][:NAME], k3d://…
                                every node of a cluster whose nodes are
@@ -83,6 +86,7 @@ Examples:
   linkspan copy containerd:k8s.io/registry.example/app:1 oci:./layout
   linkspan copy oci:./layout:demo:1 docker-daemon:demo:2
   linkspan copy docker-daemon:demo:1 unix:///run/linkspan/export.sock:
+  linkspan copy docker-daemon:demo:1 ssh://user@host
   linkspan copy docker://registry.example/app:1 docker-daemon:
   linkspan copy docker-daemon:demo:1 kind://
   linkspan copy demo:1 docker://localhost:5000/demo:1

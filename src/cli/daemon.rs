@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use super::CommandError;
 use crate::config::{Config, Layer, ProcessEnvironment, group_name};
 use crate::engine::EngineError;
-use crate::engine::remote::{self, Connected, Daemon};
+use crate::engine::remote::{self, Connected, Daemon, DaemonAddress};
 use crate::net::Address;
 use crate::running::{self, First, Probe, SearchFolders, probe, program};
 use crate::status::{Kind, Status};
@@ -20,6 +20,7 @@ pub(super) async fn daemon_at(daemon: &Daemon) -> Result<Connected, CommandError
 
 /// What it means that a call of the exporter API of `daemon` failed with `error`.
 pub(super) async fn explain(Daemon { address, tls }: &Daemon, error: EngineError) -> CommandError {
+    let DaemonAddress::Socket(address) = address else { return error.into() };
     match (probe(address, First::Http2).await, address) {
         (Probe::Linkspan(status), _) if status.door.kind != Kind::Export => wrong_door(&status),
         (Probe::Reserved, _) => {

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::engine::remote::{DaemonAddress, DaemonAddressError};
 use crate::engine::{ClusterAddress, ClusterAddressError};
-use crate::net::{Address, AddressError};
 
 /// A daemon, or a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Destination {
     /// The engine behind the daemon at this address.
-    Daemon(Address),
+    Daemon(DaemonAddress),
     /// Every node of a cluster.
     Cluster(ClusterAddress),
 }
@@ -19,7 +19,7 @@ pub(super) enum Destination {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DestinationError {
     #[error(transparent)]
-    Address(#[from] AddressError),
+    Address(#[from] DaemonAddressError),
     #[error("invalid address: {0}")]
     Cluster(#[from] ClusterAddressError),
 }

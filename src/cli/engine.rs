@@ -9,9 +9,10 @@ use super::daemon::daemon_at;
 use super::destination::Destination;
 use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on};
-use crate::config::{Config, ConfigError, Log, Names, Origin as SettingOrigin, ProcessEnvironment};
+use crate::buildx::Store;
+use crate::config::{Config, ConfigError, Layer, Log, Names, Origin as SettingOrigin, ProcessEnvironment};
 use crate::engine::images::{Images, Query, Record};
-use crate::engine::remote::{Connected, Daemon};
+use crate::engine::remote::{Connected, Daemon, DaemonAddress};
 use crate::engine::select::{Selection, select};
 use crate::engine::{Engine, EngineKind, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
@@ -30,19 +31,42 @@ const TO: &str = "LINKSPAN_TO";
 /// Loads the configuration of a command that works on an engine of this machine.
 pub(super) fn configure(settings: EngineSettings) -> Result<Config, CommandError> {
     let mut config = load(settings)?;
-    block_on(pass_docker_door(&mut config.engine, std::env::var("DOCKER_HOST").ok()))?;
+    let variable = |name: &str| std::env::var_os(name);
+    let of_clients = Store::find(variable).and_then(|store| store.engine(variable));
+    block_on(pass_docker_door(&mut config.engine, of_clients.or_else(|| std::env::var("DOCKER_HOST").ok())))?;
     Ok(config)
+}
+
+/// Loads the configuration of a command that works through a daemon.
+fn load_beside(settings: EngineSettings) -> Result<Config, CommandError> {
+    start_log(beside_contexts(settings.into())?)
+}
+
+/// Loads the configuration of a command for which a docker context that cannot be used is no error.
+pub(super) fn beside_contexts(flags: Layer) -> Result<Config, ConfigError> {
+    match Config::load(flags.clone(), &ProcessEnvironment) {
+        Err(ConfigError::Context { .. }) => {
+            // Contexts are found by these.
+            let hidden = ["DOCKER_CONTEXT", "DOCKER_CONFIG", "HOME"];
+            Config::load(flags, &|name: &str| std::env::var_os(name).filter(|_| !hidden.contains(&name)))
+        }
+        outcome => outcome,
+    }
 }
 
 /// Loads the configuration. Commands log warnings only; everything else is their output.
 fn load(settings: EngineSettings) -> Result<Config, CommandError> {
-    let config = Config::load(settings.into(), &ProcessEnvironment)?;
+    start_log(Config::load(settings.into(), &ProcessEnvironment)?)
+}
+
+fn start_log(config: Config) -> Result<Config, CommandError> {
     telemetry::start(Log { level: config.log.level.min(tracing::Level::WARN), ..config.log })?;
     Ok(config)
 }
 
 /// Chooses the engine behind the docker door, if a Linkspan's docker door is where docker is expected. `environment` is
-/// `DOCKER_HOST`: where that names our own door it was set for docker's clients, and the configuration ignores it.
+/// `DOCKER_HOST`, or the address of the docker context: where that names our own door it was set for docker's clients, and the
+/// configuration ignores it.
 async fn pass_docker_door(selection: &mut Selection, environment: Option<String>) {
     // The nodes of a cluster are found through dockerd.
     if !selection.kind.is_none_or(|kind| kind.is_docker() || kind == EngineKind::Cluster) {
@@ -55,6 +79,7 @@ async fn pass_docker_door(selection: &mut Selection, environment: Option<String>
     match probe(&address, First::Http1).await {
         Probe::Linkspan(status) if status.door.kind == Kind::Docker => {
             selection.docker_host = Some(status.engine.address);
+            selection.docker_tls = None;
         }
         _ => {}
     }
@@ -88,7 +113,7 @@ pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), Comma
         daemon.check().map_err(CommandError::Elsewhere)?;
     }
     Ok(match to {
-        Some(to) => (load(engine)?, Target::Daemon(to)),
+        Some(to) => (load_beside(engine)?, Target::Daemon(to)),
         None => {
             let config = configure(engine)?;
             let target = Target::Engine(config.engine.clone());
@@ -98,7 +123,7 @@ pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), Comma
 }
 
 /// The daemon in the environment.
-pub(super) fn daemon() -> Result<Option<Address>, CommandError> {
+pub(super) fn daemon() -> Result<Option<DaemonAddress>, CommandError> {
     Ok(destination()?.and_then(|destination| match destination {
         Destination::Daemon(address) => Some(address),
         Destination::Cluster(_) => None,

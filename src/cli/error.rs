@@ -78,7 +78,9 @@ pub(super) enum CommandError {
     #[error("`{given}`: {reason}")]
     NoDocument { given: String, reason: String },
     #[error(transparent)]
-    Address(#[from] crate::net::AddressError),
+    Address(#[from] crate::engine::remote::DaemonAddressError),
+    #[error("cannot relay to {address}: {source}")]
+    Dial { address: String, source: std::io::Error },
     #[error(transparent)]
     Elsewhere(EngineError),
     #[error("there is no layout at {path}")]
@@ -140,7 +142,8 @@ impl CommandError {
         let is_wrong_value = match self {
             Self::Interrupted { signal, .. } => return Signals::code(signal),
             // A missing setting is no wrong value.
-            Self::Config(ConfigError::NoBuilder) | Self::Daemon(DaemonError::Config(ConfigError::NoBuilder)) => false,
+            Self::Config(ConfigError::NoBuilder | ConfigError::Context { .. })
+            | Self::Daemon(DaemonError::Config(ConfigError::NoBuilder | ConfigError::Context { .. })) => false,
             Self::Config(_)
             | Self::Name(_)
             | Self::Address(_)
@@ -160,6 +163,7 @@ impl CommandError {
     /// What a user can do about it. Commands in it get `flags`, so that they use the same engine.
     pub(super) fn hint(&self, flags: &str) -> Option<String> {
         match self {
+            Self::Config(error) => error.hint(),
             Self::Daemon(error) => error.hint(),
             Self::Setup(error) => error.hint(),
             Self::Engine(error @ EngineError::Permission { .. }) => error.hint().map(|hint| {
@@ -177,6 +181,9 @@ impl CommandError {
             Self::WrongDoor { export: None, .. } => {
                 Some("start `linkspan serve` with --export-listen and another address".to_owned())
             }
+            Self::Dial { address, .. } => Some(format!(
+                "see that `linkspan serve --export-listen {address}` runs, and that you may use its socket"
+            )),
             Self::Denied { .. } => Some(
                 "run this as root or as a member of that group; `linkspan serve --group NAME` chooses another"
                     .to_owned(),

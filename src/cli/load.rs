@@ -68,6 +68,7 @@ Examples:
   linkspan load -i ./layout -t registry.example/demo:1 --json
   linkspan load -i image.tar --to unix:///run/linkspan/export.sock
   linkspan load demo:1 --to kind://dev
+  linkspan load -i image.tar --to ssh://user@host
 
 Exit code: 0 when every image was loaded, 1 when one was not, 2 for a wrong
 command line, 130 or 143 when it was interrupted: the blobs sent by then are

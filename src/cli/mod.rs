@@ -10,6 +10,7 @@ mod client_tls;
 mod copy;
 mod daemon;
 mod destination;
+mod dial_stdio;
 mod doctor;
 mod engine;
 mod error;
@@ -70,6 +71,7 @@ enum Command {
     Cache(cache::Cache),
     Gc(gc::Gc),
     Ps(ps::Ps),
+    DialStdio(dial_stdio::DialStdio),
     /// Prints the root of an image, or its manifest for a platform, byte for byte
     Manifest(read::DocumentOfImage),
     /// Prints the config of an image, byte for byte: of this machine's platform, unless another is named
@@ -132,7 +134,7 @@ impl Command {
             Self::Remove(command) => command.target.repeated(),
             Self::Gc(command) => command.repeated(),
             Self::Tag(command) => command.target.repeated(),
-            Self::Serve(_) | Self::Doctor(_) | Self::Setup(_) | Self::Ps(_) => String::new(),
+            Self::Serve(_) | Self::Doctor(_) | Self::Setup(_) | Self::Ps(_) | Self::DialStdio(_) => String::new(),
             Self::Version(_) | Self::Completion(_) | Self::Man(_) => String::new(),
         }
     }
@@ -151,6 +153,7 @@ impl Command {
             Self::Cache(command) => command.run(),
             Self::Gc(command) => command.run(),
             Self::Ps(command) => command.run(),
+            Self::DialStdio(command) => command.run(),
             Self::Manifest(which) => which.manifest(),
             Self::Config(which) => which.config(),
             Self::Digest(which) => which.digest(),

@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 
 use super::client_tls::ClientTls;
 use super::daemon::{doors, explain};
+use super::engine::beside_contexts;
 use super::{CommandError, block_on, output, show};
 use crate::byte_size;
-use crate::config::{Config, DEFAULT_EXPORT_LISTEN, Layer, ProcessEnvironment};
+use crate::config::{DEFAULT_EXPORT_LISTEN, Layer};
 use crate::engine::EngineError;
-use crate::engine::remote::{Daemon, DaemonConnection};
+use crate::engine::remote::{Daemon, DaemonAddress, DaemonConnection};
 use crate::export::{HELD, LiveExport};
 use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
 use crate::image::Reference;
-use crate::net::Address;
 use crate::running::{First, Probe, probe};
 use crate::status::Kind;
 
@@ -30,7 +30,7 @@ pub(super) struct Ps {
     /// LINKSPAN_EXPORT_LISTEN]
     /// [default: LINKSPAN_TO, else what the configuration file says, else a daemon that runs here, as `linkspan doctor` finds it]
     #[arg(long, value_name = "ADDR")]
-    to: Option<Address>,
+    to: Option<DaemonAddress>,
 
     #[command(flatten)]
     tls: ClientTls,
@@ -76,7 +76,10 @@ exports of the exporter API.
 Examples:
   linkspan ps
   linkspan ps --to unix:///run/linkspan/export.sock
-  linkspan ps --to unix:///run/linkspan/export.sock --all --json";
+  linkspan ps --to unix:///run/linkspan/export.sock --all --json
+  linkspan ps --to ssh://user@host --all
+
+Over ssh only the exports of the exporter API are listed.";
 
 /// An export, as any door lists it, and what only the exporter API says of it.
 struct Row {
@@ -110,7 +113,12 @@ impl Ps {
 
 /// The exports of a daemon, ordered by id.
 async fn exports(daemon: &Daemon) -> Result<Vec<Row>, CommandError> {
-    let (live, is_api) = match probe(&daemon.address, First::Http2).await {
+    let probed = match &daemon.address {
+        DaemonAddress::Socket(address) => probe(address, First::Http2).await,
+        // One connection is enough; it has the exports of the API.
+        DaemonAddress::Ssh(_) => Probe::OtherProgram,
+    };
+    let (live, is_api) = match probed {
         Probe::Linkspan(status) => (status.exports, status.door.kind == Kind::Export),
         // Another server of the API, or none, which the call reports.
         Probe::OtherProgram | Probe::Reserved | Probe::Closed | Probe::Denied => (Vec::new(), true),
@@ -147,19 +155,19 @@ async fn list(daemon: &Daemon) -> Result<Vec<Export>, EngineError> {
 }
 
 /// The address of a daemon that uses this machine's configuration, or of one that runs here, as the doctor finds it.
-fn found() -> Result<Address, CommandError> {
+fn found() -> Result<DaemonAddress, CommandError> {
     if let Some(address) = super::engine::daemon()? {
         return Ok(address);
     }
-    let config = Config::load(Layer::default(), &ProcessEnvironment)?;
+    let config = beside_contexts(Layer::default())?;
     if let Some(listen) = config.export_listen {
-        return Ok(listen);
+        return Ok(listen.into());
     }
     let doors = block_on(doors(&config))?;
     // Only the door of the exporter API says how much was sent.
     let export = doors.iter().find(|(_, kind)| *kind == Kind::Export);
     match export.or(doors.first()) {
-        Some((address, _)) => Ok(address.clone()),
+        Some((address, _)) => Ok(address.clone().into()),
         // A constant; a test parses it.
         None => DEFAULT_EXPORT_LISTEN.parse().map_err(CommandError::Address),
     }

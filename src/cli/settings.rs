@@ -27,7 +27,9 @@ pub(super) struct EngineSettings {
     )]
     pub(super) engine: Option<String>,
 
-    /// Where dockerd listens [env: LINKSPAN_DOCKER_HOST, DOCKER_HOST] [default: unix:///var/run/docker.sock]
+    /// Where dockerd listens: `unix:///path`, `tcp://HOST:PORT` (for TLS with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH) or
+    /// `ssh://[USER@]HOST[:PORT][/path]` [env: LINKSPAN_DOCKER_HOST, DOCKER_HOST] [default: the docker context in DOCKER_CONTEXT,
+    /// else the current one, else unix:///var/run/docker.sock]
     #[arg(long, value_name = "ADDR", help_heading = "Engine")]
     pub(super) docker_host: Option<String>,
 
@@ -77,8 +79,9 @@ impl EngineSettings {
 #[derive(Debug, Args)]
 pub(super) struct TargetSettings {
     /// Work through the daemon whose exporter and caching API listens here (`serve --export-listen`) instead of on an engine
-    /// directly: `unix:///path`, or `tcp://HOST:PORT`, with --tls-ca if it is on another machine; or on every node of a cluster,
-    /// as --engine does: `kind://CLUSTER` [env: LINKSPAN_TO, unless a flag names an engine]
+    /// directly: `unix:///path`; `ssh://[USER@]HOST[:PORT][/path]` on another machine, which runs `linkspan dial-stdio` there; or
+    /// `tcp://HOST:PORT`, with --tls-ca if it is on another machine; or on every node of a cluster, as --engine does:
+    /// `kind://CLUSTER` [env: LINKSPAN_TO, unless a flag names an engine]
     #[arg(
         long, value_name = "ADDR", help_heading = "Engine",
         conflicts_with_all = ["engine", "docker_host", "containerd_address", "namespace", "layout", "object", "cache_dir"]

@@ -51,7 +51,8 @@ struct Buildx {
     docker_listen: Option<String>,
 
     /// Where the engine behind it listens, if the door is not open to be asked; only builders of this engine are changed
-    /// [env: LINKSPAN_DOCKER_HOST, DOCKER_HOST] [default: unix:///var/run/docker.sock]
+    /// [env: LINKSPAN_DOCKER_HOST, DOCKER_HOST] [default: the docker context in DOCKER_CONTEXT, else the current one, else
+    /// unix:///var/run/docker.sock]
     #[arg(long, value_name = "ADDR")]
     docker_host: Option<String>,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::builder::{self, Draft};
+use super::docker_host::DockerClient;
 use super::listen::{self, ListenerSecurity, Proof};
 use super::parse::{age, boolean, bytes, count, invalid, pattern};
 use super::rules::{self, RuleDraft};
@@ -14,9 +15,10 @@ use super::{
     group, registry,
 };
 use crate::caches::{CacheLimits, CachePolicy, CacheSettings};
+use crate::docker_api::DockerAddress;
 use crate::engine::select::{ApplierChoice, Selection};
 use crate::engine::{BucketAddress, BucketAddressError, ClusterAddress, ClusterAddressError, EngineKind};
-use crate::net::Address;
+use crate::net::{Address, Tls};
 
 /// The longest time limit: longer than any build, and than any engine takes to start.
 const MAX_SECONDS: u64 = 24 * 60 * 60;
@@ -52,12 +54,13 @@ pub enum LogFormat {
 
 pub(super) fn check(
     settings: &Layer,
+    docker: DockerClient,
     (tables, rules): (Vec<Draft>, &[RuleDraft]),
     groups: &Path,
     usual_docker_door: &str,
     security: ListenerSecurity,
 ) -> Result<Config, ConfigError> {
-    let mut engine = selection(settings)?;
+    let mut engine = selection(settings, docker)?;
     let builders = builder::check(settings, tables)?;
     let docker_door = docker::check(settings, &mut engine, &builders, usual_docker_door)?;
     let export_listen = settings.last(Setting::ExportListen);
@@ -131,7 +134,7 @@ pub(super) fn check(
     })
 }
 
-fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
+fn selection(settings: &Layer, docker: DockerClient) -> Result<Selection, ConfigError> {
     let (mut kind, mut cluster) = settings.last(Setting::Engine).map(self::kind).transpose()?.unwrap_or_default();
     let is_flag = |setting| settings.last(setting).is_some_and(|given: &Given| matches!(given.origin, Origin::Flag(_)));
     // A --layout or --object flag chooses its engine over variables and the file; an --engine flag for another engine
@@ -155,9 +158,11 @@ fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
         )));
     }
     // Where dockerd has no part in the engine, DOCKER_HOST is ignored: its value need not be one that Linkspan can use.
-    let docker_host = settings
-        .last(Setting::DockerHost)
-        .filter(|_| !matches!(kind, Some(EngineKind::Containerd | EngineKind::Layout | EngineKind::Object)));
+    let may_be_docker = !matches!(kind, Some(EngineKind::Containerd | EngineKind::Layout | EngineKind::Object));
+    let docker_host = settings.last(Setting::DockerHost).filter(|_| may_be_docker);
+    if let Some(error) = docker.broken.filter(|_| may_be_docker) {
+        return Err(error);
+    }
     let mut layout = settings.last(Setting::Layout).map(folder).transpose()?;
     if chosen && !named && !matches!(kind, None | Some(EngineKind::Layout)) {
         layout = None;
@@ -187,8 +192,8 @@ fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
     }
     Ok(Selection {
         kind,
-        docker_host: docker_host.map(self::docker_host).transpose()?,
-        docker_tls: None,
+        docker_host: docker_host.map(|given| self::docker_host(given, docker.tls.as_ref())).transpose()?,
+        docker_tls: docker.tls.filter(|_| docker_host.is_some_and(|given| given.text.starts_with("tcp://"))),
         containerd_address: settings.last(Setting::ContainerdAddress).map(socket_path).transpose()?,
         namespace: settings.last(Setting::Namespace).map(namespace).transpose()?,
         layout,
@@ -229,13 +234,15 @@ fn kind(given: &Given) -> Result<(Option<EngineKind>, Option<ClusterAddress>), C
 }
 
 /// Checks the form only; the engine checks whether it can export to that address.
-fn docker_host(given: &Given) -> Result<String, ConfigError> {
-    let is_ours = |scheme: &str| matches!(scheme, "unix" | "tcp");
+fn docker_host(given: &Given, tls: Option<&Tls>) -> Result<String, ConfigError> {
+    let is_ours = |scheme: &str| matches!(scheme, "unix" | "tcp" | "ssh");
     if given.text.split_once("://").is_some_and(|(scheme, _)| !is_ours(scheme)) {
         return Ok(given.text.clone());
     }
-    let address = given.text.parse::<Address>();
-    Ok(address.map_err(|error| invalid(given, format!("is no address: {}", error.reason)))?.to_string())
+    match DockerAddress::parse(&given.text, tls.cloned()) {
+        Ok(address) => Ok(address.to_string()),
+        Err(error) => Err(invalid(given, format!("is no address: {}", error.reason()))),
+    }
 }
 
 fn socket_path(given: &Given) -> Result<PathBuf, ConfigError> {

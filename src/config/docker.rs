@@ -19,8 +19,13 @@ pub struct DockerDoor {
     pub is_default: bool,
 }
 
-/// Checks the docker door in `settings`, if there is one. A `DOCKER_HOST` variable that points to this docker door
-/// (without one, to the default docker door) was set for clients: it is removed from `engine`.
+/// Whether docker's clients are told this: by `DOCKER_HOST` or their context.
+fn is_of_clients(origin: &Origin) -> bool {
+    matches!(origin, Origin::Context(_)) || *origin == Origin::Variable("DOCKER_HOST".to_owned())
+}
+
+/// Checks the docker door in `settings`, if there is one. A `DOCKER_HOST` variable, or a docker context, that points to this
+/// docker door (without one, to the default docker door) was set for clients: it is removed from `engine`.
 pub(super) fn check(
     settings: &Layer,
     engine: &mut Selection,
@@ -32,10 +37,9 @@ pub(super) fn check(
     let ours = parsed(given.map_or(usual, |given| &given.text));
     let docker_host = settings.last(Setting::DockerHost);
     let is_ours = |text: &str| ours.is_some() && parsed(text) == ours;
-    if docker_host.is_some_and(|docker_host| {
-        is_ours(&docker_host.text) && docker_host.origin == Origin::Variable("DOCKER_HOST".to_owned())
-    }) {
+    if docker_host.is_some_and(|docker_host| is_ours(&docker_host.text) && is_of_clients(&docker_host.origin)) {
         engine.docker_host = None;
+        engine.docker_tls = None;
     }
     let Some(given) = given else { return Ok(None) };
     let listen = listen::address(given, settings, Proof::Certificate)?;

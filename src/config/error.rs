@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{Origin, Setting};
+use crate::buildx::ContextError;
 
 /// Why a configuration is refused. Every message names the value to change and what is expected.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,14 @@ pub enum ConfigError {
         text: String,
         /// The reason and what is expected; continues the sentence.
         reason: String,
+    },
+    /// The docker context that is meant cannot be used.
+    #[error("{origin}: {source}")]
+    Context {
+        /// What names it.
+        origin: &'static str,
+        /// What is wrong with it.
+        source: ContextError,
     },
     /// Settings contradict each other.
     #[error("{0}")]
@@ -70,4 +79,17 @@ pub enum ConfigError {
         registry = Setting::RegistryListen.name()
     )]
     NoBuilder,
+}
+
+impl ConfigError {
+    /// What to do about it, where the message does not say it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Context { .. } => Some(format!(
+                "`docker context ls` lists the contexts, and `docker context use NAME` chooses one; --{} ADDR goes without",
+                Setting::DockerHost.name()
+            )),
+            _ => None,
+        }
+    }
 }

@@ -22,6 +22,8 @@ pub enum Origin {
     Flag(Setting),
     /// In the environment, under this name.
     Variable(String),
+    /// In the docker context of this name.
+    Context(String),
     /// The built-in default.
     Default(Setting),
     /// In a file.
@@ -38,6 +40,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Flag(setting) => write!(f, "--{}", setting.name()),
             Self::Variable(name) => f.write_str(name),
+            Self::Context(name) => write!(f, "the docker context `{}`", name.escape_debug()),
             Self::Default(setting) => write!(f, "the default of --{}", setting.name()),
             Self::File { path, key } => write!(f, "`{key}` in {}", path.display()),
         }

@@ -4,7 +4,8 @@
 //! key to change. From weakest to strongest:
 //!
 //! 1. built-in defaults;
-//! 2. variables of other programs: `DOCKER_HOST`, `CONTAINERD_ADDRESS`, `CONTAINERD_NAMESPACE`, `BUILDKIT_HOST`;
+//! 2. variables of other programs: `DOCKER_HOST`, `CONTAINERD_ADDRESS`, `CONTAINERD_NAMESPACE`, `BUILDKIT_HOST`; and where no
+//!    source names dockerd's address, the docker context in `DOCKER_CONTEXT` or in docker's configuration file;
 //! 3. the TOML file;
 //! 4. `LINKSPAN_*` variables, one for each flag;
 //! 5. flags.
@@ -15,6 +16,7 @@ mod builder;
 mod check;
 mod defaults;
 mod docker;
+mod docker_host;
 mod endpoint;
 mod environment;
 mod error;
@@ -166,13 +168,14 @@ impl Config {
         if !file.builders.is_empty() || other_door || is_ours {
             ambient.remove(Setting::Builder);
         }
+        let docker = docker_host::add(&configured, &mut ambient, environment)?;
         let mut settings = configured.over(ambient);
         if serving.is_some() && file.builders.is_empty() {
             defaults::add(&mut settings, files.is_root, |name| environment.get(name))?;
         }
         let usual = defaults::docker_listen(files.is_root, |name| environment.get(name));
         let security = listen::check(&settings, files.is_root, |name| environment.get(name))?;
-        check::check(&settings, (file.builders, &file.rules), &files.groups, &usual, security)
+        check::check(&settings, docker, (file.builders, &file.rules), &files.groups, &usual, security)
     }
 }
 

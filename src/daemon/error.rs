@@ -67,6 +67,7 @@ impl DaemonError {
     /// What the user can do about it, if there is a hint.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Config(error) => error.hint(),
             Self::Engine(error) => error.hint(),
             Self::Listen(error) => error.hint(None),
             Self::Door { flag, error } => error.hint(Some(flag)),

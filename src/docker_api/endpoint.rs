@@ -35,6 +35,17 @@ pub(crate) enum DockerAddressError {
     Scheme(String),
 }
 
+impl DockerAddressError {
+    /// What is wrong with it and what was expected, without the address.
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::Address(error) => &error.reason,
+            Self::Ssh(error) => error.reason,
+            Self::Scheme(_) => "expected `unix:///path`, `tcp://host:port` or `ssh://[user@]host[:port][/path]`",
+        }
+    }
+}
+
 impl DockerAddress {
     /// Parses a docker host, as in `DOCKER_HOST`. `tls` is for `tcp://`; elsewhere it has no meaning, as with docker's
     /// client.

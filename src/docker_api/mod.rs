@@ -318,7 +318,8 @@ impl Api {
 
     /// The error for a connection that dockerd closed or broke, with its causes: hyper's own texts are short.
     pub(crate) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ApiError {
-        ApiError::Unreachable { address: self.address.clone(), reason: causes(error) }
+        let reason = self.dial.failure().unwrap_or_else(|| causes(error));
+        ApiError::Unreachable { address: self.address.clone(), reason }
     }
 }
 

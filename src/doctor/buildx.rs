@@ -4,6 +4,7 @@ use super::builder::BuilderProbe;
 use super::door::Door;
 use super::names;
 use super::report::{Check, Mark, Remedy, ReportedBuilder};
+use super::ssh;
 use super::users::{BuildxBuilder, BuildxNode, Users};
 use crate::buildx::{Version, is_same_address};
 use crate::config::{DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, DEFAULT_LISTEN};
@@ -121,6 +122,11 @@ fn words(
             (Mark::Slow, found, Some(Remedy::Commands(context.to_door(door, *is_open, endpoints))))
         }
         Route::Elsewhere => {
+            if driver == "docker-container"
+                && let Some((mark, found, remedy)) = ssh::words(endpoints, context.users)
+            {
+                return (mark, format!("{who} goes to {found}"), Some(Remedy::Words(remedy)));
+            }
             let remedy = if nodes.len() == 1 { elsewhere(driver, endpoints, context) } else { None };
             (Mark::Note, format!("{who} goes to {endpoints}, where no door leads"), remedy.map(Remedy::Words))
         }

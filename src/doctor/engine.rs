@@ -20,7 +20,7 @@ pub(super) fn docker_host(selection: &Selection) -> Address {
 /// The running Linkspan that the report is about: the one whose door is where dockerd is expected (after a take-over, or if
 /// `DOCKER_HOST` points to the door), else one with a configured door, else any.
 ///
-/// `environment` is `DOCKER_HOST`: it says where docker's clients go, and does not choose the engine beside a Linkspan that runs.
+/// `environment` is `DOCKER_HOST`, or what the docker context says: it says where docker's clients go, and does not choose the engine beside a Linkspan that runs.
 pub(super) fn subject(
     config: &Config,
     doors: &[Door],

@@ -15,6 +15,7 @@ use super::facts::{Chained, Facts};
 use super::names::{self, CONTEXT};
 use super::policy::policy_checks;
 use super::report::{Check, Commands, DockerDoor, Engine, ExportDoor, Mark, Report, check};
+use super::ssh;
 use crate::buildx::is_same_address;
 use crate::config::DEFAULT_DOCKER_LISTEN;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
@@ -56,6 +57,7 @@ pub(super) fn judge(found: &Facts) -> Report {
     checks.extend(running.iter().flat_map(|status| policy_checks(status)));
     checks.extend(running.iter().filter_map(|status| slow_load_check(status)));
     checks.extend(caches_check(found.caches.as_ref(), subject.as_ref().map(|subject| &subject.status.policy)));
+    checks.extend(ssh::context_checks(users));
     let (users_checks, users_builders) = buildx::judge(&context);
     checks.extend(users_checks);
     let works = checks.iter().all(|check| check.mark != Mark::Fail);

@@ -18,6 +18,7 @@ mod judge;
 mod names;
 mod policy;
 mod report;
+mod ssh;
 mod text;
 mod users;
 mod wrap;
@@ -47,10 +48,11 @@ pub use text::TextStyle;
 pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     let variable = |name: &str| std::env::var_os(name);
     let sockets = running::find(running::known(config, users, variable, &SearchFolders::new(variable))).await;
+    let of_clients = users.and_then(|store| store.engine(variable)).or_else(|| std::env::var("DOCKER_HOST").ok());
     let mut users = users::read(users, variable);
 
     let mut doors = doors::gather(config, &sockets);
-    let subject = engine::subject(config, &doors, &sockets, std::env::var("DOCKER_HOST").ok().as_deref());
+    let subject = engine::subject(config, &doors, &sockets, of_clients.as_deref());
     let selection = engine::selection(&config.engine, subject.as_ref());
     users.set_door_probes(&sockets);
     let builders = join_all(doors.iter().map(|door| probe(config, door)));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ fn said(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
 }
 
+/// Why the last of several streams failed.
+pub(super) type LastFailure = Arc<Mutex<Option<CommandError>>>;
+
 /// The standard input and output of a process. Its end of output is an error unless it exits with status 0; the error
 /// has what it wrote on standard error. When this is dropped the input is closed, and the process is killed if it
 /// does not end by that.
@@ -48,6 +52,7 @@ pub struct CommandStream {
     /// Waits for the process after its output or its input has closed.
     ending: Option<BoxFuture<'static, Option<CommandError>>>,
     ended: Option<Option<CommandError>>,
+    failure: LastFailure,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -64,13 +69,14 @@ impl fmt::Debug for CommandStream {
 }
 
 impl CommandStream {
-    /// Starts `program`. `permit` is released when the stream is dropped.
+    /// Starts `program`. `permit` is released when the stream is dropped; `failure` is set before a read or write fails.
     ///
     /// # Errors
     /// When the program cannot be started.
     pub(super) fn start(
         program: &str,
         arguments: &[String],
+        failure: LastFailure,
         permit: OwnedSemaphorePermit,
     ) -> Result<Self, CommandError> {
         let failed = |reason: String| CommandError {
@@ -93,7 +99,7 @@ impl CommandStream {
         let words = AbortOnDropHandle::new(tokio::spawn(words(program.to_owned(), stderr)));
         let running = Some(Running { child, words });
         let program = program.to_owned();
-        Ok(Self { program, stdin: Some(stdin), stdout, running, ending: None, ended: None, _permit: permit })
+        Ok(Self { program, stdin: Some(stdin), stdout, running, ending: None, ended: None, failure, _permit: permit })
     }
 
     /// Why the process ended, once it has; `None` is status 0.
@@ -112,6 +118,9 @@ impl CommandStream {
         };
         self.ending = None;
         self.ended = Some(ended.clone());
+        if ended.is_some() {
+            self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&ended);
+        }
         Poll::Ready(ended)
     }
 
@@ -251,8 +260,6 @@ async fn words(program: String, stderr: ChildStderr) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::Semaphore;
 
@@ -260,7 +267,7 @@ mod tests {
 
     fn shell(script: &str) -> CommandStream {
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        CommandStream::start("sh", &["-c".to_owned(), script.to_owned()], permit).unwrap()
+        CommandStream::start("sh", &["-c".to_owned(), script.to_owned()], LastFailure::default(), permit).unwrap()
     }
 
     /// Every wait of these tests ends.
@@ -286,6 +293,7 @@ mod tests {
         let mut stream = shell("echo one >&2; echo 'two \u{1b}[1m' >&2; exit 7");
         let read = within(stream.read(&mut [0])).await.unwrap_err();
         assert_eq!(read.to_string(), "sh ended with status 7: one; two [1m");
+        assert_eq!(stream.failure.lock().unwrap().as_ref().unwrap().to_string(), read.to_string());
         let written = within(stream.write_all(b"x")).await.unwrap_err();
         assert_eq!(written.to_string(), read.to_string());
         let mut stream = shell("kill -9 $$");

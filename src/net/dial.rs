@@ -22,6 +22,12 @@ pub trait Dial: Debug + Send + Sync {
     /// The error names the upstream and the reason.
     async fn dial(&self) -> Result<Box<dyn Stream>, DialError>;
 
+    /// Why the last stream ended, where the upstream is reached by a program that says so. A protocol on the stream may lose
+    /// the stream's own error.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// The upstream's process; `None` if it does not run on this host, or if that cannot be proven.
     async fn process(&self) -> Option<Pid>;
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use rustix::process::Pid;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::command::{CommandError, CommandStream};
+use super::command::{CommandError, CommandStream, LastFailure};
 use super::dial::{Dial, DialError};
 use super::upstream::Stream;
 
@@ -83,6 +83,31 @@ impl SshAddress {
             Some(user) => format!("{user}@{}", self.host),
             None => self.host.clone(),
         }
+    }
+
+    /// What to do when ssh, or `program` there, ended with `reason`.
+    pub fn hint(&self, program: &str, reason: &str) -> String {
+        let to = self.destination();
+        let port = self.port.map_or_else(String::new, |port| format!("-p {port} "));
+        let said = |words: &[&str]| words.iter().any(|words| reason.contains(words));
+        if said(&["Host key verification failed", "HOST IDENTIFICATION HAS CHANGED"]) {
+            return format!(
+                "the host's key is not known, or not the known one: connect once with `ssh {port}{to}`, and if the key was changed \
+                 on purpose remove the old one with `ssh-keygen -R`"
+            );
+        }
+        // With the methods in parentheses it is ssh's, and otherwise the system's.
+        if said(&["Permission denied (", "Permission denied, please try again"]) {
+            return format!("see that `ssh {port}{to} true` works; without a terminal ssh cannot ask for a password");
+        }
+        if said(&["command not found", "not found", "status 127"]) {
+            return format!("install {program} there, so that `ssh {port}{to} {program} --version` works");
+        }
+        if said(&["status 255"]) {
+            return format!("see that `ssh {port}{to} true` works");
+        }
+        let socket = self.socket().unwrap_or("its socket");
+        format!("see that {program} runs on {}, and that you may use {socket} there", self.host)
     }
 
     /// The arguments of ssh that run `command` there. No part of the address can be an option of ssh, nor does a shell on
@@ -180,13 +205,14 @@ pub struct SshDial {
     address: SshAddress,
     arguments: Vec<String>,
     processes: Arc<Semaphore>,
+    failure: LastFailure,
 }
 
 impl SshDial {
     /// Runs `command`, whose words are quoted for the shell there, on the host of `address`.
     pub fn new(address: SshAddress, command: &[&str]) -> Self {
         let arguments = address.arguments(command);
-        Self { address, arguments, processes: Arc::new(Semaphore::new(MAX_PROCESSES)) }
+        Self { address, arguments, processes: Arc::new(Semaphore::new(MAX_PROCESSES)), failure: LastFailure::default() }
     }
 
     /// The docker engine of that host, as docker's client reaches it.
@@ -205,8 +231,13 @@ impl SshDial {
         let busy = || SshError::Busy { address: self.address.clone() };
         let processes = Arc::clone(&self.processes);
         let permit = timeout(BUSY, processes.acquire_owned()).await.map_err(|_| busy())?.map_err(|_| busy())?;
-        CommandStream::start("ssh", &self.arguments, permit)
+        self.last().take();
+        CommandStream::start("ssh", &self.arguments, self.failure.clone(), permit)
             .map_err(|source| SshError::Start { address: self.address.clone(), source })
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<CommandError>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -218,6 +249,10 @@ impl Dial for SshDial {
 
     async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
         Ok(Box::new(self.connect().await?))
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.last().as_ref().map(ToString::to_string)
     }
 
     async fn process(&self) -> Option<Pid> {

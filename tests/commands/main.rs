@@ -19,6 +19,7 @@ mod read;
 mod registries;
 mod remote;
 mod save;
+mod ssh;
 mod terminal;
 mod usage;
 

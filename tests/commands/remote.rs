@@ -12,14 +12,14 @@ use crate::fixture::{Image, Layer};
 use crate::{archive, image, layout, linkspan, listed, named, on};
 
 /// A daemon that exports into a layout of its own.
-struct Daemon {
+pub(crate) struct Daemon {
     linkspan: Linkspan,
-    door: PathBuf,
-    folder: TempDir,
+    pub(crate) door: PathBuf,
+    pub(crate) folder: TempDir,
 }
 
 impl Daemon {
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let (door, folder) = (Stack::shared().fresh_path("-to.sock"), tempfile::tempdir().unwrap());
         Self { linkspan: Self::serve(&folder, args, &door), door, folder }
     }
@@ -33,12 +33,12 @@ impl Daemon {
         self.linkspan = Self::serve(&self.folder, &[], &self.door);
     }
 
-    fn run(&self, args: &[&str]) -> Run {
+    pub(crate) fn run(&self, args: &[&str]) -> Run {
         linkspan(args.iter().copied()).args(["--to", &self.linkspan.address()])
     }
 
     /// All exports that it remembers: id and state.
-    fn exports(&self) -> Vec<(String, String)> {
+    pub(crate) fn exports(&self) -> Vec<(String, String)> {
         let lines = self.run(&["ps", "--all", "--json"]).ok().stdout;
         let pair = |line: &str| {
             let export: Value = serde_json::from_str(line).unwrap();
@@ -145,7 +145,7 @@ fn names_that_the_daemon_refuses_cost_no_bytes() {
 }
 
 /// An image with a layer that takes a while to arrive.
-fn large() -> (Image, tempfile::NamedTempFile) {
+pub(crate) fn large() -> (Image, tempfile::NamedTempFile) {
     let noise: Vec<u8> = (0..24_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let image = Image::new(&[Layer::new().file("noise", noise).tar()]);
     let file = archive(&[(&image, named("docker.io/library/large:1"))]);
@@ -153,7 +153,7 @@ fn large() -> (Image, tempfile::NamedTempFile) {
 }
 
 /// Waits until some of a blob has arrived at the daemon.
-fn until_half_way(daemon: &Daemon) {
+pub(crate) fn until_half_way(daemon: &Daemon) {
     fn largest(folder: &Path) -> u64 {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let size =
@@ -214,7 +214,7 @@ fn what_cannot_be_reached_is_named() {
         "{unreachable}"
     );
     let remote = linkspan(["images", "--to", "tcp://192.0.2.1:1"]).fails();
-    assert!(remote.stderr.contains("on another machine") && remote.stderr.contains("ssh -L"), "{remote}");
+    assert!(remote.stderr.contains("on another machine") && remote.stderr.contains("--to ssh://"), "{remote}");
     let both = linkspan(["images", "--to", "unix:///x.sock", "--engine", "docker"]).output();
     assert_eq!(both.status.code(), Some(2), "{both}");
     let stack = Stack::shared();

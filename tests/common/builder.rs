@@ -12,6 +12,8 @@ pub(crate) struct Builder<'a> {
     config: PathBuf,
     /// What buildx takes for dockerd's socket, as `unix:///…`.
     docker_host: String,
+    /// Variables of its client.
+    variables: Vec<(String, String)>,
 }
 
 impl Stack {
@@ -25,7 +27,8 @@ impl Stack {
     #[track_caller]
     pub(crate) fn builder_with(&self, address: &str, flags: &[&str]) -> Builder<'_> {
         let config = self.fresh_path("-buildx");
-        let builder = Builder { stack: self, config, docker_host: self.docker_host().to_owned() };
+        let builder =
+            Builder { stack: self, config, docker_host: self.docker_host().to_owned(), variables: Vec::new() };
         builder.buildx(["create", "--name", "remote", "--driver", "remote", "--use"]).args(flags).arg(address).ok();
         builder
     }
@@ -34,9 +37,20 @@ impl Stack {
     /// `docker_host` for dockerd's socket. It has no container until it is first used.
     #[track_caller]
     pub(crate) fn container_builder(&self, docker_host: &str, name: &str) -> Builder<'_> {
+        self.container_builder_with(docker_host, name, Vec::new())
+    }
+
+    /// The same with variables for its client.
+    #[track_caller]
+    pub(crate) fn container_builder_with(
+        &self,
+        docker_host: &str,
+        name: &str,
+        variables: Vec<(String, String)>,
+    ) -> Builder<'_> {
         self.make_builder_image();
         let (config, docker_host) = (self.fresh_path("-buildx"), docker_host.to_owned());
-        let builder = Builder { stack: self, config, docker_host };
+        let builder = Builder { stack: self, config, docker_host, variables };
         let image = format!("image={BUILDER_IMAGE},network=host");
         let create = ["create", "--name", name, "--driver", "docker-container", "--use", "--driver-opt", &image];
         builder.buildx(create).args(["--buildkitd-flags", "--oci-worker-net=host"]).ok();
@@ -53,7 +67,8 @@ impl Builder<'_> {
     /// `docker buildx …` with this builder's configuration.
     pub(crate) fn buildx<'s>(&self, args: impl IntoIterator<Item = &'s str>) -> Run {
         let run = self.stack.docker(["buildx"]).args(args);
-        run.env("BUILDX_CONFIG", &self.config).env("DOCKER_HOST", &self.docker_host)
+        let run = run.env("BUILDX_CONFIG", &self.config).env("DOCKER_HOST", &self.docker_host);
+        self.variables.iter().fold(run, |run, (name, value)| run.env(name, value))
     }
 
     /// Removes all that the builder has cached.

@@ -3,8 +3,12 @@
 use super::{Run, Stack};
 
 /// Variables by which the machine's shell could change what the program does.
-pub(super) const ENVIRONMENT: [&str; 7] = [
+pub(super) const ENVIRONMENT: [&str; 11] = [
     "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_TLS",
+    "DOCKER_TLS_VERIFY",
+    "DOCKER_CERT_PATH",
     "CONTAINERD_ADDRESS",
     "CONTAINERD_NAMESPACE",
     "BUILDKIT_HOST",

@@ -93,7 +93,7 @@ impl Stack {
             .collect()
     }
 
-    fn variable(&self, name: &str) -> &str {
+    pub(super) fn variable(&self, name: &str) -> &str {
         let found = self.environment.iter().find(|(key, _)| key == name);
         &found.unwrap_or_else(|| panic!("`stack env` has no {name}")).1
     }

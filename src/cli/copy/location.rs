@@ -6,10 +6,10 @@ use std::str::FromStr;
 use crate::cli::client_tls::ClientTls;
 use crate::cli::engine::Target;
 use crate::config::Config;
+use crate::engine::remote::{DaemonAddress, DaemonAddressError};
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
 use crate::engine::{BucketAddress, BucketAddressError, ClusterAddress, ClusterAddressError, EngineKind};
 use crate::image::{Reference, ReferenceError};
-use crate::net::{Address, AddressError};
 use crate::output::archive::ArchiveFormat;
 
 /// Where an image is read from or copied to.
@@ -22,7 +22,7 @@ pub(super) enum ImageLocation {
     Cluster(ClusterAddress, Option<String>),
     Archive(ArchiveFormat, PathBuf, Option<String>),
     Registry(Reference),
-    Daemon(Address, Option<String>),
+    Daemon(DaemonAddress, Option<String>),
     Configured(String),
 }
 
@@ -81,17 +81,23 @@ impl FromStr for ImageLocation {
                 let name = rest[2..].parse().map_err(|error: ReferenceError| error.to_string())?;
                 Ok(Self::Registry(name))
             }
-            "unix" | "tcp" if rest.starts_with("//") => {
+            "unix" | "tcp" | "ssh" if rest.starts_with("//") => {
                 // A path ends at the first colon, an authority at the first slash.
-                let at = if kind == "unix" { rest.find(':') } else { rest[2..].find('/').map(|at| at + 2) };
+                let slash = rest[2..].find('/').map(|at| at + 2);
+                let at = match kind {
+                    "unix" => rest.find(':'),
+                    "ssh" => slash.and_then(|slash| Some(slash + rest[slash..].find(':')?)),
+                    _ => slash,
+                };
                 let (address, rest) = at.map_or((rest, ""), |at| (&rest[..at], &rest[at + 1..]));
-                let address = format!("{kind}:{address}").parse().map_err(|error: AddressError| error.to_string())?;
+                let address =
+                    format!("{kind}:{address}").parse().map_err(|error: DaemonAddressError| error.to_string())?;
                 Ok(Self::Daemon(address, name(rest)))
             }
             // A path: names of images do not begin so.
             _ if text.starts_with(['/', '.']) => {
                 let (address, rest) = text.split_once(':').unwrap_or((text, ""));
-                Ok(Self::Daemon(address.parse().map_err(|error: AddressError| error.to_string())?, name(rest)))
+                Ok(Self::Daemon(address.parse().map_err(|error: DaemonAddressError| error.to_string())?, name(rest)))
             }
             // `docker:dind` is an image.
             "docker" => Ok(Self::Configured(text.to_owned())),
@@ -212,6 +218,10 @@ mod tests {
             ("/run/a.sock", ImageLocation::Daemon("unix:///run/a.sock".parse().unwrap(), None)),
             ("/run/a.sock:demo:1", ImageLocation::Daemon("unix:///run/a.sock".parse().unwrap(), some("demo:1"))),
             ("tcp://localhost:80", ImageLocation::Daemon("tcp://localhost:80".parse().unwrap(), None)),
+            ("ssh://u@h:22", ImageLocation::Daemon("ssh://u@h:22".parse().unwrap(), None)),
+            ("ssh://h/:demo:1", ImageLocation::Daemon("ssh://h".parse().unwrap(), some("demo:1"))),
+            ("ssh://h/run/a.sock", ImageLocation::Daemon("ssh://h/run/a.sock".parse().unwrap(), None)),
+            ("ssh://h:22/a.sock:demo:1", ImageLocation::Daemon("ssh://h:22/a.sock".parse().unwrap(), some("demo:1"))),
             ("demo:1", ImageLocation::Configured("demo:1".to_owned())),
             ("docker:dind", ImageLocation::Configured("docker:dind".to_owned())),
             ("localhost:5000/demo:1", ImageLocation::Configured("localhost:5000/demo:1".to_owned())),

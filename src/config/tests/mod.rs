@@ -1,6 +1,7 @@
 //! The precedence of sources, and the messages of errors.
 
 mod builders;
+mod contexts;
 mod doors;
 mod engine;
 mod errors;

@@ -181,8 +181,12 @@ fn no_door_is_proposed_before_a_door() {
 
 #[test]
 fn where_no_door_leads_nothing_is_wrong() {
+    let (check, _) = judged("docker-container", vec![node("ssh://far", None, None)], &open(), "v0.36.1");
+    assert_eq!(check.mark, Mark::Slow, "it goes to dockerd itself");
+    assert!(check.remedy.unwrap().to_string().contains("--docker host=ssh://far/run/linkspan/docker.sock"));
     for (driver, endpoint, words) in [
-        ("docker-container", "ssh://far", Some("beside that engine")),
+        ("docker-container", "ssh://far/run/x.sock", Some("ssh far linkspan doctor")),
+        ("docker-container", "tcp://far:2376", Some("beside that engine")),
         ("remote", "tcp://other:1", Some("linkspan serve --builder tcp://other:1")),
         ("remote", "ssh://far", None),
         ("kubernetes", "kubernetes:///b", Some("kubectl port-forward")),

@@ -2,6 +2,7 @@
 
 use super::{EngineError, OBJECT_STORE, REMOTE};
 use crate::engine::EngineKind;
+use crate::net::SshAddress;
 
 const STORE_AWAY: &str =
     "check the endpoint (AWS_ENDPOINT_URL), the credentials, the network and the state of the store";
@@ -13,6 +14,9 @@ impl EngineError {
             Self::Unreachable { engine: OBJECT_STORE, .. } => STORE_AWAY.to_owned(),
             Self::Timeout { operation, .. } if ["s3://", "gs://", "az://"].iter().any(|it| operation.contains(it)) => {
                 STORE_AWAY.to_owned()
+            }
+            Self::Unreachable { engine, address, reason } if address.parse::<SshAddress>().is_ok() => {
+                return address.parse::<SshAddress>().ok().map(|address| address.hint(engine, reason));
             }
             Self::Unreachable { engine, .. } => format!("check that {engine} is running and that the address is right"),
             Self::Permission { engine: "docker", .. } => {

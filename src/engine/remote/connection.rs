@@ -1,7 +1,8 @@
 //! The connection to a daemon.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use containerd_client::services::v1::content_client::ContentClient;
@@ -11,6 +12,7 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status};
 
+use super::address::DaemonAddress;
 use super::failure;
 use crate::cache_v1::proto::caches_client::CachesClient;
 use crate::engine::EngineError;
@@ -18,7 +20,7 @@ use crate::engine::stream::{Store, UNARY};
 use crate::export_v1::limits::MESSAGE_BYTES;
 use crate::export_v1::proto::exports_client::ExportsClient;
 use crate::export_v1::proto::references_client::ReferencesClient;
-use crate::net::{Address, Tls, Upstream};
+use crate::net::{Dial, SshAddress, Tls};
 
 /// The largest metadata that is taken, in bytes: a refusal lists up to some hundred digests there.
 const METADATA_BYTES: u32 = 1 << 20;
@@ -31,12 +33,14 @@ pub(super) const EXPORT: &str = "linkspan-export";
 pub(super) const CACHE: &str = "linkspan-cache";
 /// How long making a connection may take in all; the upstream has a shorter limit of its own.
 const CONNECT: Duration = Duration::from_secs(15);
+/// What the first call may take in addition over ssh, which may ask for a password, or wait for a key to be touched.
+const SSH: Duration = Duration::from_secs(90);
 
 /// A daemon, and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
-    /// Where its exporter API listens.
-    pub address: Address,
+    /// Where its exporter API is reached.
+    pub address: DaemonAddress,
     /// TLS towards it.
     pub tls: Option<Tls>,
 }
@@ -47,7 +51,7 @@ impl Daemon {
     /// # Errors
     /// [`EngineError::Daemon`] with what to do.
     pub fn check(&self) -> Result<(), EngineError> {
-        if self.tls.is_some() || self.address.is_local() {
+        if self.tls.is_some() || self.address.is_safe() {
             return Ok(());
         }
         Err(failure::elsewhere(&self.address.to_string()))
@@ -59,6 +63,19 @@ impl Daemon {
 pub struct DaemonConnection {
     channel: Channel,
     address: Arc<str>,
+    /// The host, for a connection over ssh.
+    ssh: Option<SshAddress>,
+    dial: Arc<dyn Dial>,
+    state: Arc<ConnectionState>,
+}
+
+/// What is known of a connection by its calls.
+#[derive(Debug, Default)]
+struct ConnectionState {
+    /// Whether the daemon has responded to a call. What fails before, over ssh, is ssh's.
+    has_responded: AtomicBool,
+    /// How many calls ended because the connection broke.
+    breaks: AtomicU64,
 }
 
 impl fmt::Debug for DaemonConnection {
@@ -78,20 +95,37 @@ impl DaemonConnection {
         daemon.check()?;
         let failed =
             |error: &(dyn std::error::Error + 'static)| failure::unreachable(&text, &failure::innermost(error));
-        let upstream = Arc::new(Upstream::new(address.clone(), tls.as_ref()).map_err(|error| failed(&error))?);
-        // Tried here first, because what tonic says of a connection that fails does not say why.
-        upstream.connect().await.map_err(|error| failed(&error))?;
+        let dial = address.dial(tls.as_ref()).map_err(|error| failed(&error))?;
+        // Made here, because what tonic says of a connection that fails does not say why.
+        let first = dial.dial().await.map_err(|error| failed(&*error))?;
+        let first = Arc::new(Mutex::new(Some(first)));
+        let dialer = dial.clone();
         let connector = tower::service_fn(move |_: Uri| {
-            let upstream = upstream.clone();
-            async move { upstream.connect().await.map(TokioIo::new) }
+            let (dial, first) = (dialer.clone(), first.lock().unwrap_or_else(PoisonError::into_inner).take());
+            async move {
+                match first {
+                    Some(first) => Ok(TokioIo::new(first)),
+                    None => dial.dial().await.map(TokioIo::new),
+                }
+            }
         });
+        let ssh = match address {
+            DaemonAddress::Ssh(address) => Some(address.clone()),
+            DaemonAddress::Socket(_) => None,
+        };
         // What the address is called does not matter to the server.
         let endpoint = Endpoint::from_static("http://localhost")
             .connect_timeout(CONNECT)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_header_list_size(METADATA_BYTES);
-        Ok(Self { channel: endpoint.connect_with_connector_lazy(connector), address: text })
+        Ok(Self {
+            channel: endpoint.connect_with_connector_lazy(connector),
+            address: text,
+            ssh,
+            dial,
+            state: Arc::default(),
+        })
     }
 
     /// The address, as a URL.
@@ -123,19 +157,36 @@ impl DaemonConnection {
         operation: &str,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, EngineError> {
-        match timeout(UNARY, call).await {
+        let connecting = self.ssh.as_ref().filter(|_| !self.state.has_responded.load(Ordering::Relaxed));
+        let limit = if connecting.is_some() { UNARY + SSH } else { UNARY };
+        let outcome = timeout(limit, call).await;
+        if let (Some(address), Ok(Err(status))) = (connecting, &outcome)
+            && let Some(error) = failure::over_ssh(address, self.dial.failure(), status)
+        {
+            return Err(error);
+        }
+        self.state.has_responded.fetch_or(outcome.is_ok(), Ordering::Relaxed);
+        match outcome {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(failure::of(&self.address, operation, &status)),
+            Ok(Err(status)) => Err(self.failure(operation, &status)),
             Err(_) => {
                 let operation = format!("{operation} of the daemon at {}", self.address);
-                Err(EngineError::Timeout { operation, after: UNARY })
+                Err(EngineError::Timeout { operation, after: limit })
             }
         }
     }
 
     /// What a status means.
     pub(crate) fn failure(&self, operation: &str, status: &Status) -> EngineError {
-        failure::of(&self.address, operation, status)
+        if failure::is_broken(status) {
+            self.state.breaks.fetch_add(1, Ordering::Relaxed);
+        }
+        failure::of(&self.address, operation, self.dial.failure(), status)
+    }
+
+    /// How many calls have ended because the connection broke.
+    pub(super) fn breaks(&self) -> u64 {
+        self.state.breaks.load(Ordering::Relaxed)
     }
 
     /// The content within what `id` names by the metadata `key`.

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use crate::engine::EngineError;
 use crate::engine::api_error::AGAIN;
 use crate::export_v1::ApiError;
+use crate::net::SshAddress;
 
 /// The daemon cannot be reached.
 pub(super) fn unreachable(address: &str, reason: &str) -> EngineError {
@@ -25,19 +26,36 @@ pub(super) fn elsewhere(address: &str) -> EngineError {
         message: format!("the exporter API at {address} is on another machine, and needs TLS"),
         hint: Some(
             "name its authority with --tls-ca (LINKSPAN_TO_TLS_CA), and your certificate with --tls-cert and --tls-key; or \
-             forward its socket, for instance with `ssh -L /tmp/export.sock:/run/linkspan/export.sock HOST`"
+             go by ssh, with --to ssh://USER@HOST"
                 .into(),
         ),
         is_lost: false,
     }
 }
 
-/// What a status of the daemon at `address` means.
-pub(super) fn of(address: &str, operation: &str, status: &Status) -> EngineError {
-    // Only a status made on this side has a source: the connection could not be made or broke.
+/// What it means that the first call over ssh failed with `status`, and ssh with `said`; `None` if the status is the daemon's
+/// response.
+pub(super) fn over_ssh(address: &SshAddress, said: Option<String>, status: &Status) -> Option<EngineError> {
+    let source = status.source()?;
+    let reason = said.unwrap_or_else(|| innermost(source));
+    Some(EngineError::Daemon {
+        message: format!("the exporter API at {address}: {reason}"),
+        hint: Some(address.hint("linkspan", &reason)),
+        is_lost: false,
+    })
+}
+
+/// Whether a call ended because the connection could not be made or broke: only a status made on this side has a source.
+pub(super) fn is_broken(status: &Status) -> bool {
+    status.source().is_some()
+}
+
+/// What a status of the daemon at `address` means; `said` is what ended the connection, if a program said so.
+pub(super) fn of(address: &str, operation: &str, said: Option<String>, status: &Status) -> EngineError {
     if let Some(source) = status.source() {
+        let reason = said.unwrap_or_else(|| innermost(source));
         return EngineError::Daemon {
-            message: format!("{operation}: the daemon at {address} went away: {}", innermost(source)),
+            message: format!("{operation}: the daemon at {address} went away: {reason}"),
             hint: Some(format!("see that it runs, and {AGAIN}")),
             is_lost: true,
         };
@@ -74,14 +92,14 @@ mod tests {
 
     #[test]
     fn containerds_codes_stay_what_they_are() {
-        let error = of("unix:///x", "writing", &Status::already_exists("content: already exists"));
+        let error = of("unix:///x", "writing", None, &Status::already_exists("content: already exists"));
         assert!(matches!(error, EngineError::Rpc { code: Code::AlreadyExists, .. }), "{error}");
     }
 
     #[test]
     fn a_broken_connection_is_no_error_of_the_api() {
         let broken = Status::from_error(Box::new(io::Error::from(io::ErrorKind::BrokenPipe)));
-        let error = of("unix:///x", "writing a blob", &broken);
+        let error = of("unix:///x", "writing a blob", None, &broken);
         assert!(error.is_disconnect() && error.hint().unwrap().contains("again"), "{error}");
     }
 }

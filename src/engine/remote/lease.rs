@@ -55,6 +55,8 @@ pub(super) struct RemoteLease {
 pub(super) struct RemoteExport {
     pub(super) id: String,
     pub(super) content: Scoped,
+    /// The connection's breaks when it was opened.
+    pub(super) breaks: u64,
     _renewal: AbortOnDropHandle<()>,
 }
 
@@ -119,7 +121,8 @@ impl RemoteLease {
     fn opened(&self, id: String, renewal: (Duration, Option<Duration>)) -> Result<Arc<RemoteExport>, EngineError> {
         let content = self.connection.scoped(EXPORT, &id)?;
         let renewal = tokio::spawn(renew(self.connection.clone(), id.clone(), renewal));
-        let export = Arc::new(RemoteExport { id, content, _renewal: AbortOnDropHandle::new(renewal) });
+        let breaks = self.connection.breaks();
+        let export = Arc::new(RemoteExport { id, content, breaks, _renewal: AbortOnDropHandle::new(renewal) });
         *self.export() = Some(export.clone());
         Ok(export)
     }

@@ -42,6 +42,11 @@ impl Lease for RemoteLease {
 
     async fn release(&self) -> Result<(), EngineError> {
         let Some(export) = self.forget() else { return Ok(()) };
+        // The daemon may be there again, or only the way to it was not; what it has received is for the next attempt.
+        if export.breaks != self.connection.breaks() {
+            tracing::debug!(export = export.id, "the export stays, since its connection broke");
+            return Ok(());
+        }
         let request = AbortRequest { export_id: export.id.clone() };
         let call = async { self.connection.exports().abort(request).await };
         match self.connection.unary("aborting the export", call).await {

@@ -11,6 +11,7 @@
 //! What differs from an engine at hand: names that the daemon does not allow are refused before anything is sent, because
 //! its policy is requested first ([`Connected::allowed_names`]), and once more by the daemon when they are set.
 
+mod address;
 mod cache_blobs;
 mod connection;
 mod failure;
@@ -33,6 +34,7 @@ use crate::engine::{
 use crate::export_v1::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::image::{Descriptor, Reference};
 
+pub use address::{DaemonAddress, DaemonAddressError};
 pub(crate) use cache_blobs::{CacheBlobs, HOLD_TTL};
 pub use connection::{Daemon, DaemonConnection};
 use images::RemoteImages;

@@ -121,3 +121,41 @@ fn an_old_buildx_gets_a_note_on_what_goes_direct() {
     assert!(check.found.contains("`-o type=linkspan,name=NAME` goes direct"), "{check:?}");
     assert!(check.remedy.unwrap().to_string().contains("--plain-is-load"));
 }
+
+#[test]
+fn contexts_and_builders_over_ssh_are_told_the_socket_of_a_door_there() {
+    let context = |name: &str, host: &str| Context { name: name.to_owned(), host: host.to_owned() };
+    let contexts = vec![
+        context("linkspan", "ssh://far/run/linkspan/docker.sock"),
+        context("plain", "ssh://me@far:2222"),
+        context("tcp", "tcp://far:2376"),
+    ];
+    let builders = vec![users_builder("there", "ssh://me@far:2222", None)];
+    let users = Users { contexts, ..users(builders) };
+    let report = super::super::judge(&found(findings(EngineKind::Docker), None, &[], users));
+    let about = |about: &str| report.checks.iter().filter(|check| check.about == about).cloned().collect::<Vec<_>>();
+    let words = |check: &Check| (check.mark, check.found.clone(), check.remedy.clone());
+    let socket = "with Linkspan there, name its socket: docker context create linkspan-2 --docker \
+                  host=ssh://me@far:2222/run/linkspan/docker.sock";
+    let advice = |words: &str| Some(crate::doctor::Remedy::Words(words.to_owned()));
+    assert_eq!(
+        about("context").iter().map(words).collect::<Vec<_>>(),
+        [
+            (
+                Mark::Note,
+                "the docker context linkspan goes to /run/linkspan/docker.sock on far, which is not examined from here"
+                    .to_owned(),
+                advice("`ssh far linkspan doctor` says whether a Linkspan serves there")
+            ),
+            (
+                Mark::Slow,
+                "the docker context plain goes to ssh://me@far:2222, which is dockerd itself on me@far: whole images are sent"
+                    .to_owned(),
+                advice(socket)
+            ),
+        ]
+    );
+    let builder = about("buildx").iter().map(words).find(|(_, found, _)| found.contains("builder there")).unwrap();
+    let found = "builder there (docker-container) goes to ssh://me@far:2222, which is dockerd itself on me@far: whole images are sent";
+    assert_eq!(builder, (Mark::Slow, found.to_owned(), advice(socket)));
+}

@@ -1,0 +1,242 @@
+//! The same commands on another host: by a real ssh and a real sshd.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::{Output, Run, Sshd, Stack, linkspan, text};
+use crate::fixture::image;
+use crate::remote::{Daemon, large, until_half_way};
+use crate::{archive, listed, named};
+
+/// An sshd whose commands find the program.
+fn sshd() -> Sshd {
+    Sshd::start(Stack::shared(), &[Path::new(env!("CARGO_BIN_EXE_linkspan")).parent().unwrap()])
+}
+
+/// `linkspan ARGS --to ssh://HOST/DOOR`.
+fn at(sshd: &Sshd, host: &str, door: &Path, args: &[&str]) -> Run {
+    sshd.with(linkspan(args.iter().copied()).args(["--to", &format!("ssh://{host}{}", text(door))]))
+}
+
+#[test]
+fn every_command_works_on_another_host_over_one_ssh_process() {
+    let (sshd, daemon) = (sshd(), Daemon::start(&[]));
+    let images: Vec<_> = (0..12).map(|n| image(&format!("image {n} of the far host\n"))).collect();
+    let entries: Vec<_> =
+        images.iter().enumerate().map(|(n, image)| (image, named(&format!("docker.io/library/far:{n}")))).collect();
+    let file = archive(&entries);
+    let load = ["load", "-i", text(file.path()), "--json"];
+    at(&sshd, "far", &daemon.door, &load).ok();
+    assert_eq!(listed(&daemon.folder).len(), images.len());
+    let started = sshd.started();
+    assert_eq!(started.len(), 1, "all images came by one ssh: {started:?}");
+    let command = format!("-o ConnectTimeout=30 -T -- far linkspan dial-stdio {}", text(&daemon.door));
+    assert_eq!(started[0].1, command);
+
+    let again = at(&sshd, "far", &daemon.door, &["load", "-i", text(file.path())]).ok();
+    assert!(again.stderr.contains("sent 0 blobs"), "what is there is not sent: {again}");
+    for args in [
+        &["images", "--json"][..],
+        &["inspect", "far:3"],
+        &["manifest", "far:3"],
+        &["config", "far:3"],
+        &["digest", "far:4"],
+        &["digest", "far:99"],
+        &["ps", "--all", "--quiet"],
+    ] {
+        let address = |text: String| text.replace("ssh://far/", "unix:///");
+        let same = |output: Output| (output.status.code(), output.stdout, address(output.stderr));
+        let before = sshd.started().len();
+        assert_eq!(same(at(&sshd, "far", &daemon.door, args).output()), same(daemon.run(args).output()), "{args:?}");
+        assert_eq!(sshd.started().len(), before + 1, "{args:?}");
+    }
+
+    let saved = Stack::shared().fresh_path("-far.tar");
+    at(&sshd, "far", &daemon.door, &["save", "-o", text(&saved), "far:5"]).ok();
+    let back = tempfile::tempdir().unwrap();
+    crate::on(&back, &["load", "-i", text(&saved)]).ok();
+    assert_eq!(listed(&back)[0].1, images[5].root.digest.to_string());
+}
+
+#[test]
+fn images_are_copied_between_hosts_and_an_address_is_found_in_the_environment() {
+    let (sshd, one, other) = (sshd(), Daemon::start(&[]), Daemon::start(&[]));
+    let image = image("copied between hosts\n");
+    let file = archive(&[(&image, named("docker.io/library/copied:1"))]);
+    let far = |daemon: &Daemon, name: &str| format!("ssh://far{}:{name}", text(&daemon.door));
+    let copy = |from: &str, to: &str| sshd.with(linkspan(["copy", from, to])).ok();
+    copy(&format!("oci-archive:{}", text(file.path())), &far(&one, ""));
+    let output = copy(&far(&one, "copied:1"), &far(&other, "copied:2"));
+    assert_eq!(output.stdout, "Copied image: copied:2\n");
+    assert!(output.stderr.contains("sent 4 blobs"), "{output}");
+    let to = format!("ssh://far{}", text(&other.door));
+    let images = sshd.with(linkspan(["images", "--json"])).env("LINKSPAN_TO", &to).ok();
+    assert!(images.stdout.contains(image.root.digest.as_str()), "{images}");
+    // By ssh's own means, and with a socket that the far host knows.
+    at(&sshd, "far-proxied", &other.door, &["digest", "copied:2"]).ok();
+    let programs = far_default(&other.door);
+    let default = Sshd::start(Stack::shared(), &[programs.path()]);
+    let digest = default.with(linkspan(["digest", "copied:2", "--to", "ssh://far"])).ok();
+    assert_eq!(digest.stdout.trim(), image.root.digest.to_string());
+    let digest = default.with(linkspan(["copy", "ssh://far/:copied:2", &far(&one, "copied:3")])).ok();
+    assert!(digest.stderr.contains("sent 0 blobs"), "{digest}");
+}
+
+/// A folder with a `linkspan` whose configuration names `door`.
+fn far_default(door: &Path) -> tempfile::TempDir {
+    let folder = tempfile::tempdir_in(Stack::shared().state()).unwrap();
+    let script = format!(
+        "#!/bin/sh\nLINKSPAN_EXPORT_LISTEN=unix://{} exec {} \"$@\"\n",
+        text(door),
+        env!("CARGO_BIN_EXE_linkspan")
+    );
+    let program = folder.path().join("linkspan");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    folder
+}
+
+#[test]
+fn a_load_whose_ssh_was_killed_is_resumed() {
+    let (sshd, daemon) = (sshd(), Daemon::start(&[]));
+    let (image, file) = large();
+    let load = ["load", "-i", text(file.path()), "--json"];
+    let loading = at(&sshd, "far", &daemon.door, &load).spawn();
+    until_half_way(&daemon);
+    let open = daemon.exports();
+    sshd.kill_last();
+    let failed = loading.wait();
+    assert_eq!(failed.status.code(), Some(1), "{failed}");
+    assert!(failed.stderr.contains("was ended by signal 9"), "{failed}");
+    assert!(failed.stderr.contains("went away") && failed.stderr.contains("run the command again"), "{failed}");
+    assert_eq!(listed(&daemon.folder), []);
+    at(&sshd, "far", &daemon.door, &load).ok();
+    assert_eq!(listed(&daemon.folder)[0].1, image.root.digest.to_string());
+    assert_eq!(daemon.exports(), [(open[0].0.clone(), "committed".to_owned())], "it was the same export");
+}
+
+#[test]
+fn a_load_over_ssh_that_was_interrupted_is_resumed() {
+    let (sshd, daemon) = (sshd(), Daemon::start(&[]));
+    let (image, file) = large();
+    let load = ["load", "-i", text(file.path()), "--json"];
+    let loading = at(&sshd, "far", &daemon.door, &load).spawn();
+    until_half_way(&daemon);
+    let open = daemon.exports();
+    // As a terminal does: to the ssh, too.
+    loading.signal(rustix::process::Signal::INT);
+    let interrupted = loading.wait();
+    assert_eq!(interrupted.status.code(), Some(130), "{interrupted}");
+    assert!(interrupted.stderr.contains("interrupted; what was sent is kept for the next try"), "{interrupted}");
+    at(&sshd, "far", &daemon.door, &load).ok();
+    assert_eq!(listed(&daemon.folder)[0].1, image.root.digest.to_string());
+    assert_eq!(daemon.exports(), [(open[0].0.clone(), "committed".to_owned())], "it was the same export");
+}
+
+#[test]
+fn what_goes_wrong_over_ssh_is_one_error_with_its_words_and_a_hint() {
+    let (sshd, daemon) = (sshd(), Daemon::start(&[]));
+    let without = Sshd::start(Stack::shared(), &[]);
+    let absent = daemon.door.with_extension("absent");
+    for (sshd, host, door, words, hint) in [
+        (&sshd, "far", &absent, "No such file or directory", "see that linkspan runs on far"),
+        (&without, "far", &daemon.door, "linkspan: not found", "install linkspan there"),
+        (&sshd, "far-refused", &daemon.door, "Permission denied (publickey", "see that `ssh far-refused true` works"),
+        (&sshd, "far-changed", &daemon.door, "Host key verification failed", "`ssh-keygen -R`"),
+        (&sshd, "far-unknown", &daemon.door, "Host key verification failed", "connect once with `ssh far-unknown`"),
+        (&sshd, "far-closed", &daemon.door, "Connection refused", "see that `ssh far-closed true` works"),
+        (&sshd, "user@far.invalid:2222", &daemon.door, "far.invalid", "`ssh -p 2222 user@far.invalid true`"),
+    ] {
+        for args in [&["images"][..], &["ps"], &["cache", "ls"]] {
+            let failed = at(sshd, host, door, args).fails();
+            assert_eq!(failed.status.code(), Some(1), "{failed}");
+            let lines: Vec<_> = failed.stderr.lines().collect();
+            assert_eq!(lines.len(), 2, "an error and a hint: {failed}");
+            let error =
+                format!("linkspan: error: the exporter API at ssh://{host}{}: ssh ended with status ", text(door));
+            assert!(
+                lines[0].starts_with(&error) || lines[0].replace("command not", "not").starts_with(&error),
+                "{failed}"
+            );
+            assert!(lines[0].replace("command not found", "not found").contains(words), "{words}: {failed}");
+            assert!(lines[1].starts_with("linkspan: hint: ") && lines[1].contains(hint), "{hint}: {failed}");
+        }
+    }
+    // A socket of another program.
+    let docker = Stack::shared().docker_host().trim_start_matches("unix://");
+    let other = at(&sshd, "far", Path::new(docker), &["images"]).fails();
+    assert!(other.stderr.contains(docker), "{other}");
+}
+
+#[test]
+fn hostile_addresses_never_reach_ssh() {
+    let sshd = sshd();
+    let trace = Stack::shared().fresh_path("-trace");
+    let touch = format!("touch {}", text(&trace));
+    for host in [
+        format!("-oProxyCommand={touch}"),
+        format!("user@-oProxyCommand={touch}"),
+        format!("-oProxyCommand={touch}@far"),
+        format!("$({touch})"),
+        format!("$({touch})@far"),
+        format!("`{touch}`"),
+        format!("far;{touch}"),
+        "far far".to_owned(),
+        "user:secret@far".to_owned(),
+        "far:0".to_owned(),
+        "far\n".to_owned(),
+        String::new(),
+    ] {
+        let address = format!("ssh://{host}");
+        for args in [&["images", "--to", &address][..], &["ps", "--to", &address], &["copy", "demo:1", &address]] {
+            let refused = sshd.with(linkspan(args.iter().copied())).fails();
+            assert_eq!(refused.status.code(), Some(2), "{refused}");
+            let variable = sshd.with(linkspan(["images"])).env("LINKSPAN_TO", &address).fails();
+            assert_eq!(variable.status.code(), Some(2), "{variable}");
+        }
+        let docker = sshd.with(linkspan(["images", "--docker-host", &address])).fails();
+        assert_eq!(docker.status.code(), Some(2), "{docker}");
+    }
+    // A path is a word of the shell there.
+    for socket in [format!("/$({touch})"), format!("/x;{touch}"), format!("/'{touch}'"), format!("/`{touch}`")] {
+        let failed = sshd.with(linkspan(["images", "--to", &format!("ssh://far{socket}")])).fails();
+        assert!(failed.stderr.contains("No such file or directory"), "{failed}");
+    }
+    assert!(!trace.exists());
+    assert_eq!(sshd.started().len(), 4, "ssh was started for the paths alone: {:?}", sshd.started());
+}
+
+#[test]
+fn dial_stdio_relays_until_the_daemon_closes() {
+    let stack = Stack::shared();
+    let docker = stack.docker_host().trim_start_matches("unix://").to_owned();
+    let request = "GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n";
+    // The end of the input is passed on, and the response still comes.
+    for address in [docker.clone(), format!("unix://{docker}")] {
+        let output = linkspan(["dial-stdio", &address]).stdin(request).ok();
+        assert!(output.stdout.starts_with("HTTP/1.1 200 OK") && output.stdout.ends_with("OK"), "{output}");
+    }
+    // The end of the output ends it, while its input stays open.
+    let script = r#"mkfifo "$3" && exec 3<>"$3" && printf "$2" >&3 && "$0" dial-stdio "$1" <&3"#;
+    let fifo = stack.fresh_path("-fifo");
+    let arguments = [script, env!("CARGO_BIN_EXE_linkspan"), &docker, request, text(&fifo)];
+    let output = Run::new("sh").arg("-c").args(arguments).ok();
+    assert!(output.stdout.ends_with("OK"), "{output}");
+    // Many bytes, both ways.
+    let bytes: String = (0..400_000).map(|n| format!("{n}\n")).collect();
+    let echo = stack.fresh_path("-echo.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&echo).unwrap();
+    let echoing = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        std::io::copy(&mut &stream, &mut &stream).unwrap()
+    });
+    let output = linkspan(["dial-stdio", text(&echo)]).stdin(bytes.clone()).ok();
+    assert_eq!(echoing.join().unwrap(), bytes.len() as u64);
+    assert!(output.stdout == bytes, "{} of {} bytes", output.stdout.len(), bytes.len());
+
+    let absent = linkspan(["dial-stdio", "/no/such.sock"]).fails();
+    let expected = "linkspan: error: cannot relay to unix:///no/such.sock: No such file or directory";
+    assert!(absent.stderr.starts_with(expected) && absent.stderr.contains("linkspan: hint: "), "{absent}");
+    let remote = linkspan(["dial-stdio", "tcp://192.0.2.1:1"]).fails();
+    assert!(remote.stderr.contains("on another machine"), "{remote}");
+}
