@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::net::Tls;
-
 /// The context that docker makes of its flags and variables. It is in no file.
 pub(super) const DEFAULT: &str = "default";
 
@@ -28,7 +26,20 @@ pub struct DockerEndpoint {
     /// Its address, as in `DOCKER_HOST`.
     pub host: String,
     /// TLS towards it, if it is at a `tcp://` address.
-    pub tls: Option<Tls>,
+    pub tls: Option<ContextTls>,
+}
+
+/// TLS towards the engine of a docker context. All paths name PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextTls {
+    /// The authority that signed the engine's certificate; otherwise one of the system's did.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate.
+    pub cert: Option<PathBuf>,
+    /// The key of that.
+    pub key: Option<PathBuf>,
+    /// Whether the engine's certificate is not verified.
+    pub skip_verify: bool,
 }
 
 /// Why a docker context cannot be used.
@@ -105,7 +116,7 @@ pub(super) fn endpoint(docker: &Path, name: &str) -> Result<DockerEndpoint, Cont
     let file = |name: &str| Some(folder.join(name)).filter(|path| path.exists());
     let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
     let is_given = skip_verify || [&ca, &cert, &key].into_iter().any(Option::is_some);
-    let tls = is_given.then_some(Tls { ca, cert, key, server_name: None, skip_verify });
+    let tls = is_given.then_some(ContextTls { ca, cert, key, skip_verify });
     Ok(DockerEndpoint { host, tls })
 }
 

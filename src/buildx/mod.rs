@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
-pub use context::{Context, ContextError, DockerEndpoint};
+pub use context::{Context, ContextError, ContextTls, DockerEndpoint};
 pub use file::Locked;
 pub(crate) use owned::OwnedFolder;
 pub use version::{Version, version};

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::{ConfigError, Environment, Layer, Origin, Setting};
-use crate::buildx::{DockerEndpoint, Store};
+use crate::buildx::{ContextTls, DockerEndpoint, Store};
 use crate::net::Tls;
 
 /// What the environment and docker's files say of dockerd beside its address.
@@ -36,6 +36,13 @@ pub(super) fn add(
     match store.docker_endpoint(&name) {
         Ok(DockerEndpoint { host, tls }) => {
             ambient.add(Setting::DockerHost, host, Origin::Context(name));
+            let tls = tls.map(|ContextTls { ca, cert, key, skip_verify }| Tls {
+                ca,
+                cert,
+                key,
+                server_name: None,
+                skip_verify,
+            });
             Ok(DockerClient { tls, broken: None })
         }
         Err(source) => {

@@ -125,7 +125,7 @@ fn words(
             if driver == "docker-container"
                 && let Some((mark, found, remedy)) = ssh::words(endpoints, context.users)
             {
-                return (mark, format!("{who} goes to {found}"), Some(Remedy::Words(remedy)));
+                return (mark, format!("{who} goes to {found}"), Some(remedy));
             }
             let remedy = if nodes.len() == 1 { elsewhere(driver, endpoints, context) } else { None };
             (Mark::Note, format!("{who} goes to {endpoints}, where no door leads"), remedy.map(Remedy::Words))

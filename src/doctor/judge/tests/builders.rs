@@ -135,9 +135,9 @@ fn contexts_and_builders_over_ssh_are_told_the_socket_of_a_door_there() {
     let report = super::super::judge(&found(findings(EngineKind::Docker), None, &[], users));
     let about = |about: &str| report.checks.iter().filter(|check| check.about == about).cloned().collect::<Vec<_>>();
     let words = |check: &Check| (check.mark, check.found.clone(), check.remedy.clone());
-    let socket = "with Linkspan there, name its socket: docker context create linkspan-2 --docker \
-                  host=ssh://me@far:2222/run/linkspan/docker.sock";
+    let socket = "docker context create linkspan-2 --docker host=ssh://me@far:2222/run/linkspan/docker.sock";
     let advice = |words: &str| Some(crate::doctor::Remedy::Words(words.to_owned()));
+    let command = || Some(crate::doctor::Remedy::Commands(vec![socket.to_owned()]));
     assert_eq!(
         about("context").iter().map(words).collect::<Vec<_>>(),
         [
@@ -149,13 +149,13 @@ fn contexts_and_builders_over_ssh_are_told_the_socket_of_a_door_there() {
             ),
             (
                 Mark::Slow,
-                "the docker context plain goes to ssh://me@far:2222, which is dockerd itself on me@far: whole images are sent"
+                "the docker context plain goes to ssh://me@far:2222, which is dockerd itself on me@far: whole images are sent; where Linkspan serves there, name its socket"
                     .to_owned(),
-                advice(socket)
+                command()
             ),
         ]
     );
     let builder = about("buildx").iter().map(words).find(|(_, found, _)| found.contains("builder there")).unwrap();
-    let found = "builder there (docker-container) goes to ssh://me@far:2222, which is dockerd itself on me@far: whole images are sent";
-    assert_eq!(builder, (Mark::Slow, found.to_owned(), advice(socket)));
+    let found = "builder there (docker-container) goes to ssh://me@far:2222, which is dockerd itself on me@far: whole images are sent; where Linkspan serves there, name its socket";
+    assert_eq!(builder, (Mark::Slow, found.to_owned(), command()));
 }
