@@ -65,6 +65,15 @@ async fn a_containerd_that_is_not_dockers_is_never_written_to() {
     let message = error.to_string();
     assert!(message.contains("6d0c6f5e") && message.contains(stack.containerd_address()), "{message}");
     assert!(error.hint().unwrap().contains("--containerd-address"));
+
+    // Where nothing is configured, docker's API alone is used, which says so.
+    let auto = Selection { kind: None, cache_dir: Some(stack.fresh_path("-spool")), ..docker_selection(&stack) };
+    let selected = select(&auto).await.unwrap();
+    assert_eq!(selected.engine.identity().kind, EngineKind::DockerApi);
+    assert!(selected.reason.contains("6d0c6f5e") && selected.reason.contains("API alone"), "{}", selected.reason);
+    let image = Image::new(&[Layer::new().file("unproven", "1").tar()]);
+    export(&*selected.engine, &image, &names(&["unproven:1"])).await.unwrap();
+    assert_eq!(stack.tagged("moby", "unproven:1"), Some(image.root.digest.to_string()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
