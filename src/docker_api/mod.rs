@@ -188,6 +188,35 @@ impl Api {
         Ok((response, connection.running))
     }
 
+    /// PUTs a streamed body and waits at most `limit` for the whole response.
+    pub(crate) async fn put<B>(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: B,
+        limit: Duration,
+    ) -> Result<ApiResponse, ApiError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let operation = format!("asking docker for {path}");
+        let broken = |reason: String| ApiError::Protocol { operation: operation.clone(), reason };
+        let request = Request::put(path).header(HOST, "docker").header(CONTENT_TYPE, content_type).body(body);
+        let request = request.map_err(|error| broken(error.to_string()))?;
+        let exchange = async {
+            let Exchange { response, connection: _connection } = self.exchange(request).await?;
+            let (head, body) = response.into_parts();
+            let body =
+                Limited::new(body, MAX_RESPONSE_BYTES).collect().await.map_err(|error| broken(causes(&*error)))?;
+            Ok(ApiResponse { status: head.status, body: body.to_bytes() })
+        };
+        match timeout(limit, exchange).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ApiError::Timeout { operation, after: limit }),
+        }
+    }
+
     /// POSTs `body` and waits at most `limit` for the whole response.
     pub(crate) async fn send(
         &self,

@@ -19,6 +19,19 @@ pub(crate) fn folder(name: &str) -> Bytes {
     head(name, EntryType::Directory, 0o755, 0)
 }
 
+/// The header of a program of `size` bytes.
+pub(crate) fn program(name: &str, size: u64) -> Bytes {
+    head(name, EntryType::Regular, 0o755, size)
+}
+
+/// Another name for the file `target` of the same archive: it is there when all of the file is.
+pub(crate) fn link(name: &str, target: &str) -> Bytes {
+    let mut builder = EntryBuilder::new_ustar();
+    builder.path(name).link_name(target).entry_type(EntryType::Link);
+    let _ = builder.mode(0o755).and_then(|builder| builder.uid(0)?.gid(0)?.mtime(0)?.size(0));
+    builder.finish_bytes().into()
+}
+
 fn head(name: &str, kind: EntryType, mode: u32, size: u64) -> Bytes {
     let mut builder = EntryBuilder::new_ustar();
     builder.path(name).entry_type(kind);

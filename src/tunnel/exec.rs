@@ -1,8 +1,10 @@
-//! Connects to a builder in a container as buildx's docker-container driver does: `docker exec buildctl dial-stdio`.
+//! Connects to a service in a container by a process there that relays its standard input and output: to a builder as
+//! buildx's docker-container driver does it, `docker exec buildctl dial-stdio`.
 
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -69,7 +71,33 @@ impl Container {
     }
 }
 
-/// Why a builder in a container cannot be reached.
+/// What is run in a container, and what it leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerCommand {
+    words: Vec<String>,
+    /// A noun for messages.
+    leads_to: &'static str,
+}
+
+impl ContainerCommand {
+    /// The command of `words`, which leads to a `leads_to`.
+    pub fn new(words: Vec<String>, leads_to: &'static str) -> Self {
+        Self { words, leads_to }
+    }
+
+    /// Leads to the builder in its container.
+    fn buildctl() -> Self {
+        Self::new(["buildctl", "dial-stdio"].map(str::to_owned).into(), "builder")
+    }
+}
+
+impl fmt::Display for ContainerCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words.join(" "))
+    }
+}
+
+/// Why a service in a container cannot be reached.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ContainerError {
@@ -85,18 +113,24 @@ pub enum ContainerError {
         hint: String,
     },
     /// The container cannot run a process.
-    #[error("container `{name}` cannot run `buildctl dial-stdio`: {reason}")]
+    #[error("container `{name}` cannot run `{command}`: {reason}")]
     Refused {
         /// The configured name.
         name: String,
+        /// What it was to run.
+        command: String,
         /// dockerd's message.
         reason: String,
     },
     /// The process ran, but does not speak HTTP/2.
-    #[error("`buildctl dial-stdio` in container `{name}` leads to no builder: {words}")]
-    NoBuilder {
+    #[error("`{command}` in container `{name}` leads to no {service}: {words}")]
+    NoService {
         /// The configured name.
         name: String,
+        /// What was run.
+        command: String,
+        /// What it should lead to.
+        service: &'static str,
         /// Its output.
         words: String,
     },
@@ -108,24 +142,31 @@ impl From<ApiError> for ContainerError {
     }
 }
 
-/// Starts a `buildctl dial-stdio` in a container for each stream. The process ends with its stream.
+/// Starts a process in a container for each stream. It ends with its stream.
 #[derive(Debug)]
 pub struct ExecDial {
-    docker: Api,
+    docker: Arc<Api>,
     container: Container,
+    command: ContainerCommand,
 }
 
 impl ExecDial {
-    /// Connects to `container` of the dockerd at `socket`.
+    /// Connects to the builder in `container` of the dockerd at `socket`.
     pub fn new(socket: &Path, container: Container) -> Self {
-        Self { docker: Api::new(socket), container }
+        Self::by(Arc::new(Api::new(socket)), container, ContainerCommand::buildctl())
     }
 
-    async fn start(&self) -> Result<Box<dyn Stream>, ContainerError> {
+    /// Connects to what `command` leads to in `container` of the dockerd behind `docker`.
+    pub(crate) fn by(docker: Arc<Api>, container: Container, command: ContainerCommand) -> Self {
+        Self { docker, container, command }
+    }
+
+    /// Starts the process and returns its stream, once that speaks HTTP/2.
+    pub(crate) async fn start(&self) -> Result<Box<dyn Stream>, ContainerError> {
         let stream = TokioIo::new(self.exec().await?);
         let (errors, mut stderr) = mpsc::channel(MAX_ERRORS_WAITING);
         let mut output = Output::new(stream, Some(errors));
-        let late = |_| Err(self.no_builder(&[], &format!("no HTTP/2 within {} s", TIMEOUT.as_secs())));
+        let late = |_| Err(self.no_service(&[], &format!("no HTTP/2 within {} s", TIMEOUT.as_secs())));
         match tokio::time::timeout(TIMEOUT, first_words(&mut output)).await.unwrap_or_else(late)? {
             (first, Protocol::Http2) => Ok(Box::new(PrefixedIo::new(first, output))),
             // Anything other than HTTP/2 is an error message, such as runc's that the program does not exist.
@@ -135,15 +176,16 @@ impl ExecDial {
                 while let Ok(bytes) = stderr.try_recv() {
                     words.extend_from_slice(&bytes);
                 }
-                Err(self.no_builder(&words, "it ended without output"))
+                Err(self.no_service(&words, "it ended without output"))
             }
         }
     }
 
-    fn no_builder(&self, words: &[u8], else_: &str) -> ContainerError {
+    fn no_service(&self, words: &[u8], else_: &str) -> ContainerError {
         let words = String::from_utf8_lossy(&words[..words.len().min(MAX_WORDS)]).trim().to_owned();
         let words = if words.is_empty() { else_.to_owned() } else { words };
-        ContainerError::NoBuilder { name: self.container.0.clone(), words }
+        let (name, command, service) = (self.container.0.clone(), self.command.to_string(), self.command.leads_to);
+        ContainerError::NoService { name, command, service, words }
     }
 
     async fn exec(&self) -> Result<hyper::upgrade::Upgraded, ContainerError> {
@@ -152,12 +194,13 @@ impl ExecDial {
         struct Created {
             id: String,
         }
-        const CREATE: &str =
-            r#"{"AttachStdin":true,"AttachStdout":true,"AttachStderr":true,"Cmd":["buildctl","dial-stdio"]}"#;
         const START: &str = r#"{"Detach":false,"Tty":false}"#;
         let name = &self.container.0;
-        let created =
-            self.docker.send(&format!("/containers/{name}/exec"), "application/json", CREATE.into(), TIMEOUT).await?;
+        let create = serde_json::json!({
+            "AttachStdin": true, "AttachStdout": true, "AttachStderr": true, "Cmd": self.command.words,
+        });
+        let (path, body) = (format!("/containers/{name}/exec"), Bytes::from(create.to_string()));
+        let created = self.docker.send(&path, "application/json", body, TIMEOUT).await?;
         let id = match (created.status, serde_json::from_slice::<Created>(&created.body)) {
             (StatusCode::CREATED, Ok(Created { id })) if id.bytes().all(|byte| byte.is_ascii_hexdigit()) => id,
             (StatusCode::NOT_FOUND, _) => {
@@ -170,7 +213,8 @@ impl ExecDial {
     }
 
     fn refused(&self, response: &ApiResponse) -> ContainerError {
-        ContainerError::Refused { name: self.container.0.clone(), reason: response.message() }
+        let (name, command) = (self.container.0.clone(), self.command.to_string());
+        ContainerError::Refused { name, command, reason: response.message() }
     }
 
     /// A hint if the name is that of a buildx builder instead of its container.

@@ -14,5 +14,5 @@ pub mod sniff;
 pub mod stdcopy;
 
 pub use client::Client;
-pub use exec::{Container, ContainerError, ExecDial};
+pub use exec::{Container, ContainerCommand, ContainerError, ExecDial};
 pub use output::{Errors, MAX_ERRORS_WAITING, Output};

@@ -14,11 +14,14 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::Pid;
 use serde::Deserialize;
 use tokio::net::UnixStream;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::address::ClusterTool;
+use super::program::{OwnProgram, ProgramError};
 use crate::docker_api::{Api, ApiError};
 use crate::net::{Dial, DialError, Stream};
+use crate::tunnel::{Container, ContainerCommand, ContainerError, ExecDial};
 
 /// How long a connection may take to come up.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -31,6 +34,8 @@ pub(super) struct NodeDial {
     tool: ClusterTool,
     cluster: String,
     node: String,
+    /// Taken while the program is copied into the node: connections are made several at a time.
+    copying: Mutex<()>,
 }
 
 /// Why there is no way.
@@ -44,12 +49,34 @@ enum NodeDialError {
     Replaced,
     #[error("the node does not run (it is {0})")]
     Stopped(String),
-    #[error(
-        "the node's files cannot be reached from here: linkspan must be root on the machine of dockerd, and see its processes"
-    )]
+    #[error("the node's files cannot be reached from here")]
     Elsewhere,
     #[error("{0}")]
     Socket(#[source] io::Error),
+    #[error("{0}")]
+    Exec(String),
+    /// The program is in the node and does not run.
+    #[error(
+        "{0}; this linkspan does not run in the node: use one that is linked statically (target x86_64-unknown-linux-musl or the like)"
+    )]
+    Foreign(String),
+}
+
+impl NodeDialError {
+    /// Whether a process in the node may reach what this one does not.
+    fn is_beyond(&self) -> bool {
+        match self {
+            Self::Elsewhere => true,
+            Self::Socket(error) => error.kind() == io::ErrorKind::PermissionDenied,
+            _ => false,
+        }
+    }
+}
+
+impl From<ProgramError> for NodeDialError {
+    fn from(error: ProgramError) -> Self {
+        Self::Exec(error.to_string())
+    }
 }
 
 impl From<ApiError> for NodeDialError {
@@ -83,7 +110,7 @@ struct Config {
 
 impl NodeDial {
     pub(super) fn new(docker: Arc<Api>, tool: ClusterTool, cluster: &str, node: &str) -> Self {
-        Self { docker, tool, cluster: cluster.to_owned(), node: node.to_owned() }
+        Self { docker, tool, cluster: cluster.to_owned(), node: node.to_owned(), copying: Mutex::default() }
     }
 
     /// The node as it is now.
@@ -106,6 +133,7 @@ impl NodeDial {
         Ok(node)
     }
 
+    /// By the node's files, as root on the machine of dockerd.
     async fn connect(&self) -> Result<UnixStream, NodeDialError> {
         let node = self.inspect().await?;
         let socket = open(&node, Path::new(self.tool.socket()))?;
@@ -114,6 +142,54 @@ impl NodeDial {
         let connecting = timeout(CONNECT, UnixStream::connect(path)).await;
         connecting.map_err(|_| NodeDialError::Socket(io::ErrorKind::TimedOut.into()))?.map_err(NodeDialError::Socket)
     }
+}
+
+impl NodeDial {
+    /// By a process in the node: this program, which is copied there first.
+    async fn exec(&self) -> Result<Box<dyn Stream>, NodeDialError> {
+        let program = OwnProgram::this()?;
+        let container = format!("docker-container://{}", self.node).parse::<Container>();
+        let container = container.map_err(|error| NodeDialError::Exec(error.to_owned()))?;
+        let command = vec![program.path(), "dial-stdio".to_owned(), self.tool.socket().to_owned()];
+        let command = ContainerCommand::new(command, "containerd");
+        let exec = ExecDial::by(self.docker.clone(), container, command);
+        let _copying = match exec.start().await {
+            Err(error) if is_absent(&error) => self.copying.lock().await,
+            outcome => return outcome.map_err(told),
+        };
+        // Whoever waited finds what another one has copied.
+        if let Err(error) = exec.start().await {
+            if !is_absent(&error) {
+                return Err(told(error));
+            }
+            program.copy(&self.docker, &self.node).await?;
+        }
+        exec.start().await.map_err(|error| match is_absent(&error) {
+            // The program is there: its loader is not.
+            true => NodeDialError::Foreign(error.to_string()),
+            false => told(error),
+        })
+    }
+}
+
+/// Whether the process did not start, because a file is not there: the program, or the loader that it names.
+fn is_absent(error: &ContainerError) -> bool {
+    let words = match error {
+        ContainerError::Refused { reason, .. } => reason,
+        ContainerError::NoService { words, .. } => words,
+        _ => return false,
+    };
+    words.contains("exec failed") && words.contains("no such file or directory")
+}
+
+/// What an exec that leads nowhere says.
+fn told(error: ContainerError) -> NodeDialError {
+    let text = error.to_string();
+    // The C library of the node is an older one, there is none, its loader is not there (which is the same error as if the program
+    // were not), or the node has another processor (ld.so(8), execve(2)).
+    let signs = ["GLIBC_", "error while loading shared libraries", "exec format error", "no such file or directory"];
+    let is_foreign = signs.iter().any(|it| text.contains(it));
+    if is_foreign { NodeDialError::Foreign(text) } else { NodeDialError::Exec(text) }
 }
 
 /// Opens the socket at `path` of a node. What links in the node lead to is in the node.
@@ -140,10 +216,45 @@ impl Dial for NodeDial {
     }
 
     async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
-        Ok(Box::new(self.connect().await?))
+        match self.connect().await {
+            Err(error) if error.is_beyond() => {
+                tracing::debug!(node = self.node, %error, "the node's containerd is reached by a process in the node");
+                Ok(self.exec().await?)
+            }
+            outcome => Ok(Box::new(outcome?)),
+        }
     }
 
     async fn process(&self) -> Option<Pid> {
         Pid::from_raw(self.connect().await.ok()?.peer_cred().ok()?.pid()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(words: &str) -> ContainerError {
+        let (name, command) = ("node".to_owned(), "/usr/local/bin/linkspan dial-stdio".to_owned());
+        ContainerError::NoService { name, command, service: "containerd", words: words.to_owned() }
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_from_one_that_does_not_run() {
+        // runc's words.
+        let absent = "OCI runtime exec failed: exec failed: unable to start container process: exec: \
+                      \"/usr/local/bin/linkspan\": stat /usr/local/bin/linkspan: no such file or directory: unknown";
+        assert!(is_absent(&ended(absent)));
+        for words in [
+            "exec /usr/local/bin/linkspan: no such file or directory",
+            "linkspan: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by linkspan)",
+            "exec /usr/local/bin/linkspan: exec format error",
+        ] {
+            assert!(!is_absent(&ended(words)), "{words}");
+            assert!(matches!(told(ended(words)), NodeDialError::Foreign(_)), "{words}");
+        }
+        let refused =
+            "linkspan: error: cannot reach /run/containerd/containerd.sock: No such file or directory (os error 2)";
+        assert!(matches!(told(ended(refused)), NodeDialError::Exec(_)));
     }
 }

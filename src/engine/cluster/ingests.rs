@@ -6,8 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::lease::NodeLease;
-use super::nodes::{NodeName, common, each, of_node, on_all, until_one_fails};
+use super::nodes::{NodeLease, NodeName, common, each, of_node, on_all, until_one_fails};
 use crate::engine::ingest::{Expected, IngestManager, IngestStatus, IngestWriter, OpenedIngest};
 use crate::engine::{EngineError, Lease as _};
 use crate::image::Digest;

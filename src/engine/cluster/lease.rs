@@ -6,19 +6,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::ingests::ClusterIngests;
-use super::nodes::{NodeName, common, on_all};
+use super::nodes::{NodeLease, common, on_all};
 use super::transaction::ClusterTransaction;
-use crate::engine::containerd::ContainerdLease;
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, EngineKind, ImageTransaction, Lease, Pin, TransactionOptions};
 use crate::image::{Descriptor, Digest, Graph};
-
-/// The lease of one node.
-#[derive(Debug)]
-pub(super) struct NodeLease {
-    pub(super) node: NodeName,
-    pub(super) lease: ContainerdLease,
-}
 
 /// Leases of all nodes, which have the same id. A blob counts as pinned if it is on every node.
 #[derive(Debug)]

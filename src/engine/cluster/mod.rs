@@ -10,6 +10,7 @@ mod images;
 mod ingests;
 mod lease;
 mod nodes;
+mod program;
 mod transaction;
 mod writer;
 
@@ -22,8 +23,8 @@ use futures_util::future::join_all;
 pub use self::address::{ClusterAddress, ClusterAddressError, ClusterTool};
 use self::dial::NodeDial;
 use self::images::ClusterImages;
-use self::lease::{ClusterLease, NodeLease};
-use self::nodes::{NodeName, each, of_node, on_all, until_one_fails};
+use self::lease::ClusterLease;
+use self::nodes::{NodeLease, NodeName, each, of_node, on_all, until_one_fails};
 use super::containerd::{Client, ContainerdEngine, ContainerdImages};
 use super::images::{Images, Record};
 use super::layer_applier::ApplierChoice;

@@ -1,13 +1,30 @@
 //! What is done on every node at once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use futures_util::future::{join_all, try_join_all};
 
 use crate::engine::EngineError;
+use crate::engine::containerd::ContainerdLease;
 
 /// The name of a node, as docker has it.
 pub(super) type NodeName = Arc<str>;
+
+/// The lease of one node.
+#[derive(Debug)]
+pub(super) struct NodeLease {
+    pub(super) node: NodeName,
+    pub(super) lease: ContainerdLease,
+}
+
+/// What one node was sent.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    pub(super) blobs: AtomicUsize,
+    pub(super) bytes: AtomicU64,
+    pub(super) unpacked: AtomicUsize,
+}
 
 /// An error of `node`. What callers act on stays as it is.
 pub(super) fn of_node(node: &str, error: EngineError) -> EngineError {

@@ -1,27 +1,18 @@
 //! An image on its way to every node.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 
-use super::lease::NodeLease;
-use super::nodes::{NodeName, each, on_all, until_one_fails};
+use super::nodes::{NodeLease, NodeName, Sent, each, of_node, on_all, until_one_fails};
 use super::writer::{ClusterWriter, NodeWriter};
-use crate::engine::containerd::{ContainerdTransaction, NamesBefore};
+use crate::engine::containerd::{ContainerdTransaction, NamesBefore, NotRecorded};
 use crate::engine::{EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage, TransactionOptions};
 use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::progress::{Event, Events};
-
-/// What one node was sent.
-#[derive(Debug, Default)]
-pub(super) struct Sent {
-    pub(super) blobs: AtomicUsize,
-    pub(super) bytes: AtomicU64,
-    unpacked: AtomicUsize,
-}
 
 /// The image on its way to one node.
 #[derive(Debug)]
@@ -88,14 +79,20 @@ impl ClusterTransaction {
         }
     }
 
-    /// Takes the names back that were set on some nodes, after another one refused with `error`.
-    async fn take_back(&self, named: Vec<Option<NamesBefore>>, error: EngineError) -> EngineError {
+    /// Takes the names back on the nodes that set them, after another one failed with `error`. `left` are nodes that could not
+    /// do so themselves.
+    async fn take_back(
+        &self,
+        named: Vec<Option<NamesBefore>>,
+        error: EngineError,
+        mut left: Vec<String>,
+    ) -> EngineError {
         let named = self.nodes.iter().zip(named).filter_map(|(node, before)| Some((node, before?)));
         let restored = join_all(named.map(|(node, before)| async move {
             (!node.image.restore_names(before).await).then(|| node.node.to_string())
         }));
-        let nodes: Vec<_> = restored.await.into_iter().flatten().collect();
-        if nodes.is_empty() { error } else { EngineError::NamedOnSome { error: Box::new(error), nodes } }
+        left.extend(restored.await.into_iter().flatten());
+        if left.is_empty() { error } else { EngineError::NamedOnSome { error: Box::new(error), nodes: left } }
     }
 }
 
@@ -179,19 +176,22 @@ impl PreparedImage for ClusterTransaction {
     /// All nodes get the names, or none: where one refuses, those that have them already lose them again.
     async fn commit(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
         on_all(self.nodes.iter().map(|node| (&node.node, node.image.check_names(preconditions)))).await?;
-        let recording = self.nodes.iter().map(|node| (&node.node, node.image.record(names, preconditions)));
-        let (mut named, mut failure) = (Vec::new(), None);
-        for outcome in each(recording).await {
-            match outcome {
-                Ok(before) => named.push(Some(before)),
-                Err(error) => {
-                    named.push(None);
-                    failure = failure.or(Some(error));
+        let recording = self.nodes.iter().map(|node| node.image.record(names, preconditions));
+        let (mut named, mut failure, mut left) = (Vec::new(), None, Vec::new());
+        for (node, outcome) in self.nodes.iter().zip(join_all(recording).await) {
+            named.push(match outcome {
+                Ok(before) => Some(before),
+                Err(NotRecorded { error, is_restored }) => {
+                    if !is_restored {
+                        left.push(node.node.to_string());
+                    }
+                    failure = failure.or(Some(of_node(&node.node, error)));
+                    None
                 }
-            }
+            });
         }
         if let Some(error) = failure {
-            return Err(self.take_back(named, error).await);
+            return Err(self.take_back(named, error, left).await);
         }
         self.nodes.iter().for_each(|node| self.events.emit(Self::summary(node)));
         Ok(())

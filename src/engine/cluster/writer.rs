@@ -7,8 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::nodes::{NodeName, on_all, until_one_fails};
-use super::transaction::Sent;
+use super::nodes::{NodeName, Sent, on_all, until_one_fails};
 use crate::engine::{BlobWriter, EngineError};
 
 /// The blob on its way to one node. What is sent is counted when it is there.

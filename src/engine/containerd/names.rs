@@ -30,7 +30,7 @@ impl Committer for Records {
         names: &[Reference],
         preconditions: &[Precondition],
     ) -> Result<(), EngineError> {
-        image.record(names, preconditions).await.map(|_| ())
+        image.record(names, preconditions).await.map(drop).map_err(|refused| refused.error)
     }
 }
 
@@ -42,6 +42,21 @@ pub(crate) struct NamesBefore {
     set_aside: Vec<Image>,
 }
 
+/// Why an image is not visible under its names.
+#[derive(Debug)]
+pub(crate) struct NotRecorded {
+    pub(crate) error: EngineError,
+    /// Whether every name is what it was before.
+    pub(crate) is_restored: bool,
+}
+
+impl From<EngineError> for NotRecorded {
+    /// Before the first name was set.
+    fn from(error: EngineError) -> Self {
+        Self { error, is_restored: true }
+    }
+}
+
 impl ContainerdTransaction {
     /// Makes the image visible as [`PreparedImage::commit`](crate::engine::PreparedImage::commit) does. What is returned can
     /// be given back to the names.
@@ -49,7 +64,7 @@ impl ContainerdTransaction {
         &self,
         names: &[Reference],
         preconditions: &[Precondition],
-    ) -> Result<NamesBefore, EngineError> {
+    ) -> Result<NamesBefore, NotRecorded> {
         let names = match names {
             [] => vec![images::dangling(&self.root().digest)],
             names => names.iter().map(ToString::to_string).collect(),
@@ -59,13 +74,14 @@ impl ContainerdTransaction {
         self.check_names(preconditions).await?;
         for name in names {
             let Err(error) = self.set_name(&name, preconditions).await else { continue };
-            self.restore_names(before).await;
-            return Err(match error {
+            let is_restored = self.restore_names(before).await;
+            let error = match error {
                 EngineError::Rpc { code: Code::InvalidArgument | Code::PermissionDenied, message, .. } => {
                     EngineError::Commit { engine: "containerd", reason: message }
                 }
                 error => error,
-            });
+            };
+            return Err(NotRecorded { error, is_restored });
         }
         self.confirm(before.clone()).await?;
         Ok(before)
@@ -146,7 +162,7 @@ impl ContainerdTransaction {
     /// # Errors
     /// [`EngineError::Vanished`] with layers that are gone, or why documents that are gone could not be stored again: the
     /// names then have the images that they had before.
-    pub(crate) async fn confirm(&self, before: NamesBefore) -> Result<(), EngineError> {
+    pub(crate) async fn confirm(&self, before: NamesBefore) -> Result<(), NotRecorded> {
         // Whatever was refused before: what is there is an image now.
         self.client().found_room();
         let error = match self.check_complete().await {
@@ -162,8 +178,8 @@ impl ContainerdTransaction {
                 return Ok(());
             }
         };
-        self.restore_names(before).await;
-        Err(error)
+        let is_restored = self.restore_names(before).await;
+        Err(NotRecorded { error, is_restored })
     }
 
     /// Gives names back to the images that they had `before` the commit. Whether all have them.
@@ -173,6 +189,9 @@ impl ContainerdTransaction {
             if let Err(error) = self.restore_name(name, image.clone()).await {
                 tracing::warn!(%error, name, "a name stays with an image whose export failed");
                 is_restored = false;
+                if error.is_disconnect() {
+                    return false;
+                }
             }
         }
         for record in set_aside {

@@ -117,7 +117,7 @@ impl Committer for Loads {
         let before = image.names_before_load(records, dangling).await?;
         let mut may_have_begun = false;
         let Err(error) = self.load(image, names, preconditions, &mut may_have_begun).await else {
-            return image.confirm(before).await;
+            return image.confirm(before).await.map_err(|refused| refused.error);
         };
         image.client().note(&error);
         if may_have_begun {

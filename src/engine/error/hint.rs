@@ -89,7 +89,7 @@ impl EngineError {
                 }
                 error => return error.hint(),
             },
-            Self::NamedOnSome { .. } => "export again, or remove the image there (`linkspan rm`)".to_owned(),
+            Self::NamedOnSome { .. } => "export again when all nodes run, or remove the image there (`linkspan rm`)".to_owned(),
             Self::Collects { who, .. } => (*who).to_owned(),
             Self::Daemon { hint, .. } => return hint.clone(),
             Self::Timeout { .. } => "look at the engine's log: it is stuck or overloaded".to_owned(),

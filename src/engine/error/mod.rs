@@ -209,12 +209,12 @@ pub enum EngineError {
         /// What happened there.
         error: Box<EngineError>,
     },
-    /// A node of a cluster failed when other nodes had the names already, and some of these could not be taken back.
-    #[error("{error}; the image stays visible on {}", nodes.join(", "))]
+    /// A node of a cluster failed while names were set, and some of these could not be taken back.
+    #[error("{error}; names of the image may be left on {}", nodes.join(", "))]
     NamedOnSome {
         /// What happened.
         error: Box<EngineError>,
-        /// The nodes that have the image's names.
+        /// The nodes that may have some of the image's names.
         nodes: Vec<String>,
     },
     /// An engine is installed and not running: its user would not find what was written elsewhere.

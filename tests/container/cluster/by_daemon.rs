@@ -28,7 +28,17 @@ fn builds_go_to_every_node() {
         assert!(contents.is_usable && contents.digest.is_some() && contents.digest != first, "{contents:?}");
         assert!(output.stderr.contains(&format!("{node}: ")), "{output}");
     }
+    let log = linkspan.log();
+    assert!(!log.contains("containerd's diff service unpacks"), "the nodes' files are written by this process: {log}");
+    let about = linkspan_doctor(stack, &address);
+    let words = format!("nodes {}", cluster.nodes().collect::<Vec<_>>().join(" "));
+    assert!(about.split_whitespace().collect::<Vec<_>>().join(" ").contains(&words), "{about}");
     cluster.until_released();
+}
+
+/// What `linkspan doctor` says of a cluster.
+fn linkspan_doctor(stack: &Stack, address: &str) -> String {
+    linkspan(["doctor", "--engine", address]).env("DOCKER_HOST", stack.docker_host()).output().stdout
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Nodes that cannot be used, and containers that only look like nodes.
 
+use std::time::Duration;
+
 use super::nodes::{Cluster, build, ctr, load, start};
-use crate::common::{Stack, full_name};
+use crate::common::{Stack, full_name, linkspan, text, until, until_every};
 
 #[test]
 fn a_stopped_node_is_named_and_nothing_is_visible_on_the_others() {
@@ -31,6 +33,40 @@ fn a_node_whose_disk_is_full_is_named_and_nothing_is_visible_on_the_others() {
     cluster.until_released();
     let other = format!("kind://full?nodes={}", cluster.control_plane());
     load(stack, "cl-full:1", &other).ok();
+}
+
+#[test]
+fn a_node_that_dies_while_names_are_set_is_named_and_the_others_lose_theirs() {
+    const NAMES: usize = 2000;
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "dying");
+    build(stack, "cl-dying:1", 25, Some("one"));
+    let archive = stack.fresh_path("-saved.tar");
+    stack.docker(["save", "cl-dying:1", "-o", text(&archive)]).ok();
+    let names = (0..NAMES).flat_map(|n| ["-t".to_owned(), format!("cl-dying:{n}")]);
+    let load = linkspan(["load", "-i", text(&archive), "--to", &cluster.address()]).args(names);
+    let load = load.env("DOCKER_HOST", stack.docker_host()).spawn();
+    // By the node's own socket, which is quicker than a process in it.
+    let names = || {
+        let pid = stack.docker(["inspect", "-f", "{{.State.Pid}}", cluster.control_plane()]).ok().stdout;
+        let socket = format!("/proc/{}/root/run/containerd/containerd.sock", pid.trim());
+        let listed = stack.run("ctr").env("CONTAINERD_ADDRESS", socket).args(["-n", "k8s.io", "images", "ls", "-q"]);
+        listed.ok().lines().len()
+    };
+    until_every(Duration::from_millis(5), "names on the control plane", names, |count| *count > NAMES / 10);
+    stack.docker(["kill", cluster.worker()]).ok();
+    let output = load.wait();
+    assert!(!output.status.success(), "{output}");
+    assert!(output.stderr.contains("node dying-worker: containerd does not respond"), "{output}");
+    assert_eq!(names(), 0);
+    let leases = || ctr(stack, cluster.control_plane(), &["leases", "ls", "-q"]).ok().lines();
+    until("the leases of the control plane to go", leases, Vec::is_empty);
+    // Where it may still have some, that was said.
+    stack.docker(["start", cluster.worker()]).ok();
+    cluster.until_up();
+    let left = ctr(stack, cluster.worker(), &["images", "ls", "-q"]).ok().lines().len();
+    assert!(left == 0 || output.stderr.contains("names of the image may be left on dying-worker\n"), "{left} {output}");
+    cluster.load("cl-dying:1").ok();
 }
 
 #[test]

@@ -11,6 +11,9 @@ use crate::common::{Context, Output, Run, Stack, full_name, linkspan, until};
 /// The image of nodes. No registry has it.
 const NODE_IMAGE: &str = "localhost:1/linkspan/node:test";
 
+/// Where the files of snapshots are in a node.
+const SNAPSHOTS: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots";
+
 /// What a node is called behind the name of its cluster, and its role.
 const ROLES: [(&str, &str); 2] = [("control-plane", "control-plane"), ("worker", "worker")];
 
@@ -34,7 +37,15 @@ fn make_image(stack: &Stack) {
             fs::copy(stack.program(program), root.join("usr/bin").join(program)).unwrap();
         }
         fs::copy(stack.program("busybox"), root.join("bin/busybox")).unwrap();
-        for applet in ["sh", "cat", "sleep", "ln", "mkdir", "find", "rm", "df"] {
+        // What kind's nodes have, too: the C library, and a folder for other programs.
+        for folder in ["lib64", "lib/x86_64-linux-gnu", "usr/local/bin"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        let libraries = Run::new("ldd").arg(env!("CARGO_BIN_EXE_linkspan")).ok().stdout;
+        for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+            fs::copy(library, root.join(library.trim_start_matches('/'))).unwrap();
+        }
+        for applet in ["sh", "sleep", "ln", "mkdir", "ls", "rm", "find", "stat"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
         let config = "version = 3\ndisabled_plugins = [\"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\", \
@@ -131,10 +142,19 @@ impl<'s> Cluster<'s> {
         let checked = lines(&["images", "check"]).into_iter().find(|line| line.starts_with(&format!("{name} ")));
         let is_usable = checked.is_some_and(|line| line.contains("complete") && line.ends_with("true"));
         let set = |args: &[&str]| lines(args).into_iter().collect::<BTreeSet<_>>();
+        let attributes = "%f %u:%g %s %Y %n";
+        let find = ["exec", node, "find", SNAPSHOTS, "-type", "f", "-exec", "stat", "-c", attributes, "{}", "+"];
+        let files = self.stack.docker(find).ok().lines();
+        // Each snapshot has a number, which depends on the order.
+        let file = |line: &String| {
+            let (attributes, path) = line.split_once(SNAPSHOTS).unwrap();
+            format!("{attributes}{}", path.split_once("/fs/").unwrap().1)
+        };
+        let files = files.iter().filter(|line| line.contains("/fs/")).map(file).collect();
         let snapshots = lines(&["snapshots", "ls"]);
         let snapshots =
             snapshots[1..].iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-        Contents { digest, is_usable, blobs: set(&["content", "ls", "-q"]), snapshots }
+        Contents { digest, is_usable, blobs: set(&["content", "ls", "-q"]), snapshots, files }
     }
 
     /// The digest that `image` has on a node.
@@ -177,6 +197,8 @@ pub(super) struct Contents {
     pub(super) is_usable: bool,
     pub(super) blobs: BTreeSet<String>,
     pub(super) snapshots: BTreeSet<String>,
+    /// The files of all snapshots, with their attributes.
+    pub(super) files: BTreeSet<String>,
 }
 
 /// How many blobs and bytes each node was sent, by the JSON of `linkspan load`, in the order of the nodes' names.

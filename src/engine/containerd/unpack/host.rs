@@ -71,10 +71,18 @@ fn pid_namespace(process: &str) -> Option<u64> {
     std::fs::metadata(format!("/proc/{process}/ns/pid")).ok().map(|metadata| metadata.ino())
 }
 
-/// Whether the process `pid` is in the pid namespace `namespace`, and has the number `inner` there.
+/// Whether the process `pid` is in the pid namespace `namespace`, has the number `inner` there, and may do by itself what is done
+/// with its files here: whoever is root for a container that is not privileged does for it what it may not.
 fn is_process(pid: u64, namespace: u64, inner: u64) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    pid_namespace(&pid.to_string()) == Some(namespace) && innermost_pid(&status) == Some(inner)
+    let is_it = pid_namespace(&pid.to_string()) == Some(namespace) && innermost_pid(&status) == Some(inner);
+    is_it && may_mount(&status)
+}
+
+/// Whether a process has `CAP_SYS_ADMIN` (21 in `linux/capability.h`), without which no containerd mounts an overlay.
+fn may_mount(status: &str) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits & 1 << 21 != 0)
 }
 
 /// The number of a process in the innermost of its pid namespaces (proc_pid_status(5), `NSpid`).
@@ -150,8 +158,16 @@ mod tests {
         assert_eq!(innermost_pid("Name:\tx\n"), None);
         let ours = u64::from(std::process::id());
         let namespace = pid_namespace("self").unwrap();
-        assert!(is_process(ours, namespace, ours));
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert_eq!(is_process(ours, namespace, ours), may_mount(&status));
         assert!(!is_process(ours, namespace, ours + 1) && !is_process(ours, namespace + 1, ours));
+    }
+
+    #[test]
+    fn only_a_privileged_process_mounts() {
+        assert!(may_mount("CapPrm:\t0\nCapEff:\t000001ffffffffff\n") && may_mount("CapEff:\t0000000000200000\n"));
+        // What docker gives a container by default.
+        assert!(!may_mount("CapEff:\t00000000a80425fb\n") && !may_mount("") && !may_mount("CapEff:\tx\n"));
     }
 
     #[test]

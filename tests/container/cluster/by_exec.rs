@@ -1,0 +1,83 @@
+//! Loads by users who may use docker and are not root: through a process in each node.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::nodes::{Cluster, build, sent};
+use crate::common::{Run, Stack, text};
+
+/// Somebody of the group of dockerd's socket.
+struct User<'s> {
+    stack: &'s Stack,
+    program: PathBuf,
+    group: u32,
+}
+
+impl<'s> User<'s> {
+    fn of(stack: &'s Stack) -> Self {
+        let socket = stack.docker_host().strip_prefix("unix://").unwrap();
+        // Folders of tests are their user's own.
+        for folder in Path::new(socket).ancestors().skip(1) {
+            let mode = fs::metadata(folder).unwrap().mode();
+            if mode & 0o001 == 0 {
+                fs::set_permissions(folder, fs::Permissions::from_mode(mode | 0o011)).unwrap();
+            }
+        }
+        let metadata = fs::metadata(socket).unwrap();
+        assert_eq!(metadata.mode() & 0o060, 0o060, "the group may use dockerd's socket");
+        let program = stack.fresh_path("-linkspan");
+        let built = env!("CARGO_BIN_EXE_linkspan");
+        fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
+        Self { stack, program, group: metadata.gid() }
+    }
+
+    /// `linkspan load -i ARCHIVE --to CLUSTER --json`, of an image that docker has.
+    fn load(&self, image: &str, cluster: &str) -> Run {
+        let archive = self.stack.fresh_path("-saved.tar");
+        self.stack.docker(["save", image, "-o", text(&archive)]).ok();
+        fs::set_permissions(&archive, fs::Permissions::from_mode(0o644)).unwrap();
+        let ids = ["--reuid=65534".to_owned(), format!("--regid={}", self.group), "--clear-groups".to_owned()];
+        let load = Run::new("setpriv").args(ids).arg(&self.program);
+        load.args(["load", "-i", text(&archive), "--to", cluster, "--json"])
+            .env("DOCKER_HOST", self.stack.docker_host())
+    }
+}
+
+/// The copies of the program in a node.
+fn copies(stack: &Stack, node: &str) -> Vec<String> {
+    stack.docker(["exec", node, "ls", "/usr/local/bin"]).ok().lines()
+}
+
+#[test]
+fn who_is_not_root_loads_by_a_program_in_each_node() {
+    let stack = Stack::shared();
+    let (cluster, user) = (Cluster::start(stack, "execs"), User::of(stack));
+    build(stack, "cl-execs:1", 41, Some("one"));
+    build(stack, "cl-execs:2", 41, Some("two"));
+    let output = user.load("cl-execs:1", &cluster.address()).ok();
+    assert_eq!(sent(&output).iter().map(|(blobs, _)| *blobs).collect::<Vec<_>>(), [4, 4], "{output}");
+    let output = user.load("cl-execs:2", &cluster.address()).ok();
+    assert!(sent(&output).iter().all(|(blobs, bytes)| *blobs == 3 && *bytes < 10_000), "{output}");
+    for node in cluster.nodes() {
+        assert!(cluster.contents(node, "cl-execs:1").is_usable && cluster.contents(node, "cl-execs:2").is_usable);
+        let copies = copies(stack, node);
+        assert!(copies.len() == 1 && copies[0].starts_with("linkspan-"), "{copies:?}");
+    }
+    cluster.until_released();
+    // As root it is the same store.
+    let output = cluster.load("cl-execs:2").ok();
+    assert_eq!(sent(&output), [(0, 0), (0, 0)], "{output}");
+}
+
+#[test]
+fn a_program_that_does_not_run_in_a_node_is_reported() {
+    let stack = Stack::shared();
+    let (cluster, user) = (Cluster::start(stack, "foreign"), User::of(stack));
+    build(stack, "cl-foreign:1", 42, Some("one"));
+    stack.docker(["exec", cluster.worker(), "rm", "/lib64/ld-linux-x86-64.so.2"]).ok();
+    let output = user.load("cl-foreign:1", &cluster.address()).fails();
+    let words = ["node foreign-worker: containerd does not respond", "use one that is linked statically"];
+    assert!(words.iter().all(|words| output.stderr.contains(words)), "{output}");
+    assert_eq!(cluster.digest(cluster.control_plane(), "cl-foreign:1"), None);
+}
