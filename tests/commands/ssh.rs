@@ -43,6 +43,7 @@ fn every_command_works_on_another_host_over_one_ssh_process() {
         &["digest", "far:4"],
         &["digest", "far:99"],
         &["ps", "--all", "--quiet"],
+        &["cache", "ls"],
     ] {
         let address = |text: String| text.replace("ssh://far/", "unix:///");
         let same = |output: Output| (output.status.code(), output.stdout, address(output.stderr));

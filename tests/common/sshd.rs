@@ -70,7 +70,7 @@ impl Sshd {
                 return (child, port);
             }
         }
-        panic!("sshd ended:\n{}", file_of(&folder.join("sshd.log")));
+        panic!("sshd ended:\n{}", file_of(folder.join("sshd.log")));
     }
 
     /// The hosts: `far`; `far-proxied`, through another ssh; `far-refused`, with a key that is not authorized; `far-changed`, whose
@@ -139,7 +139,7 @@ impl Drop for Sshd {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- sshd's log\n{}", file_of(&self.folder.join("sshd.log")));
+            eprintln!("--- sshd's log\n{}", file_of(self.folder.join("sshd.log")));
         }
     }
 }

@@ -23,4 +23,6 @@ mod disconnects;
 mod images;
 mod load;
 mod raw;
+mod remote;
+mod ssh;
 mod watching;

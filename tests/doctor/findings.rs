@@ -82,3 +82,35 @@ fn the_door_of_the_exporter_api_alone_is_fine() {
         assert!(!line.contains('\u{1b}'), "{line}");
     }
 }
+
+#[test]
+fn a_context_over_ssh_without_a_socket_is_told_the_one_of_a_door() {
+    let (stack, user) = (Stack::shared(), User::new());
+    let context = |args: &[&str]| {
+        let docker = stack.docker(["context"]).args(args).env("DOCKER_CONFIG", user.home.path().join(".docker"));
+        docker.without_env("DOCKER_HOST").ok();
+    };
+    context(&["create", "far", "--docker", "host=ssh://me@far"]);
+    context(&["create", "there", "--docker", "host=ssh://me@far/run/linkspan/docker.sock"]);
+    let doctor = || {
+        let closed = unix(&stack.fresh_path(".sock"));
+        let run = user.linkspan(["doctor", "--json", "--export-listen", &closed]).args(stack.docker_flags());
+        json(&user.has_buildx(run, "v0.36.1").ok().stdout)
+    };
+    let report = doctor();
+    let found: Vec<_> = checks(&report, "context").iter().map(|check| check["found"].as_str().unwrap()).collect();
+    let expected = [
+        "the docker context far goes to ssh://me@far, which is dockerd itself on me@far: whole images are sent; where Linkspan serves \
+         there, name its socket",
+        "the docker context there goes to /run/linkspan/docker.sock on me@far, which is not examined from here",
+    ];
+    assert_eq!(found, expected, "{report:#}");
+    let remedy = checks(&report, "context")[0]["remedy"].to_string();
+    assert!(
+        remedy.contains("docker context create linkspan --docker host=ssh://me@far/run/linkspan/docker.sock"),
+        "{remedy}"
+    );
+    // Linkspan on this machine is none of what the current context is about.
+    context(&["use", "there"]);
+    doctor();
+}
