@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -71,11 +71,6 @@ impl Relay {
             }
         });
         Self { path, state }
-    }
-
-    /// Its socket.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(crate) fn address(&self) -> String {

@@ -25,9 +25,10 @@ impl Place {
         let folder = tempfile::tempdir_in("/tmp").unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
         fs::copy(env!("CARGO_BIN_EXE_linkspan"), folder.path().join("linkspan")).unwrap();
-        let relay = Relay::at(folder.path().join("docker.sock"), stack.docker_host());
-        chown(relay.path(), Some(0), Some(GROUP)).unwrap();
-        fs::set_permissions(relay.path(), Permissions::from_mode(0o660)).unwrap();
+        let socket = folder.path().join("docker.sock");
+        let relay = Relay::at(socket.clone(), stack.docker_host());
+        chown(&socket, Some(0), Some(GROUP)).unwrap();
+        fs::set_permissions(&socket, Permissions::from_mode(0o660)).unwrap();
         let home = folder.path().join("home");
         fs::create_dir(&home).unwrap();
         chown(&home, Some(USER), Some(USER)).unwrap();
