@@ -37,6 +37,8 @@ use pool::Pool;
 const CONNECT: Duration = Duration::from_secs(15);
 /// What the limits of requests allow in addition where a connection is made over a network: ssh has 30 s for that.
 const NETWORK: Duration = Duration::from_secs(30);
+/// How long the task of a connection that has ended may take to say why.
+const ENDED: Duration = Duration::from_secs(1);
 /// The time limit for a small request.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest response that is read into memory.
@@ -72,7 +74,7 @@ pub(crate) struct ApiResponse {
 
 /// The connection of a running request. Dropping it aborts the request.
 #[derive(Debug)]
-pub(crate) struct Streaming(#[allow(dead_code, reason = "held to be dropped")] AbortOnDropHandle<()>);
+pub(crate) struct Streaming(AbortOnDropHandle<Option<String>>);
 
 impl ApiResponse {
     /// dockerd's error message.
@@ -252,7 +254,10 @@ impl Api {
         let exchange = async {
             // Its own connection, which is another protocol's afterwards.
             let mut connection = self.open().await?;
-            let response = connection.sender.send_request(request).await.map_err(|error| self.unreachable(&error))?;
+            let response = match connection.sender.send_request(request).await {
+                Ok(response) => response,
+                Err(error) => return Err(self.broken(connection, &error).await),
+            };
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let (head, body) = response.into_parts();
                 let body = Limited::new(body, MAX_RESPONSE_BYTES)
@@ -320,8 +325,25 @@ impl Api {
             }
         }
         let mut connection = self.open().await?;
-        let response = connection.sender.send_request(request).await.map_err(|error| self.unreachable(&error))?;
-        Ok(Exchange { response, connection })
+        match connection.sender.send_request(request).await {
+            Ok(response) => Ok(Exchange { response, connection }),
+            Err(error) => Err(self.broken(connection, &error).await),
+        }
+    }
+
+    /// The error for a request that failed. If the connection ended before it took the request, as after an alert of TLS,
+    /// only the connection's task knows why.
+    async fn broken(&self, connection: Connection, error: &hyper::Error) -> ApiError {
+        let Connection { sender, running } = connection;
+        drop(sender);
+        let ended = match error.is_canceled() {
+            true => timeout(ENDED, running.0).await.ok().and_then(Result::ok).flatten(),
+            false => None,
+        };
+        match ended.filter(|_| self.dial.failure().is_none()) {
+            Some(reason) => ApiError::Unreachable { address: self.address.clone(), reason },
+            None => self.unreachable(error),
+        }
     }
 
     async fn open(&self) -> Result<Connection, ApiError> {
@@ -329,9 +351,9 @@ impl Api {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
         let running = Streaming(AbortOnDropHandle::new(tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection to docker ended");
-            }
+            let reason = causes(&connection.with_upgrades().await.err()?);
+            tracing::debug!(reason, "a connection to docker ended");
+            Some(reason)
         })));
         Ok(Connection { sender, running })
     }

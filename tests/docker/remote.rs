@@ -47,11 +47,14 @@ fn an_engine_behind_tls_is_used_as_docker_uses_it() {
     create("tls", &format!("ca={ca},cert={cert},key={key}"));
     create("skips", &format!("cert={cert},key={key},skip-tls-verify=true"));
     create("other", &format!("ca={},cert={cert},key={key}", file("other.pem")));
+    create("nobody", &format!("ca={ca}"));
     client.docker(stack, ["context", "use", "tls"]).ok();
     works(stack, "tls-context:1", &|run| client.with(run));
     works(stack, "tls-skips:1", &|run| client.with(run).env("DOCKER_CONTEXT", "skips"));
-    let failed = client.with(linkspan(["images"])).env("DOCKER_CONTEXT", "other").fails();
-    assert!(failed.stderr.contains(dockerd.address()) && failed.stderr.contains("certificate"), "{failed}");
+    for (name, reason) in [("other", "certificate"), ("nobody", "certificate")] {
+        let failed = client.with(linkspan(["images"])).env("DOCKER_CONTEXT", name).fails();
+        assert!(failed.stderr.contains(dockerd.address()) && failed.stderr.to_lowercase().contains(reason), "{failed}");
+    }
     let missing = dockerd.with(linkspan(["images"])).env("DOCKER_CERT_PATH", "/nowhere").fails();
     assert!(missing.stderr.contains("/nowhere/ca.pem"), "{missing}");
 }
