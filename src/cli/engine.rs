@@ -89,9 +89,19 @@ async fn pass_docker_door(selection: &mut Selection, environment: Option<String>
 #[derive(Debug, Clone)]
 pub(super) enum Target {
     /// An engine of this machine.
-    Engine(Selection),
+    Engine(Box<Selection>),
     /// The engine behind a daemon.
     Daemon(Daemon),
+}
+
+impl Target {
+    /// The folder, if it is a layout of this machine.
+    pub(super) fn layout(&self) -> Option<&Path> {
+        match self {
+            Self::Engine(selection) if selection.kind == Some(EngineKind::Layout) => selection.layout.as_deref(),
+            Self::Engine(_) | Self::Daemon(_) => None,
+        }
+    }
 }
 
 /// Loads the configuration and chooses the target.
@@ -116,7 +126,7 @@ pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), Comma
         Some(to) => (load_beside(engine)?, Target::Daemon(to)),
         None => {
             let config = configure(engine)?;
-            let target = Target::Engine(config.engine.clone());
+            let target = Target::Engine(Box::new(config.engine.clone()));
             (config, target)
         }
     })

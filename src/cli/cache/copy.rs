@@ -7,7 +7,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::super::engine::Target;
 use super::super::save::Sink;
 use super::super::settings::TargetSettings;
 use super::super::{CommandError, Leftover, block_on, engine, interruptible, output};
@@ -18,8 +17,7 @@ use super::target::{ExportTarget, TargetFolder, write_archive};
 use super::{CacheFolderError, find};
 use crate::caches::{CacheError, CacheRef, CopySource, MAX_PARTS};
 use crate::engine::caches::CacheVersion;
-use crate::engine::select::Selection;
-use crate::engine::{EngineError, EngineKind, cache_tags};
+use crate::engine::{EngineError, cache_tags};
 use crate::image::layout::INDEX_FILE;
 
 const EXPORT_EXAMPLES: &str = "\
@@ -112,12 +110,7 @@ impl Import {
         let (config, target) = engine::target(self.target)?;
         let Self { folder: path, reference, tag, json: is_json, .. } = self;
         block_on(async {
-            let folder = match &target {
-                Target::Engine(Selection { kind: Some(EngineKind::Layout), layout: Some(path), .. }) => {
-                    Some(TargetFolder::at(path))
-                }
-                _ => None,
-            };
+            let folder = target.layout().map(TargetFolder::at);
             let to = access::connect(&config, &target).await?;
             let parts = CopiedParts::default();
             let copying = async {

@@ -18,11 +18,8 @@ use clap::{Args, Subcommand};
 
 use self::access::{CacheAccess, connect};
 pub(super) use self::error::CacheFolderError;
-use super::engine::Target;
 use super::settings::TargetSettings;
 use super::{CommandError, engine, show};
-use crate::engine::EngineKind;
-use crate::engine::select::Selection;
 
 /// Lists, removes and copies the build caches that are stored in the engine.
 #[derive(Debug, Args)]
@@ -99,9 +96,7 @@ fn on_caches<T>(
     work: impl AsyncFnOnce(&dyn CacheAccess) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let (config, target) = engine::target(settings)?;
-    if let Target::Engine(Selection { kind: Some(EngineKind::Layout), layout: Some(path), .. }) = &target
-        && !path.exists()
-    {
+    if let Some(path) = target.layout().filter(|path| !path.exists()) {
         return Err(CommandError::NoLayout { path: path.display().to_string() });
     }
     super::block_on(async {

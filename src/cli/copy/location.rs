@@ -180,7 +180,7 @@ impl ImageLocation {
             }
             Self::Archive(..) | Self::Registry(_) => return None,
         };
-        Some((Target::Engine(selection), name))
+        Some((Target::Engine(Box::new(selection)), name))
     }
 }
 
