@@ -1,9 +1,13 @@
 //! Which engine to export to, and why.
 
+mod selection;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::cluster::{ClusterAddress, ClusterEngine};
+use super::cluster::ClusterEngine;
 use super::containerd::ContainerdEngine;
 use super::docker::DockerEngine;
 use super::docker_api::DockerApiEngine;
@@ -11,63 +15,16 @@ use super::docker_classic::ClassicEngine;
 use super::installed::{self, DOCKER};
 pub use super::layer_applier::ApplierChoice;
 use super::local;
-use super::object::{BucketAddress, ObjectEngine, ObjectVariables};
+use super::object::ObjectEngine;
 use super::repository::RepositoryEngine;
 use super::{Engine, EngineError, EngineKind, Storage};
 use crate::docker_api::{Api, DockerAddress};
-use crate::net::Tls;
-
-/// dockerd's socket where nothing else is configured.
-pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
-/// containerd's socket where nothing else is configured.
-pub const DEFAULT_CONTAINERD_ADDRESS: &str = "/run/containerd/containerd.sock";
-/// The namespace that `ctr` and `nerdctl` use where nothing else is configured.
-pub const DEFAULT_NAMESPACE: &str = "default";
-/// The image layout where nothing else is configured.
-pub const DEFAULT_LAYOUT: &str = "/var/lib/linkspan/layout";
-/// The directory of build caches where nothing else is configured, for root; other users have one below `XDG_STATE_HOME`.
-pub const DEFAULT_CACHE_DIR: &str = "/var/lib/linkspan/cache";
+pub use selection::{
+    DEFAULT_CACHE_DIR, DEFAULT_CONTAINERD_ADDRESS, DEFAULT_DOCKER_HOST, DEFAULT_LAYOUT, DEFAULT_NAMESPACE, Selection,
+};
 
 /// Why it was chosen although none was configured.
 const FOUND: &str = "found by itself";
-
-/// The settings that choose an engine. `None` is the default.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Selection {
-    /// The configured engine. By default Docker where there is one, with whichever store it has, and through its API alone where
-    /// its containerd is out of reach; else containerd; an image layout where neither is installed.
-    pub kind: Option<EngineKind>,
-    /// dockerd's address as in `DOCKER_HOST`; [`DEFAULT_DOCKER_HOST`] if not given.
-    pub docker_host: Option<String>,
-    /// TLS towards a dockerd at a `tcp://` address.
-    pub docker_tls: Option<Tls>,
-    /// containerd's socket; [`DEFAULT_CONTAINERD_ADDRESS`] if not given. With Docker it is the first place
-    /// where dockerd's containerd is looked for.
-    pub containerd_address: Option<PathBuf>,
-    /// The namespace on plain containerd; [`DEFAULT_NAMESPACE`] if not given. With Docker it is dockerd's own, and
-    /// naming another is an error; its classic store has none.
-    pub namespace: Option<String>,
-    /// The directory of the image layout; [`DEFAULT_LAYOUT`] if not given.
-    pub layout: Option<PathBuf>,
-    /// The bucket of the engine `object`, which has no default.
-    pub object: Option<BucketAddress>,
-    /// Variables of the object store's client (`AWS_ACCESS_KEY_ID`, …), beside those of the process and before them.
-    pub object_variables: ObjectVariables,
-    /// The cluster of the engine `cluster`, whose nodes are containers of the dockerd at `docker_host`; it has no default.
-    pub cluster: Option<ClusterAddress>,
-    /// The directory of build caches where docker cannot hold them, with its classic store and behind its API alone; with the latter
-    /// also of blobs that exports send before their image. [`DEFAULT_CACHE_DIR`] if not given, or a directory of this user's.
-    pub cache_dir: Option<PathBuf>,
-    /// Who unpacks layers into containerd's snapshots.
-    pub layer_applier: ApplierChoice,
-}
-
-impl Selection {
-    /// The image layout at `root`.
-    pub fn layout(root: impl Into<PathBuf>) -> Self {
-        Self { kind: Some(EngineKind::Layout), layout: Some(root.into()), ..Self::default() }
-    }
-}
 
 /// The engine that was chosen.
 #[derive(Debug, Clone)]
@@ -350,103 +307,4 @@ pub(super) fn docker_socket(selection: &Selection) -> Result<PathBuf, EngineErro
 
 fn not_direct(host: &str, reason: &'static str) -> EngineError {
     EngineError::Address { engine: "docker", address: host.to_owned(), reason }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_socket_is_the_one_of_an_address_with_and_without_its_scheme_and_through_links() {
-        let folder = tempfile::tempdir().unwrap();
-        let (socket, link) = (folder.path().join("socket"), folder.path().join("link"));
-        std::fs::write(&socket, "").unwrap();
-        std::os::unix::fs::symlink(&socket, &link).unwrap();
-        for address in [format!("unix://{}", socket.display()), socket.display().to_string()] {
-            assert!(is_socket(&socket, &address) && is_socket(&link, &address), "{address}");
-            assert!(!is_socket(&folder.path().join("other"), &address), "{address}");
-        }
-    }
-
-    fn at(host: &str) -> Selection {
-        Selection { docker_host: Some(host.to_owned()), ..Selection::default() }
-    }
-
-    #[tokio::test]
-    async fn a_remote_docker_is_refused_by_name() {
-        for host in ["tcp://127.0.0.1:2375", "ssh://user@host", "npipe:////./pipe/docker", "unix://relative.sock"] {
-            let directly = Selection { kind: Some(EngineKind::Docker), ..at(host) };
-            let error = select(&directly).await.unwrap_err();
-            assert!(matches!(error, EngineError::Address { engine: "docker", .. }), "{error}");
-            assert!(error.to_string().contains(host), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_configured_docker_that_is_absent_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let host = format!("unix://{}/docker.sock", folder.path().display());
-        let error = select(&at(&host)).await.unwrap_err();
-        assert!(matches!(error, EngineError::Unreachable { engine: "docker", .. }), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_layout_is_taken_only_where_no_engine_was_ever_installed() {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = |name: &str| folder.path().join(name);
-        let selection = Selection { layout: Some(folder.path().join("images")), ..Selection::default() };
-        let places = installed::Places::below(folder.path());
-        let choose = async || containerd_or_layout(&selection, &socket("d.sock"), &socket("c.sock"), &places).await;
-
-        let (chosen, reason) = choose().await.unwrap();
-        assert!(matches!(chosen, Chosen::Layout(_)));
-        assert!(reason.contains("no engine is installed"), "{reason}");
-
-        std::fs::create_dir_all(folder.path().join("usr/bin")).unwrap();
-        std::fs::write(folder.path().join("usr/bin/dockerd"), "").unwrap();
-        let error = choose().await.unwrap_err();
-        assert!(matches!(error, EngineError::Stopped { engine: "docker", .. }), "{error}");
-        assert!(error.to_string().contains("usr/bin/dockerd") && error.hint().unwrap().contains("--engine layout"));
-
-        // A containerd beside a stopped Docker is that Docker's.
-        std::fs::write(socket("c.sock"), "").unwrap();
-        let error = choose().await.unwrap_err();
-        assert!(matches!(error, EngineError::Stopped { engine: "docker", .. }), "{error}");
-        let named = Selection { namespace: Some("mine".to_owned()), ..selection.clone() };
-        let named = Selection { containerd_address: Some(socket("c.sock")), ..named };
-        let error = containerd_or_layout(&named, &socket("d.sock"), &socket("c.sock"), &places).await.unwrap_err();
-        assert!(matches!(error, EngineError::Unreachable { engine: "containerd", .. }), "{error}");
-    }
-
-    #[tokio::test]
-    async fn containerd_is_taken_where_docker_was_never_installed() {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = |name: &str| folder.path().join(name);
-        std::fs::create_dir_all(folder.path().join("usr/bin")).unwrap();
-        std::fs::write(folder.path().join("usr/bin/containerd"), "").unwrap();
-        let places = installed::Places::below(folder.path());
-        let selection = Selection { containerd_address: None, ..Selection::default() };
-        let choose = async || containerd_or_layout(&selection, &socket("d.sock"), &socket("c.sock"), &places).await;
-
-        let error = choose().await.unwrap_err();
-        assert!(matches!(error, EngineError::Stopped { engine: "containerd", .. }), "{error}");
-        std::fs::write(socket("c.sock"), "").unwrap();
-        // It is reached for, wherever it is.
-        match choose().await {
-            Ok((chosen, _)) => assert!(matches!(chosen, Chosen::Containerd(_))),
-            Err(error) => assert!(matches!(error, EngineError::Unreachable { engine: "containerd", .. }), "{error}"),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_containerd_that_is_absent_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let selection = Selection {
-            kind: Some(EngineKind::Containerd),
-            containerd_address: Some(folder.path().join("containerd.sock")),
-            ..Selection::default()
-        };
-        let error = select(&selection).await.unwrap_err();
-        assert!(matches!(error, EngineError::Unreachable { engine: "containerd", .. }), "{error}");
-    }
 }
