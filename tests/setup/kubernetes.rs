@@ -58,7 +58,7 @@ fn pods_build_serve_and_take_images_and_outlive_a_restart_of_containerd() {
         .env("BUSYBOX", kubelet.program("busybox"))
         .env("BUILDER_IMAGE", BUILDER_IMAGE)
         .ok();
-    for scenario in ["absent", "builder", "rootless", "node", "bucket", "pushes"] {
+    for scenario in ["context", "absent", "builder", "rootless", "node", "bucket", "pushes"] {
         assert!(output.stdout.contains(&format!("{scenario}: passed")), "{output}");
     }
 }

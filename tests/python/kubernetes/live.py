@@ -43,7 +43,7 @@ class Cluster:
         self.work = pathlib.Path(work)
         self.linkspan = os.environ["LINKSPAN"]
         self.node = pathlib.Path(os.environ["NODE_STATE"])
-        self.certs = self.work / "certs"
+        self.certs = self.work / "linkspan-keys"  # README's, with `work` as the home
         self.secrets = {}
         self.images = {
             "linkspan": self.linkspan_image("linkspan:kubernetes"),
@@ -126,13 +126,16 @@ class Cluster:
         return folder
 
     def certificates(self):
-        """Runs the README's own commands, and takes the Secrets that they make."""
+        """Runs the README's own commands, and takes the Secrets that they make. Nothing of them is left where they are run."""
         text = (KUBERNETES / "README.md").read_text()
         block = next(b for b in re.findall(r"```sh\n(.*?)```", text, re.S) if "openssl" in b)
-        self.certs.mkdir()
-        environment = {**self.environment, "NODES": "IP:127.0.0.1"}
-        done = subprocess.run(["bash", "-euc", block], cwd=self.certs, env=environment, capture_output=True, text=True, timeout=120)
+        here = self.work / "repository"
+        here.mkdir()
+        environment = {**self.environment, "NODES": "IP:127.0.0.1", "HOME": str(self.work)}
+        done = subprocess.run(["bash", "-euc", block], cwd=here, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
+        assert not list(here.iterdir()), list(here.iterdir())
+        assert self.certs.stat().st_mode & 0o777 == 0o700
         for folder in (self.work / "secrets").iterdir():
             self.secrets[folder.name] = {path.name: path.read_text() for path in folder.iterdir()}
         self.secrets["linkspan-users"] = {"users": PASSWORD}
@@ -170,6 +173,32 @@ class Cluster:
     def ctr(self, *arguments, namespace="k8s.io"):
         """ctr on the node's containerd."""
         return self.run("ctr", "--address", self.node / "run/containerd.sock", "--namespace", namespace, *arguments).stdout
+
+
+def context(cluster):
+    """The image's builder is sent what the recipe needs, and no key that lies in the folder."""
+    folder, sent = cluster.work / "checkout", cluster.work / "sent"
+    # Not what others build meanwhile, which is large.
+    shutil.copytree(ROOT, folder, ignore=lambda at, names: {".git", "target"} & set(names))
+    keys = {"ca.key", "server.key", "benches/client.key", "scripts/kubernetes/users", "target/release/linkspan"}
+    for key in keys:
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_text("secret\n")
+    recipe = folder / "scripts/kubernetes/Dockerfile"
+    recipe.write_text("FROM scratch\n" + next(l for l in recipe.read_text().splitlines(True) if l.startswith("COPY .")))
+    docker("buildx", "build", "--builder", "default", "-f", recipe, "-o", f"type=local,dest={sent}", folder)
+    found = {str(path.relative_to(sent)) for path in sent.rglob("*") if path.is_file()}
+    assert not found & keys, found & keys
+    places = [".cargo/config.toml", "Cargo.toml", "Cargo.lock", "build.rs", "benches", "scripts/protoc", "scripts/protoc-shim", "src"]
+    files = [path for place in places for path in (ROOT / place, *(ROOT / place).rglob("*")) if path.is_file()]
+    needed = {str(path.relative_to(ROOT)) for path in files if "target" not in path.parts}
+    assert found == needed, found ^ needed
+    # Cargo finds every file that the manifest names.
+    done = subprocess.run(
+        ["cargo", "metadata", "--offline", "--locked", "--no-deps", "--format-version=1"],
+        cwd=sent, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def builder(cluster):
@@ -259,6 +288,11 @@ def node(cluster):
         assert cluster.asked(port, "client").stdout.startswith("HTTP/1.1 200 ")
         restart(cluster, pod)
         assert pod.stop("linkspan") == 0, pod.logs("linkspan")
+    # A restart of the DaemonSet takes a Secret that has changed to the node.
+    cluster.secrets["linkspan-client"]["tls.crt"] += "# renewed\n"
+    with cluster.pod("plain", "linkspan-node", "node-restarted", hosts, {str(folder): folder}) as pod:
+        pod.run("hosts-toml")
+        assert (folder / "_linkspan/tls.crt").read_text().endswith("# renewed\n")
 
 
 @contextlib.contextmanager
@@ -384,7 +418,7 @@ def main():
     """All of it, in an order in which each finds what it needs."""
     cluster = Cluster(sys.argv[1])
     cluster.certificates()
-    for scenario in (absent, builder, rootless, node, bucket, pushes):
+    for scenario in (context, absent, builder, rootless, node, bucket, pushes):
         print(f"{scenario.__name__}: {scenario.__doc__}", flush=True)
         scenario(cluster)
         print(f"{scenario.__name__}: passed, {time.monotonic() - START:.0f} s since the start", flush=True)

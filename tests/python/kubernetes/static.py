@@ -23,6 +23,8 @@ GOOD = [
 ]  # fmt: skip
 BUILDER = [*GOOD, "builder.enabled=true", "builder.allowNames={a/*}", "builder.buildkit.image=buildkit"]
 HOSTS = [*GOOD, "node.hostsToml.enabled=true", "node.hostsToml.image=busybox"]
+# What an API server lets an upgrade change of a StatefulSet's spec; the rest of it, and a Service's address, never.
+CHANGEABLE = {"replicas", "template", "updateStrategy", "minReadySeconds", "ordinals", "persistentVolumeClaimRetentionPolicy"}
 # Values that cannot work, and what the refusal names.
 REFUSED = [
     (["node.enabled=false"], "image"),
@@ -42,6 +44,8 @@ REFUSED = [
     ([*GOOD, "builder.enabled=true", "builder.buildkit.image=buildkit"], "/builder/allowNames"),
     ([*GOOD, "builder.enabled=true", "builder.allowNames={a/*}"], "/builder/buildkit/image"),
     ([*BUILDER, "builder.service.enabled=true", "builder.service.tlsSecret=tls"], "/builder/service/clientCASecret"),
+    ([*BUILDER, "builder.service.clients[0].matchLabels.ci=x"], "/builder/service/clients/0"),
+    ([*BUILDER, *(f"builder.service.clients[0].{peer}" for peer in ("podSelector.a=b", "ipBlock.cidr=10.0.0.0/8"))], "/clients/0"),
     ([*BUILDER, "builder.buildkit.storage.size=much"], "/builder/buildkit/storage/size"),
     ([*GOOD, "networkPolicy.nodeCIDRs={10.0.0.1}"], "/networkPolicy/nodeCIDRs/0"),
 ]
@@ -126,9 +130,58 @@ def mistakes():
         for name, template in pods(objects).items():
             check_pod(f"{case}: {name}", template, made)
         check_selectors(case, objects)
-
-
+    check_clients()
+    check_upgrades()
+    check_readme()
     check_versions()
+
+
+def check_upgrades():
+    """The builder's port comes and goes by an upgrade: no object has to change what cannot be changed."""
+    port = ["enabled=true", "tlsSecret=linkspan-tls", "clientCASecret=linkspan-ca", "clients[0].podSelector.matchLabels.a=b"]
+    sets = [part for value in port for part in ("--set", f"builder.service.{value}")]
+    for case in (KEPT, "bucket"):
+        without, having = ({(o["kind"], o["metadata"]["name"]): o for o in documents(case, *flags)} for flags in ([], sets))
+        assert set(having) - set(without) == {("Service", "linkspan-builder")} and set(without) <= set(having), case
+        for kind, name in without:
+            old, new = without[kind, name].get("spec"), having[kind, name].get("spec")
+            if kind == "StatefulSet":
+                assert {k: v for k, v in old.items() if k not in CHANGEABLE} == {
+                    k: v for k, v in new.items() if k not in CHANGEABLE
+                }, (case, name)
+                governing = without["Service", old["serviceName"]]["spec"]
+                assert governing["clusterIP"] == "None", (case, governing)
+            if kind == "Service":
+                assert old == new, (case, name)
+        assert "clusterIP" not in having["Service", "linkspan-builder"]["spec"], case
+
+
+def check_clients():
+    """Clients of the builder's port are let in from other namespaces than the builder's, which has nothing else in it."""
+    policies = [o for o in documents("builder-mtls") if o["kind"] == "NetworkPolicy"]
+    (rule,) = (rule for policy in policies for rule in policy["spec"]["ingress"])
+    assert rule["ports"] == [{"port": "buildkit"}], rule
+    namespace, pod = {"kubernetes.io/metadata.name": "ci"}, {"builds": "true"}
+    assert rule["from"] == [
+        {"namespaceSelector": {"matchLabels": namespace}, "podSelector": {"matchLabels": pod}},
+        {"ipBlock": {"cidr": "10.1.0.0/16", "except": ["10.1.9.0/24"]}},
+    ], rule
+
+
+def check_readme():
+    """What the README and the notes say to type names what the chart makes, and the README's values are accepted."""
+    text = (KUBERNETES / "README.md").read_text()
+    (values,) = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.S))
+    sets = ["--set-json", f"builder.service={json.dumps(values['builder']['service'])}"]
+    objects = {(o["kind"].lower(), o["metadata"]["name"]): o for o in documents(KEPT, *sets)}
+    restarts = re.findall(r"kubectl -n linkspan rollout restart ([a-z]+)/(\S+)", text)
+    assert {kind for kind, _ in restarts} == {"daemonset", "statefulset"} and set(restarts) <= set(objects), restarts
+    (service, port), = re.findall(r"tcp://(\S+)\.linkspan:(\d+)", text)
+    assert [p["port"] for p in objects["service", service]["spec"]["ports"]] == [int(port)], (service, port)
+    values = VALUES / "builder-mtls.yaml"
+    notes = helm("install", "linkspan", CHART, "--namespace", "linkspan", "--dry-run=client", "--values", values)
+    assert notes.returncode == 0 and f"tcp://{service}.linkspan:{port}," in notes.stdout.partition("NOTES:")[2], notes
+    assert re.search(rf"NODES:-[^}}]*DNS:{service}\.linkspan}}", text), "server.crt is for the Service's name"
 
 
 def check_versions():
@@ -138,7 +191,7 @@ def check_versions():
     assert chart["appVersion"] == chart["version"] == package["version"], chart
     recipe = (KUBERNETES / "Dockerfile").read_text()
     channel = tomllib.loads((ROOT / "rust-toolchain.toml").read_text())["toolchain"]["channel"]
-    assert f"ENV RUSTUP_TOOLCHAIN={channel}\n" in recipe and f"FROM rust:{channel.rpartition('.')[0]}-" in recipe
+    assert f"FROM rust:{channel.rpartition('.')[0]}-" in recipe, (channel, recipe)
     probe = documents(KEPT)
     program = {c["readinessProbe"]["exec"]["command"][0] for t in pods(probe).values() for c in containers(t)} - {"buildctl"}
     assert recipe.rstrip().endswith(f"ENTRYPOINT {json.dumps(sorted(program))}"), (program, recipe)
