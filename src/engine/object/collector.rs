@@ -86,8 +86,7 @@ impl Collector<'_> {
     /// What would be deleted; writes nothing.
     async fn dry(&self) -> Result<Collected, EngineError> {
         let now = self.bucket().host.now();
-        let (pinned, _) = self.stores.leases.pinned().await?;
-        let in_use = Survey::new(self.stores).in_use(pinned, now, self.wanted.grace).await?;
+        let in_use = self.in_use(&mut Survey::new(self.stores), now).await?;
         let mut outcome = Collected::default();
         let mut garbage = std::pin::pin!(self.garbage(&in_use, before(now, self.wanted.grace)));
         while let Some((digest, size)) = garbage.try_next().await? {
@@ -114,6 +113,13 @@ impl Collector<'_> {
             }
         }
         self.uploads().await
+    }
+
+    /// What is in use, when it is `now` for the store.
+    async fn in_use(&self, survey: &mut Survey, now: SystemTime) -> Result<HashSet<Key>, EngineError> {
+        // A writer has its lease until its name is set, so it is seen in one or the other only in this order.
+        let (pinned, _) = self.stores.leases.pinned().await?;
+        survey.in_use(pinned, now, self.wanted.grace).await
     }
 
     /// The blobs that are not in use and were written before `young`, as they are listed.
@@ -160,8 +166,7 @@ impl Collector<'_> {
             return Err(self.refused(reason, CLOCK));
         }
 
-        let (pinned, _) = self.stores.leases.pinned().await?;
-        let in_use = survey.in_use(pinned, now, self.wanted.grace).await?;
+        let in_use = self.in_use(survey, now).await?;
         let found = self.garbage(&in_use, before(now, self.wanted.grace)).take(MAX_DIGESTS);
         let sizes: BTreeMap<Digest, u64> = found.try_collect().await?;
         drop(in_use);
@@ -173,9 +178,7 @@ impl Collector<'_> {
         self.condemned.replace(path, condemned, version).await?.ok_or_else(|| self.taken_over())?;
         self.bucket().host.pause(self.wanted.wait).await;
 
-        // A writer has its lease until its name is set, so it is seen in one or the other only in this order.
-        let (pinned, _) = self.stores.leases.pinned().await?;
-        let in_use = survey.in_use(pinned, now, self.wanted.grace).await?;
+        let in_use = self.in_use(survey, now).await?;
         let begun = self.bucket().host.moment();
         let sealed = self.condemned.seal(path, |digest| in_use.contains(&key(digest))).await?;
         drop(in_use);
@@ -192,13 +195,21 @@ impl Collector<'_> {
                 self.outcome.others += 1;
                 continue;
             }
+            let begun = self.bucket().host.moment();
             let taken = run.taken_over(&self.bucket().host.process);
             let Some(stored) = self.condemned.replace(&path, taken, version).await? else { continue };
             if stored.run.state == State::Deleting {
                 // The last requests of the dead process may still be on their way.
                 self.bucket().host.pause(self.wanted.wait.min(LAST_REQUESTS)).await;
-                let (pinned, _) = self.stores.leases.pinned().await?;
-                let in_use = survey.in_use(pinned, stored.written, self.wanted.grace).await?;
+                let in_use = match self.in_use(survey, stored.written).await {
+                    Ok(in_use) => in_use,
+                    Err(error) => {
+                        // Whoever writes its blobs waits for its end. To keep what is left of them is always right.
+                        self.check(begun)?;
+                        self.condemned.remove(&path).await?;
+                        return Err(error);
+                    }
+                };
                 let mut left = stored.run.digests.clone();
                 left.retain(|digest| !in_use.contains(&key(digest)));
                 let (stored, begun) = self.sign(&path, stored, left).await?;

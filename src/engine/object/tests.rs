@@ -235,3 +235,26 @@ async fn an_image_without_all_its_layers_gets_no_other_name() {
     assert_eq!(engine.resolve(&names(&["another:1"])[0]).await.unwrap(), None);
     assert_eq!(engine.resolve(&names(&["whole:1"])[0]).await.unwrap(), Some(root));
 }
+
+#[tokio::test]
+async fn a_collection_that_was_interrupted_ends_even_where_nothing_can_be_collected() {
+    let bucket = bucket();
+    let engine = ObjectEngine::new(&bucket);
+    let root = export(&engine, "damaged", &names(&["damaged:1"]), &[]).await.unwrap();
+    bucket.put(&keys::blob(&root), Bytes::from_static(b"{}")).await.unwrap();
+    let unused = Digest::sha256(b"unused");
+    bucket.put(&keys::blob(&unused), Bytes::from_static(b"unused")).await.unwrap();
+    let this = Process::this().to_string();
+    let (rest, start) = this.rsplit_once('/').unwrap();
+    let run = json!({
+        "process": format!("{rest}/{}", start.parse::<u64>().unwrap() + 1), "serial": 3, "state": "deleting",
+        "digests": [unused],
+    });
+    bucket.put(&keys::condemned("interrupted"), run.to_string().into()).await.unwrap();
+    let deleted = |_: &Digest, _| {};
+    let wanted = Collection { grace: Duration::ZERO, wait: Duration::ZERO, is_dry: false, deleted: &deleted };
+    let error = engine.collect(&wanted).await.unwrap_err();
+    assert!(error.to_string().contains(root.hex()), "{error}");
+    assert!(bucket.list(keys::CONDEMNED, 10).await.unwrap().is_empty(), "nobody waits for it any more");
+    assert!(bucket.size(&keys::blob(&unused)).await.unwrap().is_some());
+}
