@@ -14,7 +14,7 @@ use crate::config::{Config, ConfigError, Layer, Log, Names, Origin as SettingOri
 use crate::engine::images::{Images, Query, Record};
 use crate::engine::remote::{Connected, Daemon, DaemonAddress};
 use crate::engine::select::{Selection, select};
-use crate::engine::{Engine, EngineKind, Identity, Origin};
+use crate::engine::{ClusterAddress, Engine, EngineKind, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::net::Address;
@@ -102,6 +102,22 @@ impl Target {
             Self::Engine(_) | Self::Daemon(_) => None,
         }
     }
+}
+
+/// The cluster that the flags, the environment or the configuration choose.
+pub(super) fn cluster(settings: &TargetSettings) -> Result<Option<ClusterAddress>, CommandError> {
+    let to = match &settings.to {
+        None if !settings.engine.is_given() => destination()?,
+        to => to.clone(),
+    };
+    Ok(match to {
+        Some(Destination::Cluster(cluster)) => Some(cluster),
+        Some(Destination::Daemon(_)) => None,
+        None => {
+            let engine = beside_contexts(settings.engine.clone().into())?.engine;
+            engine.cluster.filter(|_| engine.kind == Some(EngineKind::Cluster))
+        }
+    })
 }
 
 /// Loads the configuration and chooses the target.

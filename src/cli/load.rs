@@ -10,7 +10,6 @@ use clap::Args;
 
 use super::abandoned::AbandonedLeases;
 use super::copy::{Copy, LoadOptions};
-use super::destination::Destination;
 use super::engine::Target;
 use super::progress::ProgressMode;
 use super::report::Transfer;
@@ -82,7 +81,7 @@ impl Load {
             return Err(CommandError::NoInput);
         }
         let Self { tag, platform, quiet, json, target, .. } = self;
-        if let Some((name, cluster)) = from_docker(&input, &target) {
+        if let Some((name, cluster)) = from_docker(&input, &target)? {
             let options = LoadOptions { platform, quiet, json, engine: target.engine };
             return Copy::of_docker(&name, cluster, options).run_as("Loaded", tag);
         }
@@ -165,15 +164,12 @@ impl Loading {
 }
 
 /// The name of the image of docker that is to be loaded into a cluster, and the cluster, where `input` is no file.
-fn from_docker(input: &Path, target: &TargetSettings) -> Option<(String, ClusterAddress)> {
-    let cluster = match (&target.to, &target.engine.engine) {
-        (Some(Destination::Cluster(cluster)), _) => cluster.clone(),
-        (None, Some(engine)) => engine.parse().ok()?,
-        _ => return None,
-    };
+fn from_docker(input: &Path, target: &TargetSettings) -> Result<Option<(String, ClusterAddress)>, CommandError> {
     let is_file = input == Path::new("-") || input.symlink_metadata().is_ok();
-    let name = input.to_str().filter(|name| !is_file && name.parse::<Reference>().is_ok())?;
-    Some((name.to_owned(), cluster))
+    let Some(name) = input.to_str().filter(|name| !is_file && name.parse::<Reference>().is_ok()) else {
+        return Ok(None);
+    };
+    Ok(engine::cluster(target)?.map(|cluster| (name.to_owned(), cluster)))
 }
 
 /// Opens the archive at `input`, or on standard input. Of a stream, blobs that the engine of `exports` has are not kept.

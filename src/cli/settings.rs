@@ -10,7 +10,7 @@ use crate::config::{Layer, Setting};
 ///
 /// Values are kept as text here and checked together with those of the other sources, so that errors are the same wherever a
 /// value was given.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct EngineSettings {
     /// Read this TOML file [env: LINKSPAN_CONFIG] [default: /etc/linkspan/config.toml, if it exists]
     #[arg(long, value_name = "FILE")]

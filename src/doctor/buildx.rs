@@ -8,7 +8,6 @@ use super::ssh;
 use super::users::{BuildxBuilder, BuildxNode, Users};
 use crate::buildx::{Version, is_same_address};
 use crate::config::{DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, DEFAULT_LISTEN};
-use crate::engine::EngineKind;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::running;
 use crate::status::{Kind, Status};
@@ -193,7 +192,7 @@ fn through(status: &Status, builder: Option<&BuilderProbe>, buildx: Option<&Vers
     let marks = buildx.map(|version| (version, version.marks_loads()));
     match marks {
         _ if !is_plain => {}
-        _ if status.engine.kind != EngineKind::Docker => {
+        _ if !status.engine.kind.has_containerd_store() => {
             let why = format!("`--load` into {} looks like a file on the wire", status.engine.kind);
             let remedy = format!("build with `-o type=linkspan,name=NAME`, or start `linkspan serve` with {POLICY}");
             return not_direct(why, &remedy);

@@ -62,8 +62,8 @@ pub(super) fn selection(configured: &Selection, subject: Option<&RunningLinkspan
     let address = engine.address.clone();
     let kind = Some(engine.kind);
     let (containerd_address, cache_dir) = (configured.containerd_address.clone(), configured.cache_dir.clone());
-    let layer_applier = configured.layer_applier;
-    let base = Selection { kind, containerd_address, cache_dir, layer_applier, ..Selection::default() };
+    let (docker_tls, layer_applier) = (configured.docker_tls.clone(), configured.layer_applier);
+    let base = Selection { kind, containerd_address, cache_dir, docker_tls, layer_applier, ..Selection::default() };
     match engine.kind {
         EngineKind::Docker | EngineKind::DockerClassic | EngineKind::DockerApi => {
             Selection { docker_host: Some(address), ..base }

@@ -55,6 +55,11 @@ impl EngineKind {
         }
     }
 
+    /// Whether it is a dockerd with the containerd image store, however it is reached: buildx marks its loads.
+    pub const fn has_containerd_store(self) -> bool {
+        matches!(self, Self::Docker | Self::DockerApi)
+    }
+
     /// Whether dockerd is the engine, with whichever store, and however it is reached.
     pub const fn is_docker(self) -> bool {
         matches!(self, Self::Docker | Self::DockerClassic | Self::DockerApi)

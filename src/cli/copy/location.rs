@@ -159,9 +159,8 @@ impl ImageLocation {
                 )
             }
             Self::Cluster(cluster, name) => {
-                let Selection { docker_host, layer_applier, .. } = selection;
                 let (kind, cluster) = (Some(EngineKind::Cluster), Some(cluster.clone()));
-                (Selection { kind, cluster, docker_host, layer_applier, ..Selection::default() }, name.as_deref())
+                (Selection { kind, cluster, namespace: None, layout: None, object: None, ..selection }, name.as_deref())
             }
             Self::Layout(folder, name) => {
                 let selection =
@@ -187,6 +186,25 @@ impl ImageLocation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Layer;
+
+    #[test]
+    fn a_docker_behind_tls_is_asked_with_tls_for_the_nodes_of_a_cluster_and_for_an_image() {
+        let tls = Some(crate::net::Tls::default());
+        let docker_host = Some("tcp://docker.example:2376".to_owned());
+        let engine = Selection { docker_host, docker_tls: tls.clone(), ..Selection::default() };
+        let target = Target::Engine(Box::new(engine.clone()));
+        let mut config = Config::load(Layer::default(), &|_: &str| None).unwrap();
+        config.engine = engine;
+        for text in ["docker-daemon:demo:1", "kind://dev", "demo:1"] {
+            let location: ImageLocation = text.parse().unwrap();
+            let Some((Target::Engine(chosen), _)) = location.engine(&config, &target) else { panic!("{text}") };
+            assert_eq!(
+                (chosen.docker_host.as_deref(), chosen.docker_tls),
+                (Some("tcp://docker.example:2376"), tls.clone())
+            );
+        }
+    }
 
     #[test]
     fn locations_are_spelled_as_skopeo_does() {

@@ -70,7 +70,7 @@ pub(super) fn builders(found: &Facts, engine: Option<&Engine>, context: &RouteCo
 fn output(found: &Facts, door: &Door, engine: Option<&Engine>) -> &'static str {
     let kind = door.status().map(|status| status.engine.kind).or(engine.map(|engine| engine.kind));
     let marks = found.users.version.as_ref().and_then(|version| version.marks_loads()) != Some(false);
-    if door.plain_is_load || (marks && kind.is_none_or(|kind| kind == EngineKind::Docker)) {
+    if door.plain_is_load || (marks && kind.is_none_or(EngineKind::has_containerd_store)) {
         "--load -t demo"
     } else {
         "-o type=linkspan,name=docker.io/library/demo:latest"
