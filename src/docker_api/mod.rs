@@ -26,7 +26,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::net::{Dial, Stream, Upstream};
+use crate::net::{Dial, Stream, StreamFailure, Upstream};
 use early_response::EarlyResponseStream;
 pub(crate) use endpoint::DockerAddress;
 pub(crate) use error::ApiError;
@@ -63,6 +63,8 @@ type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>
 struct Connection {
     sender: SendRequest<RequestBody>,
     running: Streaming,
+    /// Why its stream ended, if a program says so.
+    failure: StreamFailure,
 }
 
 /// A complete response.
@@ -319,7 +321,7 @@ impl Api {
                     // It was closed before it took the request.
                     Err(mut error) => match error.take_message() {
                         Some(unsent) => request = unsent,
-                        None => return Err(self.unreachable(&error.into_error())),
+                        None => return Err(self.broken(connection, &error.into_error()).await),
                     },
                 }
             }
@@ -332,22 +334,23 @@ impl Api {
     }
 
     /// The error for a request that failed. If the connection ended before it took the request, as after an alert of TLS,
-    /// only the connection's task knows why.
+    /// only the connection's task knows why; if its stream is a program's, hyper may have lost what that said.
     async fn broken(&self, connection: Connection, error: &hyper::Error) -> ApiError {
-        let Connection { sender, running } = connection;
+        let Connection { sender, running, failure } = connection;
         drop(sender);
         let ended = match error.is_canceled() {
             true => timeout(ENDED, running.0).await.ok().and_then(Result::ok).flatten(),
             false => None,
         };
-        match ended.filter(|_| self.dial.failure().is_none()) {
+        match failure.reason().or(ended) {
             Some(reason) => ApiError::Unreachable { address: self.address.clone(), reason },
             None => self.unreachable(error),
         }
     }
 
     async fn open(&self) -> Result<Connection, ApiError> {
-        let stream = EarlyResponseStream::new(self.connect().await?);
+        let (stream, failure) = self.dial().await?;
+        let stream = EarlyResponseStream::new(stream);
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
         let running = Streaming(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -355,11 +358,15 @@ impl Api {
             tracing::debug!(reason, "a connection to docker ended");
             Some(reason)
         })));
-        Ok(Connection { sender, running })
+        Ok(Connection { sender, running, failure })
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, ApiError> {
-        match timeout(CONNECT.max(self.limit(Duration::ZERO)), self.dial.dial()).await {
+        Ok(self.dial().await?.0)
+    }
+
+    async fn dial(&self) -> Result<(Box<dyn Stream>, StreamFailure), ApiError> {
+        match timeout(CONNECT.max(self.limit(Duration::ZERO)), self.dial.dial_with_failure()).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if is_forbidden(&*error) => Err(ApiError::Permission { address: self.address.clone() }),
             Ok(Err(error)) => Err(self.unreachable(&*error)),
@@ -369,8 +376,7 @@ impl Api {
 
     /// The error for a connection that dockerd closed or broke, with its causes: hyper's own texts are short.
     pub(crate) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ApiError {
-        let reason = self.dial.failure().unwrap_or_else(|| causes(error));
-        ApiError::Unreachable { address: self.address.clone(), reason }
+        ApiError::Unreachable { address: self.address.clone(), reason: causes(error) }
     }
 }
 

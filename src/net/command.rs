@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 /// The most bytes of a line of standard error, and of all lines, that are kept; the last ones say why it failed.
@@ -21,6 +21,11 @@ const MAX_LINE: u64 = 1 << 10;
 const MAX_WORDS: usize = 4 << 10;
 /// How long a process may take to end after its input was closed, or after it closed its output.
 const ENDING: Duration = Duration::from_secs(3);
+/// How long the end of its standard error is waited for after it has ended. A process that it left behind, such as a master of
+/// ssh in the background (`ControlPersist`), holds it open; what was written before is there by then.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long a stream without any bytes counts as one that is being established.
+const ESTABLISHING: Duration = Duration::from_secs(5);
 
 /// Why a process is no stream, or no longer one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,8 +43,28 @@ fn said(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
 }
 
-/// Why the last of several streams failed.
-pub(super) type LastFailure = Arc<Mutex<Option<CommandError>>>;
+/// Why a stream ended, where a program says so.
+#[derive(Debug, Clone, Default)]
+pub struct StreamFailure(Arc<Mutex<Option<CommandError>>>);
+
+impl StreamFailure {
+    /// The program's reason; `None` if it has not failed, or if there is no program.
+    pub fn reason(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(ToString::to_string)
+    }
+}
+
+/// The last lines of a standard error, while it is read.
+type Words = Arc<Mutex<String>>;
+
+/// What a stream takes of the limits of whoever opens it.
+#[derive(Debug)]
+pub(super) struct Permits {
+    /// For as long as there is the stream.
+    pub(super) open: OwnedSemaphorePermit,
+    /// Until the first bytes come.
+    pub(super) establishing: OwnedSemaphorePermit,
+}
 
 /// The standard input and output of a process. Its end of output is an error unless it exits with status 0; the error
 /// has what it wrote on standard error. When this is dropped the input is closed, and the process is killed if it
@@ -52,13 +77,16 @@ pub struct CommandStream {
     /// Waits for the process after its output or its input has closed.
     ending: Option<BoxFuture<'static, Option<CommandError>>>,
     ended: Option<Option<CommandError>>,
-    failure: LastFailure,
+    failure: StreamFailure,
+    /// Holds the permit for establishing it.
+    establishing: Option<AbortOnDropHandle<()>>,
     _permit: OwnedSemaphorePermit,
 }
 
 struct Running {
     child: Child,
-    words: AbortOnDropHandle<String>,
+    words: Words,
+    reading: AbortOnDropHandle<()>,
 }
 
 impl fmt::Debug for CommandStream {
@@ -69,23 +97,17 @@ impl fmt::Debug for CommandStream {
 }
 
 impl CommandStream {
-    /// Starts `program`. `permit` is released when the stream is dropped; `failure` is set before a read or write fails.
+    /// Runs `command`, which is or becomes `program`.
     ///
     /// # Errors
-    /// When the program cannot be started.
-    pub(super) fn start(
-        program: &str,
-        arguments: &[String],
-        failure: LastFailure,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Self, CommandError> {
+    /// When it cannot be started.
+    pub(super) fn start(program: &str, mut command: Command, permits: Permits) -> Result<Self, CommandError> {
         let failed = |reason: String| CommandError {
             program: format!("`{program}`"),
             ended: format!("cannot be run: {reason}"),
             words: String::new(),
         };
-        let mut child = Command::new(program)
-            .args(arguments)
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -96,10 +118,29 @@ impl CommandStream {
         else {
             return Err(failed("its pipes are missing".to_owned()));
         };
-        let words = AbortOnDropHandle::new(tokio::spawn(words(program.to_owned(), stderr)));
-        let running = Some(Running { child, words });
-        let program = program.to_owned();
-        Ok(Self { program, stdin: Some(stdin), stdout, running, ending: None, ended: None, failure, _permit: permit })
+        let words = Words::default();
+        let reading = AbortOnDropHandle::new(tokio::spawn(read_words(program.to_owned(), stderr, words.clone())));
+        let Permits { open, establishing } = permits;
+        let establishing = AbortOnDropHandle::new(tokio::spawn(async move {
+            let _establishing = establishing;
+            sleep(ESTABLISHING).await;
+        }));
+        Ok(Self {
+            program: program.to_owned(),
+            stdin: Some(stdin),
+            stdout,
+            running: Some(Running { child, words, reading }),
+            ending: None,
+            ended: None,
+            failure: StreamFailure::default(),
+            establishing: Some(establishing),
+            _permit: open,
+        })
+    }
+
+    /// Why it ended, as soon as a read or write has failed.
+    pub(super) fn failure(&self) -> StreamFailure {
+        self.failure.clone()
     }
 
     /// Why the process ended, once it has; `None` is status 0.
@@ -119,7 +160,7 @@ impl CommandStream {
         self.ending = None;
         self.ended = Some(ended.clone());
         if ended.is_some() {
-            self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&ended);
+            self.failure.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&ended);
         }
         Poll::Ready(ended)
     }
@@ -154,6 +195,7 @@ impl AsyncRead for CommandStream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stdout).poll_read(context, into))?;
+        self.establishing = None;
         if into.filled().len() > before || into.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
@@ -218,8 +260,9 @@ async fn end(program: String, mut running: Running) -> Option<CommandError> {
             format!("did not end within {} s after its output, and was killed", ENDING.as_secs())
         }
     };
-    // A child of the process may hold its standard error open.
-    let words = timeout(ENDING, running.words).await.ok().and_then(Result::ok).unwrap_or_default();
+    // What was read until then counts, whether or not that was all.
+    let _ = timeout(LAST_WORDS, running.reading).await;
+    let words = running.words.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Some(CommandError { program, ended, words })
 }
 
@@ -232,15 +275,14 @@ fn how(status: ExitStatus) -> String {
     }
 }
 
-/// Reads standard error to its end and returns the last lines, without control characters.
-async fn words(program: String, stderr: ChildStderr) -> String {
+/// Reads standard error to its end and keeps the last lines in `words`, without control characters.
+async fn read_words(program: String, stderr: ChildStderr, words: Words) {
     let mut stderr = BufReader::new(stderr);
-    let mut kept = String::new();
     loop {
         let mut line = Vec::new();
         match tokio::io::AsyncReadExt::take(&mut stderr, MAX_LINE).read_until(b'\n', &mut line).await {
             Ok(1..) => {}
-            Ok(0) | Err(_) => return kept,
+            Ok(0) | Err(_) => return,
         }
         let line: String = String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).collect();
         let line = line.trim();
@@ -248,6 +290,7 @@ async fn words(program: String, stderr: ChildStderr) -> String {
         if line.is_empty() {
             continue;
         }
+        let mut kept = words.lock().unwrap_or_else(PoisonError::into_inner);
         if !kept.is_empty() {
             kept.push_str("; ");
         }
@@ -266,8 +309,15 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> CommandStream {
-        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        CommandStream::start("sh", &["-c".to_owned(), script.to_owned()], LastFailure::default(), permit).unwrap()
+        shell_of(script, &Arc::new(Semaphore::new(1)))
+    }
+
+    fn shell_of(script: &str, establishing: &Arc<Semaphore>) -> CommandStream {
+        let permit = |limit: &Arc<Semaphore>| limit.clone().try_acquire_owned().unwrap();
+        let permits = Permits { open: permit(&Arc::new(Semaphore::new(1))), establishing: permit(establishing) };
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        CommandStream::start("sh", command, permits).unwrap()
     }
 
     /// Every wait of these tests ends.
@@ -293,7 +343,7 @@ mod tests {
         let mut stream = shell("echo one >&2; echo 'two \u{1b}[1m' >&2; exit 7");
         let read = within(stream.read(&mut [0])).await.unwrap_err();
         assert_eq!(read.to_string(), "sh ended with status 7: one; two [1m");
-        assert_eq!(stream.failure.lock().unwrap().as_ref().unwrap().to_string(), read.to_string());
+        assert_eq!(stream.failure().reason(), Some(read.to_string()));
         let written = within(stream.write_all(b"x")).await.unwrap_err();
         assert_eq!(written.to_string(), read.to_string());
         let mut stream = shell("kill -9 $$");
@@ -313,6 +363,31 @@ mod tests {
         let mut stream = shell("head -c 1000000 /dev/zero | tr '\\0' a >&2; echo >&2; echo last >&2; exit 1");
         let error = within(stream.read(&mut [0])).await.unwrap_err().to_string();
         assert!(error.ends_with("last") && error.len() < 2 * MAX_WORDS, "{} bytes", error.len());
+    }
+
+    #[tokio::test]
+    async fn the_words_count_although_a_process_in_the_background_holds_standard_error_open() {
+        let mut stream = shell("sleep 60 >/dev/null & echo $!; echo why >&2; exit 3");
+        let mut background = Vec::new();
+        let error = within(stream.read_to_end(&mut background)).await.unwrap_err();
+        let background = String::from_utf8(background).unwrap().trim().parse().unwrap();
+        let background = rustix::process::Pid::from_raw(background).unwrap();
+        rustix::process::kill_process(background, rustix::process::Signal::KILL).unwrap();
+        assert_eq!(error.to_string(), "sh ended with status 3: why");
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_being_established_until_bytes_come() {
+        let establishing = Arc::new(Semaphore::new(1));
+        let mut stream = shell_of("read line; echo there; cat", &establishing);
+        assert_eq!(establishing.available_permits(), 0);
+        within(stream.write_all(b"here\n")).await.unwrap();
+        within(stream.read_exact(&mut [0; 6])).await.unwrap();
+        drop(within(establishing.acquire()).await.unwrap());
+        // And not for longer than there is the stream.
+        let stream = shell_of("cat", &establishing);
+        drop(stream);
+        drop(within(establishing.acquire()).await.unwrap());
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use rustix::process::Pid;
 
+use super::command::StreamFailure;
 use super::upstream::{Stream, Upstream};
 
 /// Why an upstream cannot be reached; names the upstream.
@@ -22,10 +23,13 @@ pub trait Dial: Debug + Send + Sync {
     /// The error names the upstream and the reason.
     async fn dial(&self) -> Result<Box<dyn Stream>, DialError>;
 
-    /// Why the last stream ended, where the upstream is reached by a program that says so. A protocol on the stream may lose
-    /// the stream's own error.
-    fn failure(&self) -> Option<String> {
-        None
+    /// Opens a stream together with why it ends, where the upstream is reached by a program that says so: a protocol on the
+    /// stream may lose the stream's own error.
+    ///
+    /// # Errors
+    /// As [`Dial::dial`].
+    async fn dial_with_failure(&self) -> Result<(Box<dyn Stream>, StreamFailure), DialError> {
+        Ok((self.dial().await?, StreamFailure::default()))
     }
 
     /// The upstream's process; `None` if it does not run on this host, or if that cannot be proven.

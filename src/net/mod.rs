@@ -25,7 +25,7 @@ mod upstream;
 mod verification;
 
 pub use address::{Address, AddressError};
-pub use command::{CommandError, CommandStream};
+pub use command::{CommandError, CommandStream, StreamFailure};
 pub use connection::Connection;
 pub use dial::{Dial, DialError};
 pub use drain::{Call, Drain, IDLE, KindGuard, Metered};

@@ -6,15 +6,16 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::process::Pid;
-use tokio::sync::Semaphore;
+use tokio::process::Command;
+use tokio::sync::{AcquireError, Semaphore};
 use tokio::time::timeout;
 
-use super::command::{CommandError, CommandStream, LastFailure};
+use super::command::{CommandError, CommandStream, Permits, StreamFailure};
 use super::dial::{Dial, DialError};
 use super::upstream::Stream;
 
@@ -22,6 +23,17 @@ use super::upstream::Stream;
 const SCHEME: &str = "ssh://";
 /// The most processes of ssh at the same time.
 const MAX_PROCESSES: usize = 32;
+/// The most of them that establish a connection at the same time. Beyond ten that have not logged in yet, an sshd refuses some
+/// (sshd_config(5), `MaxStartups`, whose default is `10:30:100`), and others use it, too.
+const MAX_HANDSHAKES: usize = 4;
+/// Becomes ssh, and has it ignore what the keyboard's Ctrl-C sends to all processes of a terminal: this process decides when its
+/// connections end, after what is under way. A session or process group of its own would do the same, and take the terminal
+/// away, where ssh asks for passphrases. ssh leaves an ignored signal ignored, and so do the programs that it starts.
+const START: &str = "trap '' INT; exec ssh \"$@\"";
+/// What ends a connection whose network is gone, after 45 s; without it ssh waits for as long as TCP does, which for a reader is
+/// forever. These override the user's configuration, as all options of a command line do. Pings of HTTP/2 are no substitute: they
+/// do nothing for HTTP/1, and a server of grpc-go, which dockerd is, closes connections with more than one in five minutes.
+const ALIVE: [&str; 4] = ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3"];
 /// How long to wait for one of them to end.
 const BUSY: Duration = Duration::from_secs(30);
 /// The longest name of a user or host (RFC 1035).
@@ -120,7 +132,9 @@ impl SshAddress {
         if let Some(port) = self.port {
             arguments.extend(["-p".to_owned(), port.to_string()]);
         }
-        arguments.extend(["-o", "ConnectTimeout=30", "-T", "--"].map(str::to_owned));
+        arguments.extend(["-o", "ConnectTimeout=30"].map(str::to_owned));
+        arguments.extend(ALIVE.map(str::to_owned));
+        arguments.extend(["-T", "--"].map(str::to_owned));
         arguments.push(self.host.clone());
         arguments.push(command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
         arguments
@@ -205,14 +219,15 @@ pub struct SshDial {
     address: SshAddress,
     arguments: Vec<String>,
     processes: Arc<Semaphore>,
-    failure: LastFailure,
+    handshakes: Arc<Semaphore>,
 }
 
 impl SshDial {
     /// Runs `command`, whose words are quoted for the shell there, on the host of `address`.
     pub fn new(address: SshAddress, command: &[&str]) -> Self {
         let arguments = address.arguments(command);
-        Self { address, arguments, processes: Arc::new(Semaphore::new(MAX_PROCESSES)), failure: LastFailure::default() }
+        let limit = |count| Arc::new(Semaphore::new(count));
+        Self { address, arguments, processes: limit(MAX_PROCESSES), handshakes: limit(MAX_HANDSHAKES) }
     }
 
     /// The docker engine of that host, as docker's client reaches it.
@@ -228,17 +243,28 @@ impl SshDial {
     /// # Errors
     /// When the program cannot be started, or there are too many connections.
     pub async fn connect(&self) -> Result<CommandStream, SshError> {
+        let failed = |source| SshError::Start { address: self.address.clone(), source };
         let busy = || SshError::Busy { address: self.address.clone() };
-        let processes = Arc::clone(&self.processes);
-        let permit = timeout(BUSY, processes.acquire_owned()).await.map_err(|_| busy())?.map_err(|_| busy())?;
-        self.last().take();
-        CommandStream::start("ssh", &self.arguments, self.failure.clone(), permit)
-            .map_err(|source| SshError::Start { address: self.address.clone(), source })
+        let permits = async {
+            let open = self.processes.clone().acquire_owned().await?;
+            Ok::<_, AcquireError>(Permits { open, establishing: self.handshakes.clone().acquire_owned().await? })
+        };
+        let permits = timeout(BUSY, permits).await.map_err(|_| busy())?.map_err(|_| busy())?;
+        // The shell would say it in words of its own.
+        if !is_installed() {
+            let (program, ended) = ("`ssh`".to_owned(), "cannot be run: it is in no folder of PATH".to_owned());
+            return Err(failed(CommandError { program, ended, words: String::new() }));
+        }
+        let mut command = Command::new("sh");
+        command.args(["-c", START, "sh"]).args(&self.arguments);
+        CommandStream::start("ssh", command, permits).map_err(failed)
     }
+}
 
-    fn last(&self) -> MutexGuard<'_, Option<CommandError>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Whether there is a program `ssh`, where a shell looks for it.
+fn is_installed() -> bool {
+    let Some(path) = std::env::var_os("PATH") else { return true };
+    std::env::split_paths(&path).any(|folder| folder.join("ssh").is_file())
 }
 
 #[async_trait]
@@ -251,8 +277,10 @@ impl Dial for SshDial {
         Ok(Box::new(self.connect().await?))
     }
 
-    fn failure(&self) -> Option<String> {
-        self.last().as_ref().map(ToString::to_string)
+    async fn dial_with_failure(&self) -> Result<(Box<dyn Stream>, StreamFailure), DialError> {
+        let stream = self.connect().await?;
+        let failure = stream.failure();
+        Ok((Box::new(stream), failure))
     }
 
     async fn process(&self) -> Option<Pid> {
@@ -327,16 +355,18 @@ mod tests {
                 "2222",
                 "-o",
                 "ConnectTimeout=30",
+                "-o",
+                "ServerAliveInterval=15",
+                "-o",
+                "ServerAliveCountMax=3",
                 "-T",
                 "--",
                 "h",
                 r"docker '--host=unix:///run/$(x) '\''y'\''' system"
             ]
         );
-        assert_eq!(
-            arguments("ssh://h", &["linkspan", "dial-stdio", "/run/x.sock"]),
-            ["-o", "ConnectTimeout=30", "-T", "--", "h", "linkspan dial-stdio /run/x.sock"]
-        );
+        let arguments = arguments("ssh://h", &["linkspan", "dial-stdio", "/run/x.sock"]);
+        assert_eq!(arguments[6..], ["-T", "--", "h", "linkspan dial-stdio /run/x.sock"]);
     }
 
     #[test]

@@ -30,7 +30,8 @@ fn every_command_works_on_another_host_over_one_ssh_process() {
     assert_eq!(listed(&daemon.folder).len(), images.len());
     let started = sshd.started();
     assert_eq!(started.len(), 1, "all images came by one ssh: {started:?}");
-    let command = format!("-o ConnectTimeout=30 -T -- far linkspan dial-stdio {}", text(&daemon.door));
+    let options = "-o ConnectTimeout=30 -o ServerAliveInterval=15 -o ServerAliveCountMax=3 -T";
+    let command = format!("{options} -- far linkspan dial-stdio {}", text(&daemon.door));
     assert_eq!(started[0].1, command);
 
     let again = at(&sshd, "far", &daemon.door, &["load", "-i", text(file.path())]).ok();
@@ -132,6 +133,27 @@ fn a_load_over_ssh_that_was_interrupted_is_resumed() {
     at(&sshd, "far", &daemon.door, &load).ok();
     assert_eq!(listed(&daemon.folder)[0].1, image.root.digest.to_string());
     assert_eq!(daemon.exports(), [(open[0].0.clone(), "committed".to_owned())], "it was the same export");
+}
+
+#[test]
+fn ctrl_c_does_not_end_the_connections_of_a_program_that_goes_on() {
+    let (sshd, daemon) = (sshd(), Daemon::start(&[]));
+    let (image, file) = large();
+    let loading = at(&sshd, "far", &daemon.door, &["load", "-i", text(file.path()), "--json"]).spawn();
+    until_half_way(&daemon);
+    let [(ssh, _)] = sshd.started()[..] else { panic!("one ssh: {:?}", sshd.started()) };
+    rustix::process::kill_process(ssh, rustix::process::Signal::INT).unwrap();
+    let loaded = loading.wait();
+    assert!(loaded.status.success(), "{loaded}");
+    assert_eq!(listed(&daemon.folder)[0].1, image.root.digest.to_string());
+    assert_eq!(sshd.started().len(), 1, "it was the same connection");
+}
+
+#[test]
+fn without_ssh_on_the_path_that_is_said() {
+    let failed = linkspan(["images", "--to", "ssh://far"]).env("PATH", "/nowhere").fails();
+    assert_eq!(failed.status.code(), Some(1), "{failed}");
+    assert!(failed.stderr.contains("`ssh` cannot be run: it is in no folder of PATH"), "{failed}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::engine::stream::{Store, UNARY};
 use crate::export_v1::limits::MESSAGE_BYTES;
 use crate::export_v1::proto::exports_client::ExportsClient;
 use crate::export_v1::proto::references_client::ReferencesClient;
-use crate::net::{Dial, SshAddress, Tls};
+use crate::net::{DialError, SshAddress, StreamFailure, Tls};
 
 /// The largest metadata that is taken, in bytes: a refusal lists up to some hundred digests there.
 const METADATA_BYTES: u32 = 1 << 20;
@@ -65,7 +65,8 @@ pub struct DaemonConnection {
     address: Arc<str>,
     /// The host, for a connection over ssh.
     ssh: Option<SshAddress>,
-    dial: Arc<dyn Dial>,
+    /// Why the stream of the channel ended, if a program says so: of the last one, as there is one at a time.
+    said: Arc<Mutex<StreamFailure>>,
     state: Arc<ConnectionState>,
 }
 
@@ -97,16 +98,20 @@ impl DaemonConnection {
             |error: &(dyn std::error::Error + 'static)| failure::unreachable(&text, &failure::innermost(error));
         let dial = address.dial(tls.as_ref()).map_err(|error| failed(&error))?;
         // Made here, because what tonic says of a connection that fails does not say why.
-        let first = dial.dial().await.map_err(|error| failed(&*error))?;
+        let first = dial.dial_with_failure().await.map_err(|error| failed(&*error))?;
         let first = Arc::new(Mutex::new(Some(first)));
-        let dialer = dial.clone();
+        let said = Arc::<Mutex<StreamFailure>>::default();
+        let saying = said.clone();
         let connector = tower::service_fn(move |_: Uri| {
-            let (dial, first) = (dialer.clone(), first.lock().unwrap_or_else(PoisonError::into_inner).take());
+            let (dial, said) = (dial.clone(), saying.clone());
+            let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
             async move {
-                match first {
-                    Some(first) => Ok(TokioIo::new(first)),
-                    None => dial.dial().await.map(TokioIo::new),
-                }
+                let (stream, failure) = match first {
+                    Some(first) => first,
+                    None => dial.dial_with_failure().await?,
+                };
+                *said.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+                Ok::<_, DialError>(TokioIo::new(stream))
             }
         });
         let ssh = match address {
@@ -123,7 +128,7 @@ impl DaemonConnection {
             channel: endpoint.connect_with_connector_lazy(connector),
             address: text,
             ssh,
-            dial,
+            said,
             state: Arc::default(),
         })
     }
@@ -161,7 +166,7 @@ impl DaemonConnection {
         let limit = if connecting.is_some() { UNARY + SSH } else { UNARY };
         let outcome = timeout(limit, call).await;
         if let (Some(address), Ok(Err(status))) = (connecting, &outcome)
-            && let Some(error) = failure::over_ssh(address, self.dial.failure(), status)
+            && let Some(error) = failure::over_ssh(address, self.said(), status)
         {
             return Err(error);
         }
@@ -181,7 +186,11 @@ impl DaemonConnection {
         if failure::is_broken(status) {
             self.state.breaks.fetch_add(1, Ordering::Relaxed);
         }
-        failure::of(&self.address, operation, self.dial.failure(), status)
+        failure::of(&self.address, operation, self.said(), status)
+    }
+
+    fn said(&self) -> Option<String> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).reason()
     }
 
     /// How many calls have ended because the connection broke.
