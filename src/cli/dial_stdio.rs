@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -53,7 +53,7 @@ impl DialStdio {
                 let (reader, writer) = (stream.try_clone().map_err(failed)?, stream);
                 relay((input, output), reader, writer, |writer| writer.shutdown(Shutdown::Write)).map_err(failed)?;
             }
-            Address::Tcp { host, port } if address.is_local() => {
+            Address::Tcp { host, port } if is_here(&address) => {
                 let stream = TcpStream::connect((host.as_str(), *port)).map_err(failed)?;
                 stream.set_nodelay(true).map_err(failed)?;
                 let (reader, writer) = (stream.try_clone().map_err(failed)?, stream);
@@ -96,16 +96,63 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     }
 }
 
+/// Whether an address leads to this machine: that of all its interfaces does, too.
+fn is_here(address: &Address) -> bool {
+    let is_any = |host: &str| host.parse::<IpAddr>().is_ok_and(|host| host.is_unspecified());
+    address.is_local() || matches!(address, Address::Tcp { host, .. } if is_any(host))
+}
+
 /// The exporter API of this machine's configuration, or of a daemon that runs here.
 fn found() -> Result<Address, CommandError> {
     let config = engine::beside_contexts(Layer::default())?;
     if let Some(listen) = config.export_listen {
+        // ssh has its own encryption, and who relays has no certificates.
+        if config.security.has_tls(&listen) {
+            let reason = "it has TLS, which is not relayed; name a socket without, as in `ssh://HOST/path/of/socket`";
+            let source = io::Error::new(io::ErrorKind::InvalidInput, reason);
+            return Err(CommandError::Dial { address: listen.to_string(), source });
+        }
         return Ok(listen);
     }
-    let doors = block_on(doors(&config))?;
-    match doors.into_iter().find(|(_, kind)| *kind == Kind::Export) {
-        Some((address, _)) => Ok(address),
+    match preferred(block_on(doors(&config))?) {
+        Some(address) => Ok(address),
         // A constant; a test parses it.
         None => DEFAULT_EXPORT_LISTEN.parse::<Address>().map_err(|error| CommandError::Address(error.into())),
+    }
+}
+
+/// The first exporter API, on a unix socket if there is one: that has neither TLS nor passwords.
+fn preferred(doors: Vec<(Address, Kind)>) -> Option<Address> {
+    let exports = doors.into_iter().filter(|(_, kind)| *kind == Kind::Export).map(|(address, _)| address);
+    exports.min_by_key(|address| !matches!(address, Address::Unix(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_preferred_and_other_doors_are_none() {
+        let door = |address: &str, kind| (address.parse().unwrap(), kind);
+        let (tcp, unix) = (door("tcp://127.0.0.1:1", Kind::Export), door("unix:///run/a.sock", Kind::Export));
+        let docker = door("unix:///run/docker.sock", Kind::Docker);
+        let last = door("unix:///run/b.sock", Kind::Export);
+        assert_eq!(preferred(vec![docker.clone(), tcp.clone(), unix.clone(), last]), Some(unix.0));
+        assert_eq!(preferred(vec![docker.clone(), tcp.clone()]), Some(tcp.0));
+        assert_eq!(preferred(vec![docker]), None);
+    }
+
+    #[test]
+    fn all_interfaces_of_this_machine_are_here() {
+        for (address, expected) in [
+            ("tcp://0.0.0.0:1", true),
+            ("tcp://[::]:1", true),
+            ("tcp://127.0.0.1:1", true),
+            ("unix:///run/a.sock", true),
+            ("tcp://192.0.2.1:1", false),
+            ("tcp://host:1", false),
+        ] {
+            assert_eq!(is_here(&address.parse().unwrap()), expected, "{address}");
+        }
     }
 }

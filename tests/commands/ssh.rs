@@ -257,6 +257,19 @@ fn dial_stdio_relays_until_the_daemon_closes() {
     assert_eq!(echoing.join().unwrap(), bytes.len() as u64);
     assert!(output.stdout == bytes, "{} of {} bytes", output.stdout.len(), bytes.len());
 
+    // A listener on all interfaces is on this machine.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let everywhere = format!("tcp://0.0.0.0:{}", listener.local_addr().unwrap().port());
+    let echoing = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        std::io::copy(&mut &stream, &mut &stream).unwrap()
+    });
+    assert_eq!(linkspan(["dial-stdio", &everywhere]).stdin("there and back\n").ok().stdout, "there and back\n");
+    assert_eq!(echoing.join().unwrap(), 15);
+
+    let secure = linkspan(["dial-stdio"]).env("LINKSPAN_EXPORT_LISTEN", "tcp://127.0.0.1:1");
+    let secure = secure.env("LINKSPAN_LISTEN_TLS_LOOPBACK", "true").fails();
+    assert!(secure.stderr.contains("cannot relay to tcp://127.0.0.1:1: it has TLS"), "{secure}");
     let absent = linkspan(["dial-stdio", "/no/such.sock"]).fails();
     let expected = "linkspan: error: cannot relay to unix:///no/such.sock: No such file or directory";
     assert!(absent.stderr.starts_with(expected) && absent.stderr.contains("linkspan: hint: "), "{absent}");

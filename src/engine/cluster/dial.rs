@@ -134,13 +134,14 @@ impl NodeDial {
     }
 
     /// By the node's files, as root on the machine of dockerd.
-    async fn connect(&self) -> Result<UnixStream, NodeDialError> {
+    async fn connect(&self) -> Result<(Inspected, UnixStream), NodeDialError> {
         let node = self.inspect().await?;
         let socket = open(&node, Path::new(self.tool.socket()))?;
         // The socket that was found, whatever its path leads to by now (unix(7) looks the path up once more).
         let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
         let connecting = timeout(CONNECT, UnixStream::connect(path)).await;
-        connecting.map_err(|_| NodeDialError::Socket(io::ErrorKind::TimedOut.into()))?.map_err(NodeDialError::Socket)
+        let stream = connecting.map_err(|_| NodeDialError::Socket(io::ErrorKind::TimedOut.into()))?;
+        Ok((node, stream.map_err(NodeDialError::Socket)?))
     }
 }
 
@@ -179,6 +180,8 @@ fn is_absent(error: &ContainerError) -> bool {
         ContainerError::NoService { words, .. } => words,
         _ => return false,
     };
+    // runc has the words of Go, crun those of the C library.
+    let words = words.to_lowercase();
     words.contains("exec failed") && words.contains("no such file or directory")
 }
 
@@ -200,13 +203,18 @@ fn open(node: &Inspected, path: &Path) -> Result<File, NodeDialError> {
     let root = root.map_err(|_| NodeDialError::Elsewhere)?;
     // Read after the folder was opened: if dockerd's host numbers processes otherwise, or that one has ended meanwhile, it is the
     // folder of another process.
-    let groups = std::fs::read_to_string(format!("/proc/{process}/cgroup")).map_err(|_| NodeDialError::Elsewhere)?;
-    if node.id.is_empty() || !groups.contains(&node.id) {
+    if !is_of(node, process.get()) {
         return Err(NodeDialError::Elsewhere);
     }
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let socket = openat2(&root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
     socket.map(File::from).map_err(|error| NodeDialError::Socket(error.into()))
+}
+
+/// Whether a process of this machine is one of the node's, by its control group.
+fn is_of(node: &Inspected, process: i32) -> bool {
+    let groups = std::fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
+    !node.id.is_empty() && groups.contains(&node.id)
 }
 
 #[async_trait]
@@ -221,12 +229,15 @@ impl Dial for NodeDial {
                 tracing::debug!(node = self.node, %error, "the node's containerd is reached by a process in the node");
                 Ok(self.exec().await?)
             }
-            outcome => Ok(Box::new(outcome?)),
+            outcome => Ok(Box::new(outcome?.1)),
         }
     }
 
     async fn process(&self) -> Option<Pid> {
-        Pid::from_raw(self.connect().await.ok()?.peer_cred().ok()?.pid()?)
+        let (node, stream) = self.connect().await.ok()?;
+        // The folder of its socket may be shared with other containers, or with the host.
+        let process = stream.peer_cred().ok()?.pid()?;
+        Pid::from_raw(process).filter(|_| is_of(&node, process))
     }
 }
 
@@ -244,6 +255,10 @@ mod tests {
         // runc's words.
         let absent = "OCI runtime exec failed: exec failed: unable to start container process: exec: \
                       \"/usr/local/bin/linkspan\": stat /usr/local/bin/linkspan: no such file or directory: unknown";
+        assert!(is_absent(&ended(absent)));
+        // crun's.
+        let absent = "OCI runtime exec failed: exec failed: crun: executable file `/usr/local/bin/linkspan` not found: \
+                      No such file or directory: unknown";
         assert!(is_absent(&ended(absent)));
         for words in [
             "exec /usr/local/bin/linkspan: no such file or directory",

@@ -26,7 +26,7 @@ impl ContainerdBlobs {
     /// Those of `engine`.
     pub(crate) async fn new(engine: &ContainerdEngine) -> Result<Self, EngineError> {
         let client = engine.client().clone();
-        let host = Host::of(&client).await?;
+        let host = Host::of(&client).await?.ok();
         let files = host.zip(engine.server().content.clone()).map(|(host, root)| (Arc::new(host), root));
         Ok(Self { client, files })
     }

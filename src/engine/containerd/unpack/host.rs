@@ -23,29 +23,33 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// `None` if containerd's files cannot be reached from here: it runs in a pid namespace that we do not see into, or
-    /// we lack the permission.
-    pub(crate) async fn of(client: &Client) -> Result<Option<Self>, EngineError> {
+    /// containerd's files. The inner error says why they cannot be reached from here: it runs in a pid namespace that we do not
+    /// see into, or we lack the permission.
+    pub(crate) async fn of(client: &Client) -> Result<Result<Self, String>, EngineError> {
         let mut introspection = client.introspection();
         let call = introspection.server(client.request(()));
         let server = client.unary("asking containerd for its process", call).await?;
-        let is_here = pid_namespace("self") == Some(server.pidns);
-        // In a pid namespace below ours, as in a container, it has another number here: that of the process at the other end of
-        // its socket.
-        let peer = async { client.process().await.and_then(|peer| u64::try_from(peer.as_raw_nonzero().get()).ok()) };
-        let Some(pid) = (if is_here { Some(server.pid) } else { peer.await }) else { return Ok(None) };
+        // What responds may be on another host, behind a forwarded socket, or in a container that is not to be trusted; the same
+        // numbers may be in use here. So they only confirm which process it is at the other end of the socket, which the kernel
+        // says. In a pid namespace below ours it has another number here.
+        let Some(pid) = client.process().await.and_then(|peer| u64::try_from(peer.as_raw_nonzero().get()).ok()) else {
+            return Ok(Err("its socket belongs to a process that cannot be seen".to_owned()));
+        };
         let path = format!("/proc/{pid}/root");
         let flags = (OFlags::PATH | OFlags::DIRECTORY).bits().cast_signed();
         let root = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
             Ok(root) => root,
-            Err(error) => {
-                tracing::debug!(%error, path, "containerd's files cannot be reached");
-                return Ok(None);
-            }
+            Err(error) => return Ok(Err(format!("containerd's files cannot be reached: {path}: {error}"))),
         };
-        // Whoever else holds the socket, such as a forwarder, is not what containerd says of itself.
-        let is_proven = is_here || is_process(pid, server.pidns, server.pid);
-        Ok(is_proven.then_some(Self { root, pid }))
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        if !is_process(pid, &status, server.pidns, server.pid) {
+            return Ok(Err(format!("its socket belongs to the process {pid}, which is not containerd")));
+        }
+        // Whoever is root for a container that is not privileged does for it what it may not.
+        if !may_mount(&status) {
+            return Ok(Err("containerd has not the capability to mount".to_owned()));
+        }
+        Ok(Ok(Self { root, pid }))
     }
 
     /// containerd's process.
@@ -71,12 +75,9 @@ fn pid_namespace(process: &str) -> Option<u64> {
     std::fs::metadata(format!("/proc/{process}/ns/pid")).ok().map(|metadata| metadata.ino())
 }
 
-/// Whether the process `pid` is in the pid namespace `namespace`, has the number `inner` there, and may do by itself what is done
-/// with its files here: whoever is root for a container that is not privileged does for it what it may not.
-fn is_process(pid: u64, namespace: u64, inner: u64) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let is_it = pid_namespace(&pid.to_string()) == Some(namespace) && innermost_pid(&status) == Some(inner);
-    is_it && may_mount(&status)
+/// Whether the process `pid` with this `/proc/PID/status` is in the pid namespace `namespace` and has the number `inner` there.
+fn is_process(pid: u64, status: &str, namespace: u64, inner: u64) -> bool {
+    pid_namespace(&pid.to_string()) == Some(namespace) && innermost_pid(status) == Some(inner)
 }
 
 /// Whether a process has `CAP_SYS_ADMIN` (21 in `linux/capability.h`), without which no containerd mounts an overlay.
@@ -159,8 +160,9 @@ mod tests {
         let ours = u64::from(std::process::id());
         let namespace = pid_namespace("self").unwrap();
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        assert_eq!(is_process(ours, namespace, ours), may_mount(&status));
-        assert!(!is_process(ours, namespace, ours + 1) && !is_process(ours, namespace + 1, ours));
+        let inner = innermost_pid(&status).unwrap();
+        assert!(is_process(ours, &status, namespace, inner));
+        assert!(!is_process(ours, &status, namespace, inner + 1) && !is_process(ours, &status, namespace + 1, inner));
     }
 
     #[test]

@@ -32,8 +32,11 @@ pub(super) async fn unpack(
     let host = match applier.in_process() {
         Some(in_process) => in_process.host().clone(),
         None => match snapshots.host().await? {
-            Some(host) => Arc::new(host),
-            None => return Ok(Attempt::Impossible),
+            Ok(host) => Arc::new(host),
+            Err(reason) => {
+                tracing::debug!(reason, "layers are unpacked one after the other");
+                return Ok(Attempt::Impossible);
+            }
         },
     };
     let layers = &job.layers[depth..];

@@ -109,8 +109,8 @@ impl Snapshots {
         &self.snapshotter
     }
 
-    /// containerd's files, where they can be reached.
-    pub(super) async fn host(&self) -> Result<Option<Host>, EngineError> {
+    /// containerd's files, or why they cannot be reached.
+    pub(super) async fn host(&self) -> Result<Result<Host, String>, EngineError> {
         Host::of(&self.client).await
     }
 

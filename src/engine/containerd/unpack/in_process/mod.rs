@@ -97,10 +97,11 @@ impl InProcessApplier {
         let Some(content) = snapshots.content_root() else {
             return left("containerd does not say where its content is".to_owned());
         };
-        let Some(host) = snapshots.host().await? else {
-            return left("containerd's files cannot be reached".to_owned());
+        let host = match snapshots.host().await? {
+            Ok(host) => host,
+            Err(reason) => return left(reason),
         };
-        match preconditions::check(snapshots.client(), &host).await {
+        match preconditions::check(&host) {
             Ok(umask) => {
                 let (host, apply_tasks) = (Arc::new(host), snapshots.apply_tasks().clone());
                 Ok(Some(Self { host, content: content.to_owned(), umask, apply_tasks }))

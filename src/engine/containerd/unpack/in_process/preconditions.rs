@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use super::super::super::client::Client;
 use super::super::host::Host;
 
 /// What creating arbitrary files takes: chown, reading and writing everywhere, chmod of others' files, set-group-id for any
@@ -18,8 +17,7 @@ const ALL_IDS: [&str; 3] = ["0", "0", "4294967295"];
 ///
 /// # Errors
 /// The reason why it cannot.
-pub(super) async fn check(client: &Client, host: &Host) -> Result<u32, String> {
-    check_peer(client, host.pid()).await?;
+pub(super) fn check(host: &Host) -> Result<u32, String> {
     let pid = host.pid();
     match is_unmapped(pid) {
         Ok(true) => {}
@@ -28,16 +26,6 @@ pub(super) async fn check(client: &Client, host: &Host) -> Result<u32, String> {
     }
     let status = fs::read_to_string("/proc/thread-self/status").map_err(|error| error.to_string())?;
     umask_of_root(&status)
-}
-
-/// Fails unless the process at the other end of the socket is the one that containerd says it is. A forwarded socket leads to
-/// another host, where the same numbers may be in use.
-async fn check_peer(client: &Client, pid: u64) -> Result<(), String> {
-    match client.process().await.and_then(|peer| u64::try_from(peer.as_raw_nonzero().get()).ok()) {
-        Some(peer) if peer == pid => Ok(()),
-        Some(peer) => Err(format!("its socket belongs to the process {peer}, and it is the process {pid}")),
-        None => Err("its socket belongs to a process that cannot be seen".to_owned()),
-    }
 }
 
 /// Whether containerd and this process are in one user namespace, which maps no ids.
