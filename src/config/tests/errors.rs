@@ -23,8 +23,8 @@ fn wrong_values_are_named_with_their_place() {
             "`layer-applier` in config.toml: `none` does not say who unpacks layers; expected `auto` or `containerd`",
         ),
         (
-            sources().variable("DOCKER_HOST", "tcp://nowhere"),
-            "DOCKER_HOST: `tcp://nowhere` is no address: expected a port, as in `tcp://127.0.0.1:1234`",
+            sources().variable("BUILDKIT_HOST", "tcp://nowhere"),
+            "BUILDKIT_HOST: `tcp://nowhere` is no address: expected a port, as in `tcp://127.0.0.1:1234`",
         ),
         (
             sources().flag(Setting::DockerHost, "localhost:2375"),
