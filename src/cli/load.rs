@@ -26,8 +26,7 @@ use crate::source::{BlobLookup, Choice, Source, choose};
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Load {
-    /// The same as --input; for a cluster (`--to kind://CLUSTER`) also the name of an image of the docker of --docker-host, where
-    /// no such file exists
+    /// The same as --input; for a cluster (`--to kind://CLUSTER`) also the name of an image of docker, where no such file exists
     #[arg(value_name = "FILE|DIR|-|IMAGE", conflicts_with = "input")]
     file: Option<PathBuf>,
 

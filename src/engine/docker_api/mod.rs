@@ -7,7 +7,8 @@
 //! of an import that nobody ends, so that the next export finds the layers that were complete.
 //!
 //! dockerd lends no leases, so nothing is pinned between the look-up and the load. After the load every blob is looked up
-//! once more; if one is gone, names get back what they had, and the image is sent whole.
+//! once more; if one is gone, names get back what they had, and the image is sent whole. dockerd sets names before it unpacks,
+//! so that whoever is killed or given up in between leaves them on an image that is not complete.
 //!
 //! Blobs that come before their image is known (the exporter API) wait in the *spool*, an image layout folder.
 
