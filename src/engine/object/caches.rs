@@ -1,5 +1,6 @@
 //! Build caches in a bucket: an object for each version, which is written last and makes it visible.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -23,7 +24,7 @@ use crate::image::{Descriptor, Limits};
 /// The longest record of a version, in bytes.
 const MAX_RECORD: u64 = 64 << 10;
 /// How many versions are read.
-const MAX_VERSIONS: usize = 2_000;
+const MAX_VERSIONS: usize = 100_000;
 
 /// A version as it is stored; its id is in its key.
 #[derive(Debug, Serialize, Deserialize)]
@@ -94,13 +95,17 @@ fn record(stores: &Stores, version: &CacheVersion) -> Result<Bytes, EngineError>
 impl CacheStore for ObjectCaches {
     async fn versions(&self, reference: Option<&str>) -> Result<Vec<CacheVersion>, EngineError> {
         let prefix = reference.map_or_else(|| VERSION_PREFIX.to_owned(), id_prefix);
-        let listed = self.stores.bucket().list(keys::CACHES, MAX_VERSIONS).await?;
-        let ids = listed.iter().filter_map(|(key, _)| key.strip_prefix(keys::CACHES)?.strip_prefix('/'));
-        let read = ids.filter(|id| id.starts_with(&prefix)).map(|id| async move {
-            Ok::<_, EngineError>(self.read(id).await?.map(|(stored, _)| stored.version(id.to_owned())))
+        let ids = self.stores.bucket().listing(keys::CACHES).try_filter_map(|(key, _)| {
+            let id = key.strip_prefix(keys::CACHES).and_then(|key| key.strip_prefix('/'));
+            ready(Ok(id.filter(|id| id.starts_with(&prefix)).map(str::to_owned)))
         });
-        let read: Vec<_> = stream::iter(read.collect::<Vec<_>>()).buffered(PARALLEL).try_collect().await?;
-        let mut versions: Vec<_> = read.into_iter().flatten().collect();
+        let read = ids.map_ok(|id| async move { Ok(self.read(&id).await?.map(|(stored, _)| stored.version(id))) });
+        let found = read.try_buffered(PARALLEL).try_filter_map(|found| ready(Ok(found))).take(MAX_VERSIONS + 1);
+        let mut versions: Vec<_> = found.try_collect().await?;
+        if versions.len() > MAX_VERSIONS {
+            let reason = format!("it has more than {MAX_VERSIONS} versions of caches; expected fewer");
+            return Err(self.stores.bucket().invalid(keys::CACHES, reason));
+        }
         versions.retain(|version| reference.is_none_or(|reference| version.reference == reference));
         sort(&mut versions);
         Ok(versions)

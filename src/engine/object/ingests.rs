@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::keys;
-use super::lease_store::StoredPins;
+use super::pins::StoredPins;
 use super::stores::Stores;
 use super::upload::{Begun, Upload};
 use crate::engine::EngineError;

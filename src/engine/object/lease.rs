@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ingests::ObjectIngests;
-use super::lease_store::StoredPins;
+use super::pins::StoredPins;
 use super::stores::Stores;
 use crate::engine::{EngineError, Pin, Plan};
 use crate::image::Graph;

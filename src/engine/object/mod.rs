@@ -30,7 +30,9 @@ mod links;
 mod model;
 mod name_index;
 mod open_leases;
+mod pins;
 mod probe;
+mod stored_lease;
 mod stores;
 mod survey;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use object_store::memory::InMemory;
 use serde_json::json;
 
 use super::*;
-use crate::engine::caches::{CacheContent, CacheDocument, NewVersion};
+use crate::engine::caches::{CacheContent, CacheDocument, NewVersion, id_prefix};
 use crate::engine::ingest::{Expected, OpenedIngest};
 use crate::engine::process::Process;
 use crate::engine::{Opened, Precondition, TransactionOptions, UnpackFor};
@@ -192,6 +192,33 @@ async fn only_leases_of_processes_that_are_gone_are_released() {
     assert_eq!(engine.recover().await.unwrap(), 1);
     let left: Vec<_> = bucket.list(keys::LEASES, 10).await.unwrap().into_iter().map(|(key, _)| key).collect();
     assert_eq!(left, [keys::lease("elsewhere"), keys::lease("mine"), keys::lease("unreadable")]);
+}
+
+/// Leases of other machines, and caches of other builds, however many come first in a list.
+#[tokio::test]
+async fn what_is_ours_is_found_behind_thousands_of_others() {
+    let bucket = bucket();
+    let theirs = json!({"process": "another-boot/pid:[1]/1/1", "created": 0}).to_string();
+    for number in 0..2_100 {
+        bucket.put(&keys::lease(&format!("a{number:05}")), theirs.clone().into()).await.unwrap();
+        bucket.put(&keys::cache(&format!("{}{number:05}", id_prefix("00"))), Bytes::from_static(b"{}")).await.unwrap();
+    }
+    let engine = ObjectEngine::new(&bucket);
+    engine.lease(&origin("ours"), Lifetime::Durable { record: "what it is" }).await.unwrap();
+    assert_eq!(engine.durable().await.unwrap().iter().map(|it| it.export.as_str()).collect::<Vec<_>>(), ["ours"]);
+
+    let caches = engine.caches().unwrap();
+    let document = CacheDocument {
+        descriptor: Descriptor::new(MANIFEST, Digest::sha256(b"document"), 8),
+        bytes: Bytes::from_static(b"document"),
+    };
+    let content =
+        CacheContent { config: document.clone(), root: document, layers: Vec::new(), absent: Default::default() };
+    // Which ids come first depends on the hash of the reference.
+    let after = (0..).map(|number| format!("app{number}:main")).find(|it| id_prefix(it) > id_prefix("00")).unwrap();
+    let new = NewVersion { reference: after.clone(), title: "linux/amd64".to_owned(), ..NewVersion::default() };
+    let version = caches.begin(&new, &origin("cache")).await.unwrap().commit(&content).await.unwrap();
+    assert_eq!(caches.versions(Some(&after)).await.unwrap(), [version]);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 
 use super::keys;
 use super::lease::ObjectLease;
-use super::lease_store::StoredPins;
+use super::pins::StoredPins;
 use super::upload::Upload;
 use crate::engine::transaction::{check_length, check_room};
 use crate::engine::{BlobWriter, EngineError, ImageTransaction, Opened, Pin, Plan, Precondition, PreparedImage};

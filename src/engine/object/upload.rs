@@ -29,7 +29,7 @@ const SHORT: usize = 1 << 20;
 /// keep pages in each thread's heap. Pages that are never written are no memory.
 const MAPPED: usize = 33 << 20;
 /// How many parts of the least size are on their way or hashed at once, of all uploads together; a larger one counts as several.
-pub(super) const PARTS: u32 = 6;
+pub(super) const PARTS: u32 = 5;
 /// How many of them are of one upload.
 const PARTS_OF_ONE: usize = 3;
 
