@@ -111,6 +111,8 @@ pub(super) enum Leftover {
     Nothing,
     /// The blobs that an export has sent.
     Kept,
+    /// What dockerd had of an archive that broke off.
+    Received,
     /// A lease of an export that has not ended, or of one that was complete.
     Lease {
         is_complete: bool,
@@ -126,6 +128,7 @@ impl std::fmt::Display for Leftover {
         f.write_str(match self {
             Self::Nothing => "nothing was left behind",
             Self::Kept => "what was sent is kept for the next try",
+            Self::Received => "docker may keep what it has received for up to a day, without a name",
             Self::Lease { is_complete: false } => "what was sent stays until the next command or the lease's end",
             Self::Lease { is_complete: true } => {
                 "everything was copied, and a lease of it stays until the next command or its end"

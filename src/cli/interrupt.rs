@@ -2,7 +2,11 @@
 
 use super::{CommandError, Leftover};
 use crate::daemon::Signals;
+use crate::engine::EngineKind;
 use crate::export::Exports;
+
+/// What is said of images that were there when a signal came.
+const COMPLETED: &str = "what was complete by then stays";
 
 /// Runs `work` until it ends, or until SIGINT or SIGTERM drops it; its files are removed when it is dropped.
 pub(super) async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
@@ -28,13 +32,23 @@ pub(super) async fn exporting<T>(
     };
     let result = tokio::select! {
         result = work => result,
-        signal = interrupted => Err(CommandError::Interrupted {
-            signal,
-            left: if exports.is_keeping() { Leftover::Kept } else { Leftover::Nothing },
-        }),
+        signal = interrupted => {
+            let left = match exports.engine().identity().kind {
+                EngineKind::DockerApi => Leftover::Received,
+                _ if exports.is_keeping() => Leftover::Kept,
+                _ => Leftover::Nothing,
+            };
+            Err(CommandError::Interrupted { signal, left })
+        }
     };
     tokio::select! {
-        () = exports.finish() => result,
+        () = exports.finish() => result.map_err(|error| match error {
+            // Known only now: what the engine was making visible may have become so.
+            CommandError::Interrupted { signal, left } if exports.completed() > 0 => {
+                CommandError::Interrupted { signal, left: Leftover::Some(format!("{COMPLETED}; of the rest, {left}")) }
+            }
+            error => error,
+        }),
         signal = signals.next() => match result {
             Err(CommandError::Interrupted { left: Leftover::Nothing, .. }) => {
                 Err(CommandError::Interrupted { signal, left: Leftover::Lease { is_complete: false } })

@@ -70,7 +70,8 @@ Examples:
 
 Exit code: 0 when every image was loaded, 1 when one was not, 2 for a wrong
 command line, 130 or 143 when it was interrupted: the blobs sent by then are
-kept for an hour, and the next load resumes from them.";
+kept for an hour, and the next load resumes from them. docker's API alone
+(--engine docker-api) keeps layers that were complete, for up to a day.";
 
 impl Load {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {

@@ -13,7 +13,7 @@ pub(crate) const AGAIN: &str = "run the command again: what the daemon has taken
 fn code(error: &EngineError) -> (Code, Reason) {
     use EngineError as E;
     match error {
-        E::Node { error, .. } | E::NamedOnSome { error, .. } => code(error),
+        E::Node { error, .. } | E::NamedOnSome { error, .. } | E::NamesLeft { error, .. } => code(error),
         E::Unreachable { .. } | E::Permission { .. } | E::NotProven { .. } | E::Timeout { .. } => {
             (Code::Unavailable, Reason::EngineUnavailable)
         }

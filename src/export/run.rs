@@ -1,7 +1,7 @@
 //! Runs exports, each in a task of its own, so that every one of them is cleaned up after.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,6 +47,7 @@ impl Exports {
             live: LiveExports::default(),
             tasks: TaskTracker::new(),
             keeping: AtomicBool::default(),
+            completed: AtomicUsize::default(),
             closing: CancellationToken::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -63,6 +64,7 @@ impl Exports {
             live: self.shared.live.clone(),
             tasks: self.shared.tasks.clone(),
             keeping: AtomicBool::default(),
+            completed: AtomicUsize::default(),
             closing: self.shared.closing.clone(),
         };
         Self { shared: Arc::new(shared) }
@@ -79,6 +81,12 @@ impl Exports {
         let keeps_nothing =
             matches!(self.shared.engine.identity().kind, EngineKind::DockerClassic | EngineKind::DockerApi);
         self.shared.keeping.load(Ordering::Acquire) && !keeps_nothing
+    }
+
+    /// How many exports have succeeded, of those that were begun here: also one that ended after it was cancelled, because
+    /// the engine was making its image visible.
+    pub fn completed(&self) -> usize {
+        self.shared.completed.load(Ordering::Acquire)
     }
 
     /// The engine.
@@ -116,7 +124,7 @@ impl Exports {
     }
 
     /// Runs one export to its end. Dropping the future cancels it: the export is then aborted in the
-    /// background, within a second (or ten, if the engine makes the image at that moment and is stuck), and
+    /// background, within a second (or twenty, if the engine makes the image at that moment and is stuck), and
     /// [`Exports::finish`] waits for that.
     ///
     /// # Errors
@@ -178,7 +186,15 @@ impl Exports {
         let work = work(transaction, cancel);
         // The report has what the span has: it is logged in the span around it.
         let work = work.instrument(span);
-        let task = self.shared.tasks.spawn(async move { report.end(work.await) }.instrument(Span::current()));
+        let shared = self.shared.clone();
+        let work = async move {
+            let outcome = report.end(work.await);
+            if outcome.is_ok() {
+                shared.completed.fetch_add(1, Ordering::AcqRel);
+            }
+            outcome
+        };
+        let task = self.shared.tasks.spawn(work.instrument(Span::current()));
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 

@@ -1,7 +1,7 @@
 //! What all exports into one engine share, and the release of their leases.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +26,8 @@ pub(super) struct Shared {
     pub(super) tasks: TaskTracker,
     /// Whether what a cancelled export has sent is kept for the next one.
     pub(super) keeping: AtomicBool,
+    /// How many exports have succeeded.
+    pub(super) completed: AtomicUsize,
     /// Cancelled when engines that went away are no longer waited for.
     pub(super) closing: CancellationToken,
 }

@@ -19,6 +19,7 @@ mod builds;
 mod failures;
 mod images;
 mod proxied;
+#[allow(dead_code, reason = "shared with the tests of the engine `docker-api`, which use more of it")]
 mod relay;
 
 use fault_injection::proxy;

@@ -8,14 +8,17 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use crate::common::{Stack, pass};
 
 const LOAD: &[u8] = b"POST /images/load";
+/// How a request begins that gives a name to an image; as long as the other.
+const TAG: &[u8] = b"POST /images/sha2";
 
 /// A relay on a unix socket in front of a dockerd's.
 pub(crate) struct Relay {
@@ -30,8 +33,13 @@ struct State {
     /// Bytes of loads that went to dockerd.
     sent: AtomicU64,
     loads: AtomicUsize,
+    /// Whether responses to loads wait, and those to requests that set a name.
+    is_holding: AtomicBool,
+    is_holding_tags: AtomicBool,
     /// Called before the first byte of a load is passed on.
     on_load: Mutex<Hook>,
+    /// Called before dockerd is asked to set a name.
+    on_tag: Mutex<Hook>,
     /// The response to a load in dockerd's place, without reading any of it.
     refusal: Mutex<Option<String>>,
     /// What replaces something else in dockerd's responses, of the same length.
@@ -58,7 +66,10 @@ impl Relay {
             docker: Mutex::new(socket(docker)),
             sent: AtomicU64::new(0),
             loads: AtomicUsize::new(0),
+            is_holding: AtomicBool::new(false),
+            is_holding_tags: AtomicBool::new(false),
             on_load: Mutex::new(Box::new(|| ())),
+            on_tag: Mutex::new(Box::new(|| ())),
             refusal: Mutex::new(None),
             other: Mutex::new(None),
         });
@@ -87,6 +98,11 @@ impl Relay {
         *self.state.on_load.lock().unwrap() = Box::new(hook);
     }
 
+    /// Calls `hook` whenever dockerd is to give a name to an image of a digest, before it learns of it.
+    pub(crate) fn on_tag(&self, hook: impl FnMut() + Send + 'static) {
+        *self.state.on_tag.lock().unwrap() = Box::new(hook);
+    }
+
     /// Responds to loads like dockerd when it refuses them before it looks at them: with a status and a message.
     pub(crate) fn respond(&self, status: &str, message: &str) {
         let body = serde_json::json!({"message": message}).to_string();
@@ -98,6 +114,16 @@ impl Relay {
     /// Passes loads on again.
     pub(crate) fn accept(&self) {
         *self.state.refusal.lock().unwrap() = None;
+    }
+
+    /// Holds back what dockerd responds to loads, or no longer.
+    pub(crate) fn hold_responses(&self, is_holding: bool) {
+        self.state.is_holding.store(is_holding, Ordering::SeqCst);
+    }
+
+    /// Holds back what dockerd responds when it has set a name, or no longer.
+    pub(crate) fn hold_tags(&self, is_holding: bool) {
+        self.state.is_holding_tags.store(is_holding, Ordering::SeqCst);
     }
 
     /// Leads to another dockerd from now on.
@@ -120,7 +146,10 @@ fn connection(state: &Arc<State>, mut client: UnixStream) -> std::io::Result<()>
     let mut docker = UnixStream::connect(&*state.docker.lock().unwrap())?;
     let mut first = vec![0; LOAD.len()];
     client.read_exact(&mut first)?;
-    let is_load = first == LOAD;
+    let (is_load, is_tag) = (first == LOAD, first == TAG);
+    if is_tag {
+        (state.on_tag.lock().unwrap())();
+    }
     if is_load {
         state.loads.fetch_add(1, Ordering::SeqCst);
         (state.on_load.lock().unwrap())();
@@ -132,7 +161,14 @@ fn connection(state: &Arc<State>, mut client: UnixStream) -> std::io::Result<()>
     let (mut from_docker, mut to_client) = (docker.try_clone()?, client.try_clone()?);
     let responding = state.clone();
     let responses = thread::spawn(move || {
-        pass(&mut from_docker, &mut to_client, |bytes| responding.replace_bytes(bytes));
+        pass(&mut from_docker, &mut to_client, |bytes| {
+            while is_load && responding.is_holding.load(Ordering::SeqCst)
+                || is_tag && responding.is_holding_tags.load(Ordering::SeqCst)
+            {
+                thread::sleep(Duration::from_millis(10));
+            }
+            responding.replace_bytes(bytes);
+        });
         // Already closed is as good. A client whose dockerd has gone sends no more.
         let _ = to_client.shutdown(Shutdown::Both);
     });

@@ -11,7 +11,7 @@ use super::unpack::{self, Job};
 use super::{content, images};
 use crate::engine::EngineError;
 use crate::image::{Descriptor, Digest, Graph, GraphError, Limits, Platform, Reference};
-use crate::source::{OnMissing, ReadGraphError, SourceError, read_graph};
+use crate::source::{OnMissing, ReadGraphError, Source, SourceError, read_graph};
 
 /// Whether all `names` point to `root`, every blob of it is there, every label that keeps one is set, and this host's
 /// image is unpacked. Counts the blobs.
@@ -24,7 +24,8 @@ pub(crate) async fn check(
     if names.is_empty() || !named(client, root, names).await? {
         return Ok(None);
     }
-    let Some(graph) = read(client, root).await? else { return Ok(None) };
+    let images = ContainerdImages::new(client.clone(), "containerd");
+    let Some(graph) = read_if_complete(&images, root).await? else { return Ok(None) };
     let Some(job) = Job::of(&graph, &Platform::host(), snapshotter) else { return Ok(None) };
     let documents = async {
         let lookups = graph.documents().iter().map(|document| content::info(client, &document.descriptor.digest));
@@ -63,10 +64,9 @@ async fn named(client: &Client, root: &Descriptor, names: &[Reference]) -> Resul
     }))
 }
 
-/// Reads the image's documents out of the store; `None` when one is missing.
-async fn read(client: &Client, root: &Descriptor) -> Result<Option<Graph>, EngineError> {
-    let images = ContainerdImages::new(client.clone(), "containerd");
-    match read_graph(&images, root.clone(), Limits::default(), OnMissing::Stop).await {
+/// Reads the documents of an image out of the store `source`; `None` when one is missing.
+pub(crate) async fn read_if_complete(source: &dyn Source, root: &Descriptor) -> Result<Option<Graph>, EngineError> {
+    match read_graph(source, root.clone(), Limits::default(), OnMissing::Stop).await {
         Ok(graph) => Ok(Some(graph)),
         // A root that is no image is found by its transaction.
         Err(ReadGraphError::Missing { .. } | ReadGraphError::Graph(GraphError::Root { .. })) => Ok(None),

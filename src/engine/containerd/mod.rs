@@ -29,6 +29,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tonic::Code;
 
+pub(crate) use self::already_complete::read_if_complete;
 pub(crate) use self::caches::ContainerdCaches;
 use self::client::Expect as _;
 pub(crate) use self::client::{Client, failure};

@@ -59,6 +59,42 @@ impl Info {
         }
     }
 
+    /// The snapshotter.
+    ///
+    /// # Errors
+    /// [`EngineError::ClassicStore`] if the dockerd behind `api` has that: there the content store is that of its builder.
+    pub(crate) fn containerd_store(&self, api: &Api) -> Result<&str, EngineError> {
+        match self.store() {
+            Store::Containerd { snapshotter } => Ok(snapshotter),
+            Store::Classic { driver } => Err(EngineError::ClassicStore {
+                address: api.address().to_owned(),
+                version: self.server_version.clone(),
+                driver: driver.to_owned(),
+            }),
+        }
+    }
+
+    /// The graph driver.
+    ///
+    /// # Errors
+    /// [`EngineError::ContainerdStore`] if the dockerd behind `api` has that: it would take an archive for its classic store for
+    /// an incomplete one.
+    pub(crate) fn classic_store(&self, api: &Api) -> Result<&str, EngineError> {
+        match self.store() {
+            Store::Classic { driver } => Ok(driver),
+            Store::Containerd { snapshotter } => Err(EngineError::ContainerdStore {
+                address: api.address().to_owned(),
+                version: self.server_version.clone(),
+                snapshotter: snapshotter.to_owned(),
+            }),
+        }
+    }
+
+    /// The first number of its version; development builds have none.
+    pub(crate) fn major(&self) -> Option<u32> {
+        self.server_version.split('.').next()?.parse().ok()
+    }
+
     /// Where its containerd listens, as it reports.
     pub(crate) fn containerd_address(&self) -> Option<&Path> {
         let address = self.containerd.as_ref()?.address.as_str();

@@ -160,6 +160,21 @@ pub(crate) fn pause() -> Duration {
     RETRY + Duration::from_millis(spread)
 }
 
+/// Has the dockerd behind `docker` load an archive that gives `names` to an image that it has, within `limit`.
+pub(crate) async fn load_names(
+    docker: &Api,
+    root: &Descriptor,
+    names: &[Reference],
+    limit: Duration,
+) -> Result<(), EngineError> {
+    let archive = archive(root, names).map_err(|error| refused(error.to_string()))?;
+    let response = docker.send("/images/load?quiet=1", "application/x-tar", archive, limit).await?;
+    match response.status {
+        StatusCode::OK => judge(&response.body, root, names, true).map(drop),
+        _ => Err(refused(response.message())),
+    }
+}
+
 fn refused(reason: String) -> EngineError {
     if EngineError::is_no_space(&reason) {
         return EngineError::NoSpace { operation: "loading the image into docker".to_owned(), message: reason };

@@ -26,11 +26,13 @@ use self::caches::DockerCaches;
 pub(crate) use self::discover::{Info, Store, info};
 pub(crate) use self::jsonstream::{Line, check_loaded};
 use self::load::Loads;
-pub(crate) use self::load::{is_transient, pause};
+pub(crate) use self::load::{is_transient, load_names, pause};
 #[cfg(test)]
 pub(crate) use self::response::parse as parse_line;
 pub(crate) use self::response::read_lines;
-pub(crate) use self::tag::{again as tag_again, remove as remove_name, set as set_name};
+pub(crate) use self::tag::{
+    Tagged, again as tag_again, remove as remove_name, set as set_name, tag, take as take_name,
+};
 pub(crate) use self::upload::{Upload, broken};
 use self::verify_store::VerifiedStore;
 pub(crate) use self::verify_store::namespace;
@@ -67,16 +69,7 @@ impl DockerEngine {
     ) -> Result<Self, EngineError> {
         let docker = Arc::new(Api::new(socket));
         let info = info(&docker).await?;
-        let snapshotter = match info.store() {
-            Store::Containerd { snapshotter } => snapshotter.to_owned(),
-            Store::Classic { driver } => {
-                return Err(EngineError::ClassicStore {
-                    address: docker.address().to_owned(),
-                    version: info.server_version.clone(),
-                    driver: driver.to_owned(),
-                });
-            }
-        };
+        let snapshotter = info.containerd_store(&docker)?.to_owned();
         let store = VerifiedStore::find(socket, &candidates(hint, info.containerd_address())).await?;
         if let Some(expected) = namespace.filter(|expected| *expected != store.namespace()) {
             return Err(EngineError::Namespace {

@@ -5,10 +5,9 @@ use futures_util::future::try_join_all;
 use super::DockerApi;
 use super::names;
 use crate::engine::EngineError;
-use crate::engine::containerd::{Job, children_labels, missing_labels};
+use crate::engine::containerd::{Job, children_labels, missing_labels, read_if_complete};
 use crate::engine::docker::tag_again;
-use crate::image::{Descriptor, Graph, GraphError, Kind, Limits, Platform, Reference};
-use crate::source::{OnMissing, ReadGraphError, SourceError, read_graph};
+use crate::image::{Descriptor, Kind, Platform, Reference};
 
 /// Whether all `names` point to `root`, every blob of it is there, every label that keeps one is set, and that this host's
 /// image was unpacked is noted on its config; how many blobs it has. dockerd is then asked to tag the names as what
@@ -35,7 +34,7 @@ pub(super) async fn check(
 
 /// How many blobs the image `root` has, if it is complete and unpacked.
 async fn complete(docker: &DockerApi, root: &Descriptor) -> Result<Option<usize>, EngineError> {
-    let Some(graph) = read(docker, root).await? else { return Ok(None) };
+    let Some(graph) = read_if_complete(&docker.images(), root).await? else { return Ok(None) };
     let Some(job) = Job::of(&graph, &Platform::host(), &docker.snapshotter) else { return Ok(None) };
     let found = docker.content.infos(graph.descriptors().map(|blob| &blob.digest)).await?;
     let is_there = |blob: &Descriptor| found.get(&blob.digest).is_some_and(|found| found.size == blob.size);
@@ -53,21 +52,4 @@ async fn complete(docker: &DockerApi, root: &Descriptor) -> Result<Option<usize>
         have.is_some_and(|found| missing_labels(&expected, &found.labels).is_empty())
     });
     Ok(is_kept.then(|| graph.blobs()))
-}
-
-/// Reads the image's documents; `None` when one is missing, or is not what it should be: those that are sent replace none.
-async fn read(docker: &DockerApi, root: &Descriptor) -> Result<Option<Graph>, EngineError> {
-    match read_graph(&docker.images(), root.clone(), Limits::default(), OnMissing::Stop).await {
-        Ok(graph) => Ok(Some(graph)),
-        // A root that is no image is found by its transaction.
-        Err(ReadGraphError::Missing { .. } | ReadGraphError::Graph(GraphError::Root { .. })) => Ok(None),
-        Err(ReadGraphError::Graph(error)) => Err(error.into()),
-        Err(ReadGraphError::Source(SourceError::Length { digest, expected, .. })) => {
-            let reason = format!("docker's copy has not the {expected} bytes that it should have");
-            Err(EngineError::Corrupt { digest, reason })
-        }
-        Err(ReadGraphError::Source(error)) => {
-            Err(EngineError::Protocol { operation: format!("reading {}", root.digest), reason: error.reason() })
-        }
-    }
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::DockerApi;
-use super::transaction::DockerApiTransaction;
+use super::transaction::{Commits, DockerApiTransaction};
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, EngineKind, ImageTransaction, Lease, Pin, TransactionOptions};
 use crate::image::{Descriptor, Digest, Graph};
@@ -20,12 +20,13 @@ pub(super) struct DockerApiLease {
     spool: Option<Arc<dyn Lease>>,
     /// Whether something went that an earlier plan relied on.
     is_whole: Arc<AtomicBool>,
+    commits: Commits,
     released: CancellationToken,
 }
 
 impl DockerApiLease {
     pub(super) fn new(docker: Arc<DockerApi>, spool: Option<Arc<dyn Lease>>) -> Self {
-        Self { docker, spool, is_whole: Arc::default(), released: CancellationToken::new() }
+        Self { docker, spool, is_whole: Arc::default(), commits: Commits::new(), released: CancellationToken::new() }
     }
 
     fn engine_name() -> &'static str {
@@ -103,14 +104,15 @@ impl Lease for DockerApiLease {
     ) -> Result<Box<dyn ImageTransaction>, EngineError> {
         let is_whole = self.is_whole.clone();
         let cancelled = self.released.child_token();
-        let begun =
-            DockerApiTransaction::begin(self.docker.clone(), self.spool.clone(), graph, options, is_whole, cancelled);
+        let (docker, spool, commits) = (self.docker.clone(), self.spool.clone(), self.commits.clone());
+        let begun = DockerApiTransaction::begin(docker, spool, graph, options, is_whole, commits, cancelled);
         Ok(Box::new(begun.await?))
     }
 
     /// dockerd keeps nothing of an archive that it did not get to the end of.
     async fn suspend(&self, root: &Digest) -> Result<(), EngineError> {
         self.released.cancel();
+        self.commits.cancelled().await;
         match &self.spool {
             Some(spool) => spool.suspend(root).await,
             None => Ok(()),
@@ -119,6 +121,7 @@ impl Lease for DockerApiLease {
 
     async fn release(&self) -> Result<(), EngineError> {
         self.released.cancel();
+        self.commits.cancelled().await;
         match &self.spool {
             Some(spool) => spool.release().await,
             None => Ok(()),

@@ -2,24 +2,33 @@
 //!
 //! Its socket shows the content store, to be read ([`content`]): so it is known which layers dockerd lacks. An export is an OCI
 //! archive for `POST /images/load` with the image's documents and these layers; containerd's importer, which reads it, looks
-//! for everything else in the store (containerd `client/import.go`). The file that names the image comes last: whatever
+//! for everything else in the store (containerd `client/import.go`). The file that makes an image of it comes last: whatever
 //! ends the archive earlier leaves nothing that is visible. What dockerd had received by then stays for a day, by the lease
 //! of an import that nobody ends, so that the next export finds the layers that were complete.
 //!
-//! dockerd lends no leases, so nothing is pinned between the look-up and the load. After the load every blob is looked up
-//! once more; if one is gone, names get back what they had, and the image is sent whole. dockerd sets names before it unpacks,
-//! so that whoever is killed or given up in between leaves them on an image that is not complete.
+//! dockerd sets the names in an archive before it unpacks the image (moby `daemon/containerd/image_exporter.go`), so the archive
+//! has none ([`load`]): dockerd loads and unpacks an image without a name ([`unnamed`]), every blob is looked up once more, and only
+//! then the names are compared with their preconditions and set ([`commit`]), by `POST /images/ID/tag`. Whoever is killed
+//! leaves each name as it was, or on an image that is complete.
+//!
+//! dockerd lends no leases, so nothing is pinned between the look-up and the load, nor an image without a name from
+//! `docker image prune`. If something is gone after the load, or after the names were set, the names get back what they had,
+//! and the image is sent whole.
 //!
 //! Blobs that come before their image is known (the exporter API) wait in the *spool*, an image layout folder.
 
 mod already_complete;
 mod archive;
+mod commit;
 mod content;
 mod images;
 mod lease;
+mod load;
 mod names;
+mod names_before;
 mod plan;
 mod transaction;
+mod unnamed;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +39,7 @@ use self::content::Content;
 use self::images::DockerApiImages;
 use self::lease::DockerApiLease;
 use super::caches::CacheStore;
-use super::docker::{Info, Store, info, namespace, remove_name, set_name};
+use super::docker::{info, namespace, remove_name, set_name};
 use super::images::{Images, Record};
 use super::repository::RepositoryEngine;
 use super::{
@@ -54,6 +63,9 @@ struct DockerApi {
     api: Arc<Api>,
     content: Content,
     snapshotter: String,
+    /// Whether the record of an image without a name can be removed beside its names: before 25 dockerd takes one for the other
+    /// (moby `daemon/containerd/image_delete.go`).
+    knows_unnamed_records: bool,
     /// What exports have sent that dockerd does not have yet.
     spool: Arc<dyn Images>,
 }
@@ -65,7 +77,7 @@ impl DockerApiEngine {
     /// [`EngineError::ClassicStore`] if it has that; when its content store cannot be read.
     pub(crate) async fn connect(api: Arc<Api>, folder: &Path) -> Result<Self, EngineError> {
         let info = info(&api).await?;
-        let snapshotter = containerd_store(&api, &info)?.to_owned();
+        let snapshotter = info.containerd_store(&api)?.to_owned();
         let grpc = Arc::new(Grpc::new(api.clone()));
         let namespace = namespace(grpc.clone()).await?;
         let identity = Identity {
@@ -74,21 +86,15 @@ impl DockerApiEngine {
             address: api.address().to_owned(),
             storage: Storage::Containerd { namespace, snapshotter: snapshotter.clone(), parallel_unpack: false },
         };
-        let folder = Arc::new(RepositoryEngine::at(folder));
-        let docker = DockerApi { api, content: Content::new(grpc), snapshotter, spool: folder.images()? };
+        let folder = Arc::new(RepositoryEngine::private(folder)?);
+        let docker = DockerApi {
+            api,
+            content: Content::new(grpc),
+            snapshotter,
+            knows_unnamed_records: info.major().is_none_or(|major| major >= 25),
+            spool: folder.images()?,
+        };
         Ok(Self { docker: Arc::new(docker), identity, folder })
-    }
-}
-
-/// The snapshotter, unless dockerd has the classic store: there the content store is that of its builder.
-fn containerd_store<'a>(api: &Api, info: &'a Info) -> Result<&'a str, EngineError> {
-    match info.store() {
-        Store::Containerd { snapshotter } => Ok(snapshotter),
-        Store::Classic { driver } => Err(EngineError::ClassicStore {
-            address: api.address().to_owned(),
-            version: info.server_version.clone(),
-            driver: driver.to_owned(),
-        }),
     }
 }
 
@@ -99,7 +105,7 @@ impl DockerApi {
 
     /// Fails if dockerd has another store by now.
     async fn check_store(&self) -> Result<(), EngineError> {
-        containerd_store(&self.api, &info(&self.api).await?).map(drop)
+        info(&self.api).await?.containerd_store(&self.api).map(drop)
     }
 }
 

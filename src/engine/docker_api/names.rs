@@ -1,14 +1,12 @@
 //! What names resolve to, as dockerd's HTTP API says it. With the containerd image store an image's id is the digest of its
 //! root (moby `daemon/containerd/image.go`).
 
-use futures_util::future::try_join_all;
 use http::StatusCode;
 use serde::Deserialize;
 
 use crate::docker_api::Api;
-use crate::engine::docker::{remove_name, set_name};
+use crate::engine::EngineError;
 use crate::engine::images::Record;
-use crate::engine::{EngineError, Precondition};
 use crate::image::{Descriptor, Digest, Reference};
 
 /// The largest list of images that is read: some 50,000 images.
@@ -40,13 +38,18 @@ struct Root {
 
 impl Listed {
     /// The root; of an older dockerd with no more than its digest.
-    fn target(&self) -> Descriptor {
+    pub(super) fn target(&self) -> Descriptor {
         match &self.descriptor {
             Some(root) if root.digest == self.id => {
                 Descriptor::new(root.media_type.clone(), root.digest.clone(), root.size)
             }
             _ => Descriptor::new(UNKNOWN, self.id.clone(), 0),
         }
+    }
+
+    /// Whether nothing names it.
+    pub(super) fn is_dangling(&self) -> bool {
+        matches!(&self.records()[..], [Record { name: None, .. }])
     }
 
     /// Its records: one for each tag; one for each digest that it is known by where it has no tag; one without a name where
@@ -72,14 +75,16 @@ pub(super) fn is_described(target: &Descriptor) -> bool {
 
 /// The image that dockerd finds under `name`: a reference, or a digest.
 pub(super) async fn image(api: &Api, name: &str) -> Result<Option<Descriptor>, EngineError> {
+    Ok(inspect(api, name).await?.map(|image| image.target()))
+}
+
+/// What dockerd says of that image.
+pub(super) async fn inspect(api: &Api, name: &str) -> Result<Option<Listed>, EngineError> {
     let path = format!("/images/{name}/json");
     let response = api.get(&path).await?;
     let broken = |reason| EngineError::Protocol { operation: format!("asking docker for {path}"), reason };
     match response.status {
-        StatusCode::OK => {
-            let image: Listed = serde_json::from_slice(&response.body).map_err(|error| broken(error.to_string()))?;
-            Ok(Some(image.target()))
-        }
+        StatusCode::OK => Ok(Some(serde_json::from_slice(&response.body).map_err(|error| broken(error.to_string()))?)),
         StatusCode::NOT_FOUND => Ok(None),
         _ => Err(broken(response.message())),
     }
@@ -94,55 +99,6 @@ pub(super) async fn list(api: &Api) -> Result<Vec<Record>, EngineError> {
     }
     let images: Vec<Listed> = serde_json::from_slice(&response.body).map_err(|error| broken(error.to_string()))?;
     Ok(images.iter().flat_map(Listed::records).collect())
-}
-
-/// Refuses the first name of which a precondition does not hold. dockerd compares nothing, so this is done right before it
-/// is asked.
-pub(super) async fn check(api: &Api, preconditions: &[Precondition]) -> Result<(), EngineError> {
-    for precondition in preconditions {
-        let current = image(api, &precondition.name.to_string()).await?;
-        precondition.check(current.as_ref().map(|root| &root.digest))?;
-    }
-    Ok(())
-}
-
-/// What names resolved to before a load.
-#[derive(Debug)]
-pub(super) struct NamesBefore(Vec<(Reference, Option<Digest>)>);
-
-impl NamesBefore {
-    /// Looks up `names`.
-    pub(super) async fn of(api: &Api, names: &[Reference]) -> Result<Self, EngineError> {
-        let full: Vec<_> = names.iter().map(ToString::to_string).collect();
-        let found = try_join_all(full.iter().map(|name| image(api, name))).await?;
-        Ok(Self(names.iter().cloned().zip(found.into_iter().map(|root| root.map(|root| root.digest))).collect()))
-    }
-
-    /// Gives back to the names that now point to `root`, an image that is not complete, what they resolved to: dockerd sets
-    /// names before it does anything that can fail, and gives none back.
-    pub(super) async fn restore(&self, api: &Api, root: &Digest) {
-        for (name, before) in &self.0 {
-            if before.as_ref() == Some(root) {
-                continue;
-            }
-            if let Err(error) = restore(api, name, before.as_ref(), root).await {
-                tracing::warn!(%error, %name, "the name may point to an image that is not complete");
-            }
-        }
-    }
-}
-
-async fn restore(api: &Api, name: &Reference, before: Option<&Digest>, root: &Digest) -> Result<(), EngineError> {
-    let full = name.to_string();
-    let is_ours = image(api, &full).await?.is_some_and(|now| now.digest == *root);
-    if !is_ours {
-        return Ok(());
-    }
-    let target = Descriptor::new(UNKNOWN, before.unwrap_or(root).clone(), 0);
-    match before {
-        Some(_) if name.digest().is_none() => set_name(api, &target, name).await,
-        _ => remove_name(api, &Record { name: Some(full), target }, false).await,
-    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use self::chains::Chains;
 use self::lease::ClassicLease;
 use super::caches::CacheStore;
-use super::docker::{Info, Store, info, tag_again};
+use super::docker::{info, tag_again};
 use super::repository::RepositoryEngine;
 use super::{
     Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases, Storage, StoredBlobs,
@@ -65,7 +65,7 @@ impl ClassicEngine {
     /// The dockerd behind `api`, whose build caches are in the folder `caches`.
     pub(crate) async fn connect(api: Arc<Api>, caches: &Path) -> Result<Self, EngineError> {
         let info = info(&api).await?;
-        let driver = classic(&api, &info)?.to_owned();
+        let driver = info.classic_store(&api)?.to_owned();
         let identity = Identity {
             kind: EngineKind::DockerClassic,
             version: info.server_version.clone(),
@@ -73,19 +73,7 @@ impl ClassicEngine {
             storage: Storage::Classic { storage_driver: driver },
         };
         let docker = Classic { api, chains: Chains::default(), images: Mutex::default() };
-        Ok(Self { docker: Arc::new(docker), identity, caches: Arc::new(RepositoryEngine::at(caches)) })
-    }
-}
-
-/// The graph driver, unless dockerd keeps its images in containerd: it would take our archive for an incomplete one.
-fn classic<'a>(api: &Api, info: &'a Info) -> Result<&'a str, EngineError> {
-    match info.store() {
-        Store::Classic { driver } => Ok(driver),
-        Store::Containerd { snapshotter } => Err(EngineError::ContainerdStore {
-            address: api.address().to_owned(),
-            version: info.server_version.clone(),
-            snapshotter: snapshotter.to_owned(),
-        }),
+        Ok(Self { docker: Arc::new(docker), identity, caches: Arc::new(RepositoryEngine::private(caches)?) })
     }
 }
 
@@ -171,7 +159,7 @@ impl Engine for ClassicEngine {
             return Err(EngineError::NotOffered { engine: self.identity.kind.name(), what });
         }
         let info = info(&self.docker.api).await?;
-        classic(&self.docker.api, &info)?;
+        info.classic_store(&self.docker.api)?;
         Ok(Arc::new(ClassicLease::new(self.docker.clone(), info)))
     }
 

@@ -90,6 +90,9 @@ impl EngineError {
                 error => return error.hint(),
             },
             Self::NamedOnSome { .. } => "export again when all nodes run, or remove the image there (`linkspan rm`)".to_owned(),
+            Self::NamesLeft { names, .. } => {
+                format!("export the image again, or remove its name (`docker rmi {}`)", names.join(" "))
+            }
             Self::Collects { who, .. } => (*who).to_owned(),
             Self::Daemon { hint, .. } => return hint.clone(),
             Self::Timeout { .. } => "look at the engine's log: it is stuck or overloaded".to_owned(),

@@ -217,6 +217,16 @@ pub enum EngineError {
         /// The nodes that may have some of the image's names.
         nodes: Vec<String>,
     },
+    /// A commit failed, or was cancelled, after dockerd may have set names, and these could not be given back.
+    #[error("{error}; {} may point to {root} now", names.join(", "))]
+    NamesLeft {
+        /// What happened.
+        error: Box<EngineError>,
+        /// The names, as docker shows them.
+        names: Vec<String>,
+        /// The root of the image.
+        root: Digest,
+    },
     /// An engine is installed and not running: its user would not find what was written elsewhere.
     #[error("{engine} is installed here ({trace}), but nothing is at {docker} or {containerd}")]
     Stopped {
@@ -320,7 +330,9 @@ impl EngineError {
     /// Whether a disk is full on which the engine stores images.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::Node { error, .. } | Self::NamedOnSome { error, .. } => error.is_full(),
+            Self::Node { error, .. } | Self::NamedOnSome { error, .. } | Self::NamesLeft { error, .. } => {
+                error.is_full()
+            }
             _ => matches!(self, Self::NoSpace { .. } | Self::LayoutFull { .. }),
         }
     }
@@ -339,7 +351,10 @@ impl EngineError {
 
     /// Whether another plan of the same export may succeed.
     pub fn is_outdated_plan(&self) -> bool {
-        matches!(self, Self::Vanished { .. })
+        match self {
+            Self::NamesLeft { error, .. } => error.is_outdated_plan(),
+            _ => matches!(self, Self::Vanished { .. }),
+        }
     }
 
     /// Whether dockerd responds, and the containerd that it uses cannot be used from here, or not be shown to be that one.
@@ -350,7 +365,9 @@ impl EngineError {
     /// Whether the engine went away (rather than refused), so that a new connection may succeed.
     pub fn is_disconnect(&self) -> bool {
         match self {
-            Self::Node { error, .. } | Self::NamedOnSome { error, .. } => error.is_disconnect(),
+            Self::Node { error, .. } | Self::NamedOnSome { error, .. } | Self::NamesLeft { error, .. } => {
+                error.is_disconnect()
+            }
             _ => matches!(self, Self::Unreachable { .. } | Self::Daemon { is_lost: true, .. }),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::disk::Disk;
@@ -58,6 +59,38 @@ impl LayoutPaths {
         ))
     }
 
+    /// Takes other users' permissions from a layout that is for this user alone.
+    ///
+    /// # Errors
+    /// When it belongs to another user, and more than that one may change it.
+    fn close_to_others(&self) -> Result<(), EngineError> {
+        if !self.is_private() {
+            return Ok(());
+        }
+        let found = fs::metadata(self.root()).map_err(|error| self.failed("looking at it", &error))?;
+        if found.uid() == rustix::process::geteuid().as_raw() {
+            if found.mode() & 0o077 == 0 {
+                return Ok(());
+            }
+            let closed = fs::set_permissions(self.root(), fs::Permissions::from_mode(0o700));
+            return closed.map_err(|error| self.failed("taking other users' permissions from it", &error));
+        }
+        if found.mode() & 0o022 == 0 {
+            return Ok(());
+        }
+        Err(self.invalid(format!(
+            "it belongs to the user {}, and others may change what is in it (mode {:03o}): expected a folder of this user's, or one \
+             that only its owner may write; name another one, or `chmod go-w` it",
+            found.uid(),
+            found.mode() & 0o777
+        )))
+    }
+
+    /// [`close_to_others`](Self::close_to_others), where we have used it before.
+    pub(crate) fn close_if_used(&self) -> Result<(), EngineError> {
+        if self.own().is_dir() { self.close_to_others() } else { Ok(()) }
+    }
+
     /// Makes the folder a layout. Our own folder is created first: it marks a layout that is not complete yet.
     pub(crate) fn create(&self, disk: &dyn Disk) -> Result<(), EngineError> {
         let found = self.inspect()?;
@@ -72,6 +105,8 @@ impl LayoutPaths {
                 disk.create_folder(folder).map_err(making)?;
             }
         }
+        // Nothing is in a new one yet.
+        self.close_to_others()?;
         let sha256 = self.blobs_of(Algorithm::Sha256);
         let own = [self.own(), self.leases(), self.uploads(), self.processes(), self.ingest(), self.blobs(), sha256];
         for folder in own {

@@ -72,9 +72,19 @@ pub(super) fn open(root: &Path) -> (Arc<BlobStore>, NameIndex, LeaseStore) {
     on(root, Arc::new(System), boot())
 }
 
+/// The same of a layout that is for this user alone. Takes other users' permissions from one that we have used before.
+pub(super) fn open_private(root: &Path) -> Result<(Arc<BlobStore>, NameIndex, LeaseStore), EngineError> {
+    let paths = LayoutPaths::private(root);
+    paths.close_if_used()?;
+    Ok(stores(paths, Arc::new(System), boot()))
+}
+
 /// The stores on the given disk, in the given boot.
 pub(super) fn on(root: &Path, disk: Arc<dyn Disk>, boot: String) -> (Arc<BlobStore>, NameIndex, LeaseStore) {
-    let paths = LayoutPaths::new(root);
+    stores(LayoutPaths::new(root), disk, boot)
+}
+
+fn stores(paths: LayoutPaths, disk: Arc<dyn Disk>, boot: String) -> (Arc<BlobStore>, NameIndex, LeaseStore) {
     let process = Arc::new(ProcessFile::new(paths.clone()));
     let leases = LeaseStore::new(paths.clone(), disk.clone(), process.clone());
     let names = NameIndex::new(paths.clone(), disk.clone());

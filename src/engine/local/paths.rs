@@ -20,11 +20,21 @@ const OWN: &str = ".linkspan";
 #[derive(Debug, Clone)]
 pub(crate) struct LayoutPaths {
     root: PathBuf,
+    is_private: bool,
 }
 
 impl LayoutPaths {
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), is_private: false }
+    }
+
+    /// Those of a layout that is for this user alone.
+    pub(crate) fn private(root: &Path) -> Self {
+        Self { root: root.to_owned(), is_private: true }
+    }
+
+    pub(super) fn is_private(&self) -> bool {
+        self.is_private
     }
 
     pub(crate) fn root(&self) -> &Path {

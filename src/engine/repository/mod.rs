@@ -55,10 +55,20 @@ impl RepositoryEngine {
     }
 
     /// The same, which is not looked at before it is used.
-    pub(crate) fn at(root: &Path) -> Self {
+    fn at(root: &Path) -> Self {
         let absolute = std::path::absolute(root);
         let root = absolute.as_deref().unwrap_or(root);
         Self::new(root, local::open(root))
+    }
+
+    /// One that is for this user alone.
+    ///
+    /// # Errors
+    /// When the folder belongs to another user, and more than that one may change it.
+    pub(crate) fn private(root: &Path) -> Result<Self, EngineError> {
+        let absolute = std::path::absolute(root);
+        let root = absolute.as_deref().unwrap_or(root);
+        Ok(Self::new(root, local::open_private(root)?))
     }
 
     /// Makes an engine over the stores at `root`.

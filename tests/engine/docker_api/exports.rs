@@ -6,13 +6,14 @@ use bytes::Bytes;
 use linkspan::engine::images::Query;
 use linkspan::engine::ingest::{Expected, OpenedIngest};
 use linkspan::engine::select::select;
-use linkspan::engine::{Engine, EngineError, EngineKind, Lifetime, Pin};
+use linkspan::engine::{Engine, EngineError, EngineKind, Lifetime, Pin, Precondition};
 use linkspan::image::Digest;
 use linkspan::source::read_document;
 use serde_json::Value;
 
+use super::faults::records;
 use super::{relayed, selection};
-use crate::common::Stack;
+use crate::common::{Stack, text};
 use crate::fixture::{self, Image, Layer, begin, docker, export, names, origin};
 
 /// Content that compresses to nothing and is long enough to be told from an archive without it.
@@ -96,7 +97,7 @@ async fn an_image_is_what_the_engine_docker_makes_of_it() {
     let (_relay, api) = relayed(stack).await;
     let direct = docker(stack).await;
     let engines: [(&str, &dyn Engine); 2] = [("api-beside:docker", &*direct), ("api-beside:api", &*api)];
-    let mut seen = Vec::new();
+    let (mut seen, mut seen_events) = (Vec::new(), Vec::new());
     for (name, engine) in engines {
         // The same but for the greeting, so that neither finds the other's.
         let own = Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", name).tar()]);
@@ -112,11 +113,17 @@ async fn an_image_is_what_the_engine_docker_makes_of_it() {
             image.as_object_mut().unwrap().remove(differing);
         }
         let check = stack.ctr("moby", ["images", "check", &format!("name==docker.io/library/{name}")]).ok().stdout;
-        seen.push((image, events(stack, begun, &index.root.digest), check.contains("complete (3/3)")));
+        seen.push((image, check.contains("complete (3/3)")));
+        seen_events.push(events(stack, begun, &index.root.digest));
         assert_eq!(engine.already_complete(&index.root, &names(&[name])).await.unwrap(), Some(8));
     }
     assert_eq!(seen[0], seen[1]);
-    assert!(seen[1].1.contains(&"load".to_owned()) && seen[1].2, "{seen:?}");
+    assert!(seen[1].1, "{seen:?}");
+    // Names are set after the load, and not by it.
+    assert_eq!(
+        (&seen_events[0][..], &seen_events[1][..]),
+        (&["load".to_owned()][..], &["load", "tag"].map(str::to_owned)[..])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,6 +198,84 @@ async fn blobs_that_come_before_their_image_wait_in_the_spool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_moves_while_the_archive_is_sent_is_not_set() {
+    let stack = Stack::shared();
+    let (relay, engine) = relayed(stack).await;
+    let [first, second] = ["1", "2"].map(|seed| Image::new(&[Layer::new().file("api-moves-on", seed).tar()]));
+    export(&*engine, &first, &names(&["api-moves-on:1"])).await.unwrap();
+    export(&*engine, &second, &names(&["api-moves-on:2"])).await.unwrap();
+    // From the spool, so that the commit sends it: more than any buffer takes while the load waits for the name to move.
+    let layer = large(22);
+    let image = Image::new(std::slice::from_ref(&layer));
+    let lease = engine.lease(&origin(), Lifetime::Durable { record: "moves" }).await.unwrap();
+    match lease.ingests().unwrap().open("layer", &Expected::default()).await.unwrap() {
+        OpenedIngest::Writer(mut writer) => {
+            writer.write(layer).await.unwrap();
+            writer.commit(Expected::default()).await.unwrap();
+        }
+        OpenedIngest::Present => panic!("nobody has it"),
+    }
+    relay.on_load(|| drop(stack.docker(["tag", "api-moves-on:2", "api-moves-on:1"]).ok()));
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    assert_eq!(transaction.plan().missing, []);
+    let commit = names(&["api-moves-on:1"]);
+    let expected = Precondition { name: commit[0].clone(), expected: vec![Some(first.root.digest.clone())] };
+    let error = transaction.prepare().await.unwrap().commit(&commit, &[expected]).await.unwrap_err();
+    assert!(
+        matches!(&error, EngineError::NameMoved { current, .. } if current.as_ref() == Some(&second.root.digest)),
+        "{error}"
+    );
+    assert_eq!(stack.tagged("moby", "api-moves-on:1"), Some(second.root.digest.to_string()));
+    assert_eq!(records(stack, &image), [""; 0]);
+    lease.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_are_those_of_a_plain_load() {
+    let stack = Stack::shared();
+    let (relay, engine) = relayed(stack).await;
+    let image = |seed: &str| Image::new(&[Layer::new().file("api-records", seed).tar()]);
+    let (first, second) = (image("1"), image("2"));
+    let full = |tag: &str| format!("docker.io/library/api-records:{tag}");
+    let unnamed = |image: &Image| format!("moby-dangling@{}", image.root.digest);
+    // By `docker load`, of what `docker save` wrote.
+    export(&*engine, &first, &names(&["api-records:saved"])).await.unwrap();
+    let archive = stack.fresh_path(".tar");
+    stack.docker(["save", "-o", text(&archive), "api-records:saved"]).ok();
+    stack.docker(["rmi", "api-records:saved"]).ok();
+    assert_eq!(records(stack, &first), [""; 0]);
+    export(&*engine, &second, &names(&["api-records:saved"])).await.unwrap();
+    stack.docker(["load", "-i", text(&archive)]).ok();
+    let plain = (records(stack, &first), records(stack, &second));
+    assert_eq!(plain, (vec![full("saved")], vec![unnamed(&second)]));
+
+    // By us: the name moves, and what had it stays without one.
+    export(&*engine, &second, &names(&["api-records:saved"])).await.unwrap();
+    assert_eq!((records(stack, &second), records(stack, &first)), (vec![full("saved")], vec![unnamed(&first)]));
+    // Where it has another name, that is enough.
+    export(&*engine, &second, &names(&["api-records:kept"])).await.unwrap();
+    export(&*engine, &first, &names(&["api-records:saved"])).await.unwrap();
+    assert_eq!((records(stack, &first), records(stack, &second)), (vec![full("saved")], vec![full("kept")]));
+    // The same again.
+    relay.take();
+    for _ in 0..2 {
+        export(&*engine, &first, &names(&["api-records:saved"])).await.unwrap();
+        assert_eq!(records(stack, &first), [full("saved")]);
+    }
+    assert_eq!(relay.take().0, 2);
+    // Several names, one of which dockerd does not tag.
+    let by_digest = format!("api-records@{}", second.root.digest);
+    export(&*engine, &second, &names(&["api-records:saved", "api-records:more", &by_digest])).await.unwrap();
+    let mut all = records(stack, &second);
+    all.sort();
+    let mut expected = ["kept", "more", "saved"].map(full).to_vec();
+    expected.push(format!("docker.io/library/{by_digest}"));
+    expected.sort();
+    assert_eq!(all, expected);
+    assert_eq!(records(stack, &first), [unnamed(&first)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attestations_are_there_although_a_build_record_may_have_them() {
     let stack = Stack::shared();
     let (_relay, engine) = relayed(stack).await;
@@ -261,7 +346,7 @@ async fn what_an_export_leaves_when_it_is_dropped_is_nothing() {
     let transaction = begin(&lease, image.graph()).await.unwrap();
     fixture::send(&*transaction, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
     transaction.cancel().await;
-    let error = transaction.prepare().await.unwrap().commit(&names(&["api-dropped:1"]), &[]).await.unwrap_err();
+    let error = transaction.prepare().await.unwrap_err();
     assert!(matches!(error, EngineError::Protocol { .. }), "{error}");
     lease.release().await.unwrap();
     assert_eq!(stack.tagged("moby", "api-dropped:1"), None);

@@ -3,6 +3,7 @@
 mod doors;
 mod exports;
 mod faults;
+mod interrupted;
 mod user;
 
 use std::sync::Arc;

@@ -101,9 +101,42 @@ async fn a_user_of_the_group_has_images_without_root() {
     assert!(log.contains("engine docker-api") && log.contains("no permission to use containerd at"), "{log}");
     place.linkspan(GROUP, ["load", "--to", &unix(&door), text(&archive)]).ok();
     assert_eq!(stack.tagged("moby", "api-user:1"), Some(image.root.digest.to_string()));
+    let spool = fs::metadata(place.path("home/.local/state/linkspan/cache")).unwrap();
+    assert_eq!(spool.permissions().mode() & 0o777, 0o700);
     daemon.signal(Signal::TERM);
     assert!(daemon.wait().status.success());
 
     let refused = place.linkspan(USER, ["images", "--docker-host", &host]).fails();
     assert!(refused.stderr.contains("no permission to use docker") && refused.stderr.contains("group"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spool_is_for_its_user_alone() {
+    let stack = Stack::shared();
+    let spool = stack.fresh_path("-spool");
+    let mode = || fs::metadata(&spool).unwrap().permissions().mode() & 0o777;
+    let open = |mode| fs::set_permissions(&spool, Permissions::from_mode(mode)).unwrap();
+    let images = || {
+        let to = ["--engine", "docker-api", "--docker-host", stack.docker_host(), "--cache-dir", text(&spool)];
+        linkspan(["images", "--quiet"]).args(to)
+    };
+    // Nothing is made by looking, and a folder that may be anything stays as it is.
+    images().ok();
+    assert!(!spool.exists());
+    fs::create_dir(&spool).unwrap();
+    open(0o755);
+    images().ok();
+    assert_eq!(mode(), 0o755);
+
+    // One that an earlier release has used.
+    fs::create_dir(spool.join(".linkspan")).unwrap();
+    images().ok();
+    assert_eq!(mode(), 0o700);
+    chown(&spool, Some(USER), None).unwrap();
+    open(0o775);
+    let refused = images().fails();
+    assert!(refused.stderr.contains("belongs to the user 65534") && refused.stderr.contains("mode 775"), "{refused}");
+    open(0o755);
+    images().ok();
+    assert_eq!(mode(), 0o755, "it is that user's");
 }
