@@ -8,12 +8,12 @@ use super::abandoned::AbandonedLeases;
 use super::daemon::daemon_at;
 use super::destination::Destination;
 use super::settings::{EngineSettings, TargetSettings};
-use super::{CommandError, block_on};
+use super::{CommandError, block_on, output};
 use crate::buildx::Store;
 use crate::config::{Config, ConfigError, Layer, Log, Names, Origin as SettingOrigin, ProcessEnvironment};
 use crate::engine::images::{Images, Query, Record};
 use crate::engine::remote::{Connected, Daemon, DaemonAddress};
-use crate::engine::select::{Selection, select};
+use crate::engine::select::{DockerAddress, Selection, select};
 use crate::engine::{ClusterAddress, Engine, EngineKind, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
@@ -42,12 +42,19 @@ fn load_beside(settings: EngineSettings) -> Result<Config, CommandError> {
     start_log(beside_contexts(settings.into())?)
 }
 
-/// Loads the configuration of a command for which a docker context that cannot be used is no error.
+/// Loads the configuration of a command for which a docker context, or a DOCKER_HOST, that cannot be used is no error.
 pub(super) fn beside_contexts(flags: Layer) -> Result<Config, ConfigError> {
+    let is_of_docker = |origin: &SettingOrigin| match origin {
+        SettingOrigin::Variable(name) => name == "DOCKER_HOST",
+        origin => matches!(origin, SettingOrigin::Context(_)),
+    };
     match Config::load(flags.clone(), &ProcessEnvironment) {
-        Err(ConfigError::Context { .. }) => {
-            // Contexts are found by these.
-            let hidden = ["DOCKER_CONTEXT", "DOCKER_CONFIG", "HOME"];
+        Err(error)
+            if matches!(&error, ConfigError::Context { .. })
+                || matches!(&error, ConfigError::Value { origin, .. } if is_of_docker(origin)) =>
+        {
+            // Contexts are found by the other ones.
+            let hidden = ["DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "HOME"];
             Config::load(flags, &|name: &str| std::env::var_os(name).filter(|_| !hidden.contains(&name)))
         }
         outcome => outcome,
@@ -72,14 +79,15 @@ async fn pass_docker_door(selection: &mut Selection, environment: Option<String>
     if !selection.kind.is_none_or(|kind| kind.is_docker() || kind == EngineKind::Cluster) {
         return;
     }
-    let Some(host) = selection.docker_host.clone().or(environment) else { return };
-    let Some(address) = host.parse::<Address>().ok().filter(|address| matches!(address, Address::Unix(_))) else {
-        return;
-    };
-    match probe(&address, First::Http1).await {
+    let host = selection.docker_host.clone().or_else(|| environment?.parse().ok());
+    let Some(DockerAddress::Unix(path)) = host else { return };
+    match probe(&Address::Unix(path.clone()), First::Http1).await {
         Probe::Linkspan(status) if status.door.kind == Kind::Docker => {
-            selection.docker_host = Some(status.engine.address);
-            selection.docker_tls = None;
+            selection.docker_host = Some(match status.engine.address.parse() {
+                Ok(engine @ DockerAddress::Unix(_)) => engine,
+                // The daemon has the certificates, or the ssh, that lead to its engine.
+                _ => DockerAddress::Unix(path),
+            });
         }
         _ => {}
     }
@@ -128,6 +136,9 @@ pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), Comma
         to => to,
     };
     let to = match to {
+        Some(Destination::Daemon(address)) if engine.docker_host.is_some() => {
+            return Err(CommandError::DockerBeside { to: address.to_string() });
+        }
         Some(Destination::Cluster(cluster)) => {
             engine.engine = Some(cluster.to_string());
             None
@@ -148,11 +159,14 @@ pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), Comma
     })
 }
 
-/// The daemon in the environment.
+/// The daemon in the environment. A cluster has none, which a note says.
 pub(super) fn daemon() -> Result<Option<DaemonAddress>, CommandError> {
     Ok(destination()?.and_then(|destination| match destination {
         Destination::Daemon(address) => Some(address),
-        Destination::Cluster(_) => None,
+        Destination::Cluster(cluster) => {
+            output::note(&format!("linkspan: note: {TO} is {cluster}, which is no daemon; it is left out here"));
+            None
+        }
     }))
 }
 

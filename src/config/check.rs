@@ -52,17 +52,23 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where doors are that no setting names an address for.
+pub(super) struct UsualDoors {
+    pub(super) docker: String,
+    pub(super) buildkit: String,
+}
+
 pub(super) fn check(
     settings: &Layer,
     docker: DockerClient,
     (tables, rules): (Vec<Draft>, &[RuleDraft]),
     groups: &Path,
-    usual_docker_door: &str,
+    usual: &UsualDoors,
     security: ListenerSecurity,
 ) -> Result<Config, ConfigError> {
     let mut engine = selection(settings, docker)?;
-    let builders = builder::check(settings, tables)?;
-    let docker_door = docker::check(settings, &mut engine, &builders, usual_docker_door)?;
+    let builders = builder::check(settings, tables, &usual.buildkit)?;
+    let docker_door = docker::check(settings, &mut engine, &builders, &usual.docker)?;
     let export_listen = settings.last(Setting::ExportListen);
     let export_listen =
         export_listen.map(|given| listen::address(given, settings, Proof::CertificateOrPassword)).transpose()?;
@@ -192,8 +198,7 @@ fn selection(settings: &Layer, docker: DockerClient) -> Result<Selection, Config
     }
     Ok(Selection {
         kind,
-        docker_host: docker_host.map(|given| self::docker_host(given, docker.tls.as_ref())).transpose()?,
-        docker_tls: docker.tls.filter(|_| docker_host.is_some_and(|given| given.text.starts_with("tcp://"))),
+        docker_host: docker_host.map(|given| self::docker_host(given, docker.tls)).transpose()?,
         containerd_address: settings.last(Setting::ContainerdAddress).map(socket_path).transpose()?,
         namespace: settings.last(Setting::Namespace).map(namespace).transpose()?,
         layout,
@@ -234,15 +239,9 @@ fn kind(given: &Given) -> Result<(Option<EngineKind>, Option<ClusterAddress>), C
 }
 
 /// Checks the form only; the engine checks whether it can export to that address.
-fn docker_host(given: &Given, tls: Option<&Tls>) -> Result<String, ConfigError> {
-    let is_ours = |scheme: &str| matches!(scheme, "unix" | "tcp" | "ssh");
-    if given.text.split_once("://").is_some_and(|(scheme, _)| !is_ours(scheme)) {
-        return Ok(given.text.clone());
-    }
-    match DockerAddress::parse(&given.text, tls.cloned()) {
-        Ok(address) => Ok(address.to_string()),
-        Err(error) => Err(invalid(given, format!("is no address: {}", error.reason()))),
-    }
+fn docker_host(given: &Given, tls: Option<Tls>) -> Result<DockerAddress, ConfigError> {
+    let address = DockerAddress::parse(&given.text, tls);
+    address.map_err(|error| invalid(given, format!("is no address: {}", error.reason())))
 }
 
 fn socket_path(given: &Given) -> Result<PathBuf, ConfigError> {

@@ -1,11 +1,13 @@
 //! Checks the docker door: where it listens, and that its engine is not the door itself.
 
+use std::path::Path;
+
 use super::listen::{self, Proof};
 use super::parse::{invalid, outputs};
 use super::{Builder, ConfigError, Layer, Origin, Setting};
 use crate::build_outputs::OutputOptions;
 use crate::engine::EngineKind;
-use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
+use crate::engine::select::Selection;
 use crate::net::Address;
 
 /// The docker door.
@@ -24,6 +26,14 @@ fn is_of_clients(origin: &Origin) -> bool {
     matches!(origin, Origin::Context(_)) || *origin == Origin::Variable("DOCKER_HOST".to_owned())
 }
 
+/// Whether two addresses are one, also by links among the folders of a socket, as `/var/run` is one to `/run`. The socket itself
+/// need not be there yet.
+fn is_same_socket(one: &Address, other: &Address) -> bool {
+    let (Address::Unix(one), Address::Unix(other)) = (one, other) else { return one == other };
+    let folder = |path: &Path| path.parent()?.canonicalize().ok();
+    one == other || (one.file_name() == other.file_name() && folder(one).is_some() && folder(one) == folder(other))
+}
+
 /// Checks the docker door in `settings`, if there is one. A `DOCKER_HOST` variable, or a docker context, that points to this
 /// docker door (without one, to the default docker door) was set for clients: it is removed from `engine`.
 pub(super) fn check(
@@ -36,10 +46,9 @@ pub(super) fn check(
     let parsed = |text: &str| text.parse::<Address>().ok();
     let ours = parsed(given.map_or(usual, |given| &given.text));
     let docker_host = settings.last(Setting::DockerHost);
-    let is_ours = |text: &str| ours.is_some() && parsed(text) == ours;
+    let is_ours = |text: &str| matches!((&ours, parsed(text)), (Some(ours), Some(it)) if is_same_socket(ours, &it));
     if docker_host.is_some_and(|docker_host| is_ours(&docker_host.text) && is_of_clients(&docker_host.origin)) {
         engine.docker_host = None;
-        engine.docker_tls = None;
     }
     let Some(given) = given else { return Ok(None) };
     let listen = listen::address(given, settings, Proof::Certificate)?;
@@ -57,8 +66,7 @@ pub(super) fn check(
         }
         return Err(invalid(given, format!("needs Docker as the engine, and the engine is set to `{kind}`")));
     }
-    let is_itself = |host: &str| host.parse() == Ok(listen.clone());
-    if is_itself(engine.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST)) {
+    if engine.docker_address().direct().is_some_and(|docker| is_same_socket(&docker, &listen)) {
         let reason = format!(
             "is the address of the engine itself, so that the door would lead to itself; name dockerd's address with \
              --{}, or choose another address",

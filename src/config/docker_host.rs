@@ -8,6 +8,12 @@ use super::{ConfigError, Environment, Layer, Origin, Setting};
 use crate::buildx::{ContextTls, DockerEndpoint, Store};
 use crate::net::Tls;
 
+/// Where docker's client looks for dockerd if it is asked for TLS, and for no address (docker/cli `opts/hosts.go`).
+const TLS_HOST: &str = "tcp://localhost:2376";
+/// The variables that ask for TLS: the first one with a server that is verified.
+const TLS_VERIFY: &str = "DOCKER_TLS_VERIFY";
+const TLS: &str = "DOCKER_TLS";
+
 /// What the environment and docker's files say of dockerd beside its address.
 #[derive(Debug, Default)]
 pub(super) struct DockerClient {
@@ -31,7 +37,12 @@ pub(super) fn add(
         _ => None,
     };
     let (Some(store), Some(name)) = (&store, name) else {
-        return Ok(DockerClient { tls: tls(store.as_ref(), environment), broken: None });
+        let tls = tls(store.as_ref(), environment);
+        if let Some(tls) = tls.as_ref().filter(|_| !is_named) {
+            let asks = if tls.skip_verify { TLS } else { TLS_VERIFY };
+            ambient.add(Setting::DockerHost, TLS_HOST, Origin::Variable(asks.to_owned()));
+        }
+        return Ok(DockerClient { tls, broken: None });
     };
     match store.docker_endpoint(&name) {
         Ok(DockerEndpoint { host, tls }) => {
@@ -60,8 +71,8 @@ fn text(value: Option<OsString>) -> Option<String> {
 /// `DOCKER_TLS_VERIFY`, or `DOCKER_TLS` without a verified server, and the files in `DOCKER_CERT_PATH`.
 fn tls(store: Option<&Store>, environment: &dyn Environment) -> Option<Tls> {
     let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
-    let is_verified = variable("DOCKER_TLS_VERIFY").is_some();
-    if !is_verified && variable("DOCKER_TLS").is_none() {
+    let is_verified = variable(TLS_VERIFY).is_some();
+    if !is_verified && variable(TLS).is_none() {
         return None;
     }
     let folder = variable("DOCKER_CERT_PATH").map(PathBuf::from);

@@ -71,6 +71,7 @@ mod tests {
 
     use super::*;
     use crate::engine::EngineKind;
+    use crate::engine::select::DockerAddress;
 
     /// A dockerd that sends one of `responses` on each connection; `None` is no response.
     fn dockerd(socket: UnixListener, responses: Vec<Option<&'static str>>) -> tokio::task::JoinHandle<()> {
@@ -100,7 +101,7 @@ mod tests {
         let responses =
             vec![None, Some("503 Service Unavailable"), Some("500 Internal Server Error"), Some("404 Not Found")];
         let server = dockerd(socket, responses);
-        let docker_host = Some(format!("unix://{}", path.display()));
+        let docker_host = Some(DockerAddress::Unix(path));
         let selection = Selection { kind: Some(EngineKind::Docker), docker_host, ..Selection::default() };
         let error = wait(&selection, Duration::from_secs(120)).await.unwrap_err();
         // An error that does not indicate a starting dockerd is returned at once.
@@ -113,7 +114,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("docker.sock");
         let _socket = UnixListener::bind(&path).unwrap();
-        let docker_host = Some(format!("unix://{}", path.display()));
+        let docker_host = Some(DockerAddress::Unix(path));
         let selection = Selection { kind: Some(EngineKind::Docker), docker_host, ..Selection::default() };
         let begun = Instant::now();
         let error = wait(&selection, Duration::from_secs(100)).await.unwrap_err();

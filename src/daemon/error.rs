@@ -5,7 +5,7 @@ use std::io;
 use super::listen::ListenError;
 use crate::config::ConfigError;
 use crate::engine::{EngineError, Identity};
-use crate::net::{Address, ServerTlsError, UpstreamError};
+use crate::net::{Address, ServerTlsError, SshAddress, UpstreamError};
 use crate::passwords::PasswordFileError;
 
 /// Why the daemon did not start, or did not shut down cleanly.
@@ -37,6 +37,16 @@ pub enum DaemonError {
         listen: Address,
         /// The engine.
         engine: Box<Identity>,
+    },
+    /// A docker door is configured, and its docker is reached over ssh.
+    #[error(
+        "the docker door at {listen} cannot lead to docker at {docker}: it relays to sockets and TCP, not over ssh"
+    )]
+    DockerOverSsh {
+        /// The door.
+        listen: Address,
+        /// The address of docker.
+        docker: String,
     },
     /// A door cannot be opened.
     #[error(transparent)]
@@ -72,6 +82,14 @@ impl DaemonError {
             Self::Listen(error) => error.hint(None),
             Self::Door { flag, error } => error.hint(Some(flag)),
             Self::Tls(error) => error.hint(),
+            Self::DockerOverSsh { docker, .. } => Some(match docker.parse::<SshAddress>() {
+                Ok(host) => format!(
+                    "run `linkspan serve` there, and name its door here: `docker context create far --docker \
+                     host=ssh://{}/run/linkspan/docker.sock`; or leave --docker-listen out",
+                    host.authority()
+                ),
+                Err(_) => "leave --docker-listen out".to_owned(),
+            }),
             _ => None,
         }
     }

@@ -26,11 +26,11 @@ use crate::build_outputs::{OutputOptions, SlowLoads};
 use crate::caches::Caches;
 use crate::config::{Builder, Config, ConfigError, DEFAULT_DOCKER_LISTEN, Setting};
 use crate::door::{buildkit, cache_api, export_api, registry};
-use crate::engine::select::Selected;
+use crate::engine::select::{DockerAddress, Selected};
 use crate::engine::{Engine, EngineError, EngineKind, Identity};
 use crate::export::Exports;
 use crate::http2::ConnectionPool;
-use crate::net::{Address, Principal, ServerTls, ServerTlsError, Tls, TlsRules, Upstream, UpstreamError};
+use crate::net::{Address, Principal, ServerTls, ServerTlsError, TlsRules, Upstream, UpstreamError};
 use crate::output::folder::Folders;
 use crate::passwords::Passwords;
 use crate::telemetry::announce;
@@ -142,9 +142,9 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
     let at = |setting: Setting| move |error| DaemonError::Door { flag: setting.name(), error };
     let mut doors = Vec::new();
     let docker = match &config.docker_door {
-        Some(door) => match docker_upstream(engine.identity(), config.engine.docker_tls.as_ref(), &door.listen) {
+        Some(door) => match docker_upstream(engine.identity(), &config.engine.docker_address(), &door.listen) {
             // A default door is optional.
-            Err(DaemonError::NoDocker { .. }) if door.is_default => None,
+            Err(DaemonError::NoDocker { .. } | DaemonError::DockerOverSsh { .. }) if door.is_default => None,
             upstream => {
                 doors.push(&door.listen);
                 let opened = Listener::open(&door.listen, config.gid, None, &mut inherited).await;
@@ -374,14 +374,14 @@ fn capacity() -> usize {
 }
 
 /// The engine behind a docker door that listens at `listen`.
-fn docker_upstream(engine: &Identity, tls: Option<&Tls>, listen: &Address) -> Result<Upstream, DaemonError> {
+fn docker_upstream(engine: &Identity, docker: &DockerAddress, listen: &Address) -> Result<Upstream, DaemonError> {
     let none = || DaemonError::NoDocker { listen: listen.clone(), engine: Box::new(engine.clone()) };
     if !engine.kind.is_docker() {
         return Err(none());
     }
-    let address: Address = engine.address.parse().map_err(|_| none())?;
-    let tls = tls.filter(|_| matches!(address, Address::Tcp { .. }));
-    Ok(Upstream::docker(address, tls)?)
+    let far = || DaemonError::DockerOverSsh { listen: listen.clone(), docker: engine.address.clone() };
+    let address = docker.direct().ok_or_else(far)?;
+    Ok(Upstream::docker(address, docker.tls())?)
 }
 
 fn pools(builders: &[Builder]) -> Result<Vec<Arc<ConnectionPool>>, UpstreamError> {

@@ -1,7 +1,8 @@
 //! Where a dockerd is, in the syntax of docker's client.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::net::{Address, AddressError, Dial, SshAddress, SshAddressError, SshDial, Tls, Upstream, UpstreamError};
@@ -10,20 +11,28 @@ use crate::net::{Address, AddressError, Dial, SshAddress, SshAddressError, SshDi
 const PORT: u16 = 2375;
 const TLS_PORT: u16 = 2376;
 
-/// Where a dockerd is.
+/// dockerd's socket where nothing else is configured.
+pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
+
+/// Where a dockerd is, with the TLS towards it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum DockerAddress {
+pub enum DockerAddress {
     /// A unix socket of this machine.
     Unix(PathBuf),
-    /// `tcp://host:port`, with or without TLS.
-    Tcp { address: Address, tls: Option<Tls> },
+    /// `tcp://host:port`.
+    Tcp {
+        /// The address.
+        address: Address,
+        /// TLS, if it has that.
+        tls: Option<Tls>,
+    },
     /// `ssh://[user@]host[:port][/path]`.
     Ssh(SshAddress),
 }
 
 /// Why a text is not the address of a dockerd.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum DockerAddressError {
+pub enum DockerAddressError {
     /// As a socket or a TCP address.
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -37,7 +46,7 @@ pub(crate) enum DockerAddressError {
 
 impl DockerAddressError {
     /// What is wrong with it and what was expected, without the address.
-    pub(crate) fn reason(&self) -> &str {
+    pub fn reason(&self) -> &str {
         match self {
             Self::Address(error) => &error.reason,
             Self::Ssh(error) => error.reason,
@@ -49,7 +58,10 @@ impl DockerAddressError {
 impl DockerAddress {
     /// Parses a docker host, as in `DOCKER_HOST`. `tls` is for `tcp://`; elsewhere it has no meaning, as with docker's
     /// client.
-    pub(crate) fn parse(host: &str, tls: Option<Tls>) -> Result<Self, DockerAddressError> {
+    ///
+    /// # Errors
+    /// When the text is none, or is one that this program cannot use.
+    pub fn parse(host: &str, tls: Option<Tls>) -> Result<Self, DockerAddressError> {
         if SshAddress::is_meant(host) {
             return Ok(Self::Ssh(host.parse()?));
         }
@@ -62,9 +74,29 @@ impl DockerAddress {
         }
     }
 
-    /// Whether it is a unix socket of this machine.
-    pub(crate) fn is_socket(&self) -> bool {
-        matches!(self, Self::Unix(_))
+    /// The unix socket of this machine, if it is one.
+    pub fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(path) => Some(path),
+            Self::Tcp { .. } | Self::Ssh(_) => None,
+        }
+    }
+
+    /// The address that a connection is made to without another program; `None` over ssh.
+    pub fn direct(&self) -> Option<Address> {
+        match self {
+            Self::Unix(path) => Some(Address::Unix(path.clone())),
+            Self::Tcp { address, .. } => Some(address.clone()),
+            Self::Ssh(_) => None,
+        }
+    }
+
+    /// TLS towards it, if it has that.
+    pub fn tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Tcp { tls, .. } => tls.as_ref(),
+            Self::Unix(_) | Self::Ssh(_) => None,
+        }
     }
 
     /// Reads the files of TLS; does not connect.
@@ -85,6 +117,21 @@ fn with_port(host: &str, is_tls: bool) -> String {
             format!("tcp://{authority}:{}", if is_tls { TLS_PORT } else { PORT })
         }
         _ => host.to_owned(),
+    }
+}
+
+impl Default for DockerAddress {
+    fn default() -> Self {
+        Self::Unix(DEFAULT_DOCKER_HOST.trim_start_matches("unix://").into())
+    }
+}
+
+/// Without TLS.
+impl FromStr for DockerAddress {
+    type Err = DockerAddressError;
+
+    fn from_str(host: &str) -> Result<Self, DockerAddressError> {
+        Self::parse(host, None)
     }
 }
 

@@ -6,15 +6,15 @@ use super::socket_at;
 use crate::buildx::is_same_address;
 use crate::config::{BuilderEndpoint, Config};
 use crate::engine::EngineKind;
-use crate::engine::select::{ApplierChoice, DEFAULT_DOCKER_HOST, Selection};
+use crate::engine::select::{ApplierChoice, DockerAddress, Selection};
 use crate::net::Address;
 use crate::running::Socket;
 use crate::status::{Kind, Status};
 
 /// The socket at which dockerd is expected. Addresses of other kinds are on another machine, and are not probed.
 pub(super) fn docker_host(selection: &Selection) -> Address {
-    let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
-    host.parse().unwrap_or_else(|_| Address::Tcp { host: "elsewhere.invalid".to_owned(), port: 0 })
+    let elsewhere = || Address::Tcp { host: "elsewhere.invalid".to_owned(), port: 0 };
+    selection.docker_address().direct().unwrap_or_else(elsewhere)
 }
 
 /// The running Linkspan that the report is about: the one whose door is where dockerd is expected (after a take-over, or if
@@ -36,7 +36,7 @@ pub(super) fn subject(
     let selection = &config.engine;
     // containerd's address alone does not choose an engine: it is a hint.
     let layer_applier = ApplierChoice::default();
-    let is_ambient = |host: &String| environment.is_some_and(|other| is_same_address(host, other));
+    let is_ambient = |host: &DockerAddress| environment.is_some_and(|other| is_same_address(&host.to_string(), other));
     let docker_host = selection.docker_host.clone().filter(|host| !is_ambient(host));
     let chosen =
         Selection { docker_host, containerd_address: None, cache_dir: None, layer_applier, ..selection.clone() };
@@ -62,11 +62,13 @@ pub(super) fn selection(configured: &Selection, subject: Option<&RunningLinkspan
     let address = engine.address.clone();
     let kind = Some(engine.kind);
     let (containerd_address, cache_dir) = (configured.containerd_address.clone(), configured.cache_dir.clone());
-    let (docker_tls, layer_applier) = (configured.docker_tls.clone(), configured.layer_applier);
-    let base = Selection { kind, containerd_address, cache_dir, docker_tls, layer_applier, ..Selection::default() };
+    let layer_applier = configured.layer_applier;
+    let base = Selection { kind, containerd_address, cache_dir, layer_applier, ..Selection::default() };
     match engine.kind {
         EngineKind::Docker | EngineKind::DockerClassic | EngineKind::DockerApi => {
-            Selection { docker_host: Some(address), ..base }
+            // A status has no files of TLS; those that are configured are for the engine that is.
+            let tls = configured.docker_address().tls().cloned();
+            Selection { docker_host: DockerAddress::parse(&address, tls).ok(), ..base }
         }
         EngineKind::Containerd => Selection {
             containerd_address: Some(address.strip_prefix("unix://").unwrap_or(&address).into()),
@@ -86,9 +88,9 @@ pub(super) fn selection(configured: &Selection, subject: Option<&RunningLinkspan
 pub(super) fn chained(config: &Config, sockets: &[Socket]) -> Vec<Chained> {
     let mut found = Vec::new();
     if let Some(host) = &config.engine.docker_host
-        && let Some(status) = socket_at(sockets, host).and_then(Socket::status)
+        && let Some(status) = socket_at(sockets, &host.to_string()).and_then(Socket::status)
     {
-        let (address, leads) = (host.clone(), status.engine.address.clone());
+        let (address, leads) = (host.to_string(), status.engine.address.clone());
         found.push(Chained { about: "engine", address, kind: status.door.kind, leads });
     }
     for builder in &config.builders {
@@ -160,7 +162,7 @@ mod tests {
         let subject = subject(&config, &[], &sockets, None).unwrap();
         assert!(subject.is_basis);
         let selection = selection(&config.engine, Some(&subject));
-        assert_eq!(selection.docker_host.as_deref(), Some("unix:///run/docker-engine.sock"));
+        assert_eq!(selection.docker_address().to_string(), "unix:///run/docker-engine.sock");
         assert_eq!(chained(&config, &sockets)[0].leads, "unix:///run/docker-engine.sock");
     }
 

@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use super::containerd::ContainerdEngine;
 use super::docker::{Store, info};
-use super::select::{
-    Chosen, DEFAULT_CONTAINERD_ADDRESS, DEFAULT_NAMESPACE, Selected, Selection, choose, docker_address, is_there,
-};
+use super::select::{Chosen, DEFAULT_CONTAINERD_ADDRESS, DEFAULT_NAMESPACE, Selected, Selection, choose, is_there};
 use super::{EngineError, EngineKind};
-use crate::docker_api::{Api, DockerAddress};
+use crate::docker_api::Api;
 
 /// All that was found. Each half is `None` where it was not requested or there is no socket at its address.
 #[derive(Debug)]
@@ -76,14 +74,13 @@ async fn docker(selection: &Selection) -> Option<Result<Docker, EngineError>> {
     if selection.kind.is_some_and(|kind| other.contains(&kind)) {
         return None;
     }
-    let api = match docker_address(selection) {
-        Ok(DockerAddress::Unix(socket)) if selection.docker_host.is_none() && !is_there(&socket) => return None,
-        Ok(address) => Api::at(&address).map_err(EngineError::from),
-        Err(error) => Err(error),
-    };
-    let api = match api {
+    let address = selection.docker_address();
+    if selection.docker_host.is_none() && !address.socket().is_some_and(is_there) {
+        return None;
+    }
+    let api = match Api::at(&address) {
         Ok(api) => Arc::new(api),
-        Err(error) => return Some(Err(error)),
+        Err(error) => return Some(Err(error.into())),
     };
     let found = info(&api).await.map(|info| {
         let (containerd_store, driver) = match info.store() {

@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use super::{First, SearchFolders};
 use crate::buildx::Store;
 use crate::config::{BuilderEndpoint, Config, USUAL_REGISTRY_LISTEN};
-use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::net::Address;
 
 /// Every address in `config`, in the folders of Linkspans, and in the user's builders and docker contexts. A door anywhere
@@ -25,9 +24,9 @@ pub fn known(
 }
 
 fn configured(config: &Config) -> Vec<(Address, First)> {
-    let docker = config.engine.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
-    // Addresses of other kinds are on another machine, and are not probed.
-    let mut addresses: Vec<_> = docker.parse().ok().map(|docker| (docker, First::Http1)).into_iter().collect();
+    // An address over ssh is on another machine, and is not probed.
+    let docker = config.engine.docker_address().direct();
+    let mut addresses: Vec<_> = docker.map(|docker| (docker, First::Http1)).into_iter().collect();
     addresses.extend(config.docker_door.iter().map(|door| (door.listen.clone(), First::Http1)));
     addresses.extend(config.export_listen.iter().map(|listen| (listen.clone(), First::Http2)));
     addresses.extend(config.registry_door.iter().map(|door| (door.listen.clone(), First::Http1)));

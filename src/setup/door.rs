@@ -6,7 +6,6 @@ use super::SetupError;
 use super::record::Record;
 use crate::buildx::{Instance, Store, is_same_address};
 use crate::config::Config;
-use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::net::Address;
 use crate::running::{self, First, Probe, SearchFolders, Socket};
 use crate::status::Kind;
@@ -41,7 +40,7 @@ impl Doors {
         folders: &SearchFolders,
     ) -> Self {
         let named = config.docker_door.as_ref().map(|door| door.listen.clone());
-        let engine = config.engine.docker_host.clone().unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned());
+        let engine = config.engine.docker_address().to_string();
         let addresses = match &named {
             Some(listen) => vec![(listen.clone(), First::Http1)],
             None => {

@@ -265,7 +265,7 @@ async fn with_the_classic_store_caches_are_in_a_folder() {
     let folder = stack.fresh_path("-cache");
     let selection = Selection {
         kind: Some(EngineKind::DockerClassic),
-        docker_host: Some(stack.docker_classic_host().to_owned()),
+        docker_host: Some(stack.docker_classic_host().parse().unwrap()),
         cache_dir: Some(folder.clone()),
         ..Selection::default()
     };

@@ -33,7 +33,7 @@ pub(crate) async fn containerd(stack: &Stack, namespace: &str) -> Arc<dyn Engine
 pub(crate) async fn docker(stack: &Stack) -> Arc<dyn Engine> {
     let selection = Selection {
         kind: Some(EngineKind::Docker),
-        docker_host: Some(stack.docker_host().to_owned()),
+        docker_host: Some(stack.docker_host().parse().unwrap()),
         containerd_address: Some(stack.containerd_address().into()),
         ..Selection::default()
     };

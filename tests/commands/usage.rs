@@ -22,6 +22,22 @@ fn wrong_values_exit_2_and_what_fails_exits_1() {
         &["images", "--engine", "podman"][..],
         &["images", "--namespace", "a b"],
         &["images", "--docker-host", "localhost:1"],
+        &["images", "--docker-host", "foo://x"],
+        &["images", "--docker-host", "ssh://-x"],
+        &["images", "--engine", "foo://x"],
+        &["images", "--containerd-address", "foo://x"],
+        &["images", "--object", "foo://x"],
+        &["images", "--to", "foo://x"],
+        &["images", "--to", "/a.sock", "--docker-host", "/b.sock"],
+        &["serve", "--builder", "foo://x"],
+        &["serve", "--builder", "/b.sock", "--buildkit-listen", "foo://x"],
+        &["serve", "--docker-listen", "foo://x"],
+        &["serve", "--export-listen", "foo://x"],
+        &["serve", "--registry-listen", "foo://x"],
+        &["doctor", "--docker-host", "foo://x"],
+        &["copy", "docker-daemon:a", "unix://x"],
+        &["dial-stdio", "foo://x"],
+        &["dial-stdio", "tcp://192.0.2.1:1"],
         &["images", "--engine", "docker", "--docker-host", "tcp://127.0.0.1:1"],
         &["images", "--engine", "docker", "--layout", at],
         &["images", "--layout", "file:///x"],
@@ -41,6 +57,13 @@ fn wrong_values_exit_2_and_what_fails_exits_1() {
     }
     let by_variable = linkspan(["images"]).env("LINKSPAN_ENGINE", "podman").fails();
     assert_eq!(by_variable.status.code(), Some(2), "{by_variable}");
+    let by_variable = linkspan(["images"]).env("DOCKER_HOST", "foo://x").fails();
+    assert_eq!(by_variable.status.code(), Some(2), "{by_variable}");
+    assert!(by_variable.stderr.contains("DOCKER_HOST: `foo://x` is no address"), "{by_variable}");
+    // Where docker has no part, nobody looks at it.
+    on(&folder, &["images", "-q"]).env("DOCKER_HOST", "foo://x").ok();
+    let beside = linkspan(["images", "--to", "/no/such/door.sock"]).env("DOCKER_HOST", "foo://x").fails();
+    assert_eq!(beside.status.code(), Some(1), "{beside}");
     let by_variable = linkspan(["images"]).env("LINKSPAN_TO", "localhost:1").fails();
     assert_eq!(by_variable.status.code(), Some(2), "{by_variable}");
     assert!(by_variable.stderr.contains("LINKSPAN_TO: `localhost:1` is no address"), "{by_variable}");
@@ -171,4 +194,7 @@ fn an_archive_is_named_with_or_without_a_flag() {
     assert_eq!(on(&folder, &["ls", "-q"]).ok().lines().len(), 1);
     let both = on(&folder, &["load", "-i", "a.tar", "b.tar"]).fails();
     assert_eq!(both.status.code(), Some(2), "{both}");
+    let several = on(&folder, &["load", "a.tar", "b.tar"]).fails();
+    assert_eq!(several.status.code(), Some(2), "{several}");
+    assert!(several.stderr.contains("one archive is loaded at a time"), "{several}");
 }

@@ -3,7 +3,7 @@
 use linkspan::engine::EngineError;
 use linkspan::engine::EngineKind;
 use linkspan::engine::doctor::examine;
-use linkspan::engine::select::{Selection, select};
+use linkspan::engine::select::{DockerAddress, Selection, select};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::common::{Part, Stack};
@@ -79,7 +79,7 @@ async fn a_containerd_that_is_not_dockers_is_never_written_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_classic_store_is_found_and_has_an_engine_of_its_own() {
     let stack = Stack::classic();
-    let host = Some(stack.docker_classic_host().to_owned());
+    let host: Option<DockerAddress> = Some(stack.docker_classic_host().parse().unwrap());
     let of = |kind| Selection { kind, docker_host: host.clone(), ..Selection::default() };
     let driver = stack.docker_classic(["info", "--format", "{{.Driver}}"]).ok().stdout.trim().to_owned();
 
@@ -136,8 +136,8 @@ async fn doctor_reports_what_it_met_where_there_is_nothing() {
     let stack = Stack::shared();
     let missing = stack.fresh_path("-missing.sock");
     let selection = Selection {
-        docker_host: Some(format!("unix://{}", missing.display())),
-        containerd_address: Some(missing.clone()),
+        docker_host: Some(DockerAddress::Unix(missing.clone())),
+        containerd_address: Some(missing),
         ..Selection::default()
     };
     let findings = examine(&selection).await;
@@ -176,8 +176,11 @@ pub(crate) fn old_dockerd(stack: &Stack) -> OldDockerd {
 async fn an_older_dockerd_proves_itself_over_an_upgrade() {
     let stack = Stack::shared();
     let old = old_dockerd(stack);
-    let selection =
-        Selection { kind: Some(EngineKind::Docker), docker_host: Some(old.address.clone()), ..Selection::default() };
+    let selection = Selection {
+        kind: Some(EngineKind::Docker),
+        docker_host: Some(old.address.parse().unwrap()),
+        ..Selection::default()
+    };
     let engine = select(&selection).await.unwrap().engine;
     let image = Image::new(&[Layer::new().file("old", "1").tar()]);
     export(&*engine, &image, &names(&["old:1"])).await.unwrap();

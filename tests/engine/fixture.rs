@@ -260,7 +260,7 @@ pub(crate) fn names(names: &[&str]) -> Vec<Reference> {
 pub(crate) fn docker_selection(stack: &Stack) -> Selection {
     Selection {
         kind: Some(EngineKind::Docker),
-        docker_host: Some(stack.docker_host().to_owned()),
+        docker_host: Some(stack.docker_host().parse().unwrap()),
         ..Selection::default()
     }
 }

@@ -20,7 +20,7 @@ fn that_the_containerd_is_another_is_reported_even_if_it_refuses_everything() {
     let proxy = Proxy::new(stack, stack.containerd_address());
     let selection = Selection {
         kind: Some(EngineKind::Docker),
-        docker_host: Some(stack.docker_host().to_owned()),
+        docker_host: Some(stack.docker_host().parse().unwrap()),
         containerd_address: Some(proxy.path().to_owned()),
         ..Selection::default()
     };

@@ -7,7 +7,7 @@ use crate::cli::client_tls::ClientTls;
 use crate::cli::engine::Target;
 use crate::config::Config;
 use crate::engine::remote::{DaemonAddress, DaemonAddressError};
-use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
+use crate::engine::select::Selection;
 use crate::engine::{BucketAddress, BucketAddressError, ClusterAddress, ClusterAddressError, EngineKind};
 use crate::image::{Reference, ReferenceError};
 use crate::output::archive::ArchiveFormat;
@@ -130,7 +130,7 @@ impl ImageLocation {
             Self::Docker(name) => {
                 // With either image store, and through its API alone where that is configured.
                 let kind = selection.kind.filter(|kind| *kind == EngineKind::DockerApi);
-                let docker_host = Some(selection.docker_host.unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()));
+                let docker_host = Some(selection.docker_address());
                 (
                     Selection {
                         kind,
@@ -187,22 +187,19 @@ impl ImageLocation {
 mod tests {
     use super::*;
     use crate::config::Layer;
+    use crate::engine::select::DockerAddress;
 
     #[test]
     fn a_docker_behind_tls_is_asked_with_tls_for_the_nodes_of_a_cluster_and_for_an_image() {
-        let tls = Some(crate::net::Tls::default());
-        let docker_host = Some("tcp://docker.example:2376".to_owned());
-        let engine = Selection { docker_host, docker_tls: tls.clone(), ..Selection::default() };
+        let address = DockerAddress::parse("tcp://docker.example:2376", Some(crate::net::Tls::default())).unwrap();
+        let engine = Selection { docker_host: Some(address.clone()), ..Selection::default() };
         let target = Target::Engine(Box::new(engine.clone()));
         let mut config = Config::load(Layer::default(), &|_: &str| None).unwrap();
         config.engine = engine;
         for text in ["docker-daemon:demo:1", "kind://dev", "demo:1"] {
             let location: ImageLocation = text.parse().unwrap();
             let Some((Target::Engine(chosen), _)) = location.engine(&config, &target) else { panic!("{text}") };
-            assert_eq!(
-                (chosen.docker_host.as_deref(), chosen.docker_tls),
-                (Some("tcp://docker.example:2376"), tls.clone())
-            );
+            assert_eq!(chosen.docker_host, Some(address.clone()));
         }
     }
 

@@ -41,7 +41,7 @@ impl Sources {
 }
 
 fn docker_host(sources: Sources) -> Option<String> {
-    sources.config().engine.docker_host
+    sources.config().engine.docker_host.map(|host| host.to_string())
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_context_that_cannot_be_used_is_named_where_docker_has_a_part() {
 
 #[test]
 fn tls_is_that_of_the_context_or_of_the_environment() {
-    let tls = |sources: Sources| sources.config().engine.docker_tls;
+    let tls = |sources: Sources| sources.config().engine.docker_host.and_then(|host| host.tls().cloned());
     let all = ["ca.pem", "cert.pem", "key.pem"];
     let environment =
         |sources: Sources| sources.variable("DOCKER_TLS_VERIFY", "1").variable("DOCKER_CERT_PATH", "/env");
@@ -117,18 +117,24 @@ fn tls_is_that_of_the_context_or_of_the_environment() {
     assert_eq!(tls(Sources::new().host("one", "tcp://h:2375", &[]).current("one")), None);
     let skip = r#"{"Name":"one","Endpoints":{"docker":{"Host":"tcp://h","SkipTLSVerify":true}}}"#;
     let skip = Sources::new().context("one", skip, &[]).current("one").config().engine;
-    assert_eq!(skip.docker_tls, Some(Tls { skip_verify: true, ..Tls::default() }));
-    assert_eq!(skip.docker_host.as_deref(), Some("tcp://h:2376"), "docker's port for TLS");
+    assert_eq!(skip.docker_address().tls(), Some(&Tls { skip_verify: true, ..Tls::default() }));
+    assert_eq!(skip.docker_address().to_string(), "tcp://h:2376", "docker's port for TLS");
 
     let host = || Sources::new().variable("DOCKER_HOST", "tcp://h");
     assert_eq!(tls(host()), None);
     assert_eq!(docker_host(host()).as_deref(), Some("tcp://h:2375"));
     let verified = Tls { ca: Some("/env/ca.pem".into()), ..Tls::default() };
     assert_eq!(tls(environment(host())), Some(verified.clone()));
-    assert_eq!(tls(environment(Sources::new()).flag(Setting::DockerHost, "tcp://h:1")), Some(verified));
+    assert_eq!(tls(environment(Sources::new()).flag(Setting::DockerHost, "tcp://h:1")), Some(verified.clone()));
     let unverified = host().variable("DOCKER_TLS", "1").variable("DOCKER_CERT_PATH", "/env");
     assert_eq!(tls(unverified), Some(Tls { skip_verify: true, ..Tls::default() }));
     assert_eq!(tls(host().variable("DOCKER_CERT_PATH", "/env")), None, "files alone ask for nothing");
+    let alone = || environment(Sources::new());
+    assert_eq!((tls(alone()), docker_host(alone()).as_deref()), (Some(verified), Some("tcp://localhost:2376")));
+    assert_eq!(
+        docker_host(environment(Sources::new().host("one", "ssh://h", &[]).current("one"))).as_deref(),
+        Some("ssh://h")
+    );
     for other in ["unix:///d.sock", "ssh://h"] {
         assert_eq!(tls(environment(Sources::new().variable("DOCKER_HOST", other))), None, "{other}");
     }

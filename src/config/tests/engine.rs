@@ -23,8 +23,8 @@ fn a_cluster_is_an_engine_with_an_address() {
     // The namespace is that of other commands.
     let config = sources("kind://dev?nodes=dev-worker").variable("CONTAINERD_NAMESPACE", "mine").config();
     assert_eq!(config.engine.kind, Some(EngineKind::Cluster));
-    assert_eq!(config.engine.cluster.map(|it| it.to_string()).as_deref(), Some("kind://dev?nodes=dev-worker"));
-    assert_eq!(config.engine.docker_host.as_deref(), Some("unix:///d.sock"), "its nodes are found there");
+    assert_eq!(config.engine.cluster.as_ref().map(ToString::to_string).as_deref(), Some("kind://dev?nodes=dev-worker"));
+    assert_eq!(config.engine.docker_address().to_string(), "unix:///d.sock", "its nodes are found there");
     assert_eq!(sources("k3d://").config().engine.cluster.map(|it| it.name).as_deref(), Some("k3s-default"));
     for (text, words) in [("kind://Dev", "is no cluster: the name of a cluster"), ("cluster", "is no engine")] {
         let refusal = sources(text).refusal();
@@ -41,9 +41,18 @@ fn a_cluster_is_an_engine_with_an_address() {
 #[test]
 fn the_shell_of_a_user_of_the_docker_door_names_no_engine() {
     let door = || Sources::new().flag(Setting::DockerListen, "unix:///a");
-    let engine = |sources: Sources| sources.config().engine.docker_host;
+    let engine = |sources: Sources| sources.config().engine.docker_host.map(|host| host.to_string());
     assert_eq!(engine(door().variable("DOCKER_HOST", "unix:///a")), None);
     assert_eq!(engine(door().variable("DOCKER_HOST", "unix:///b")).as_deref(), Some("unix:///b"));
+    // By another path to the same folder.
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("link")).unwrap();
+    let (direct, by_link) = (folder.path().join("a.sock"), folder.path().join("link/a.sock"));
+    let linked = || Sources::new().flag(Setting::DockerListen, direct.to_str().unwrap());
+    assert_eq!(engine(linked().variable("DOCKER_HOST", by_link.to_str().unwrap())), None);
+    assert!(engine(linked().variable("DOCKER_HOST", folder.path().join("b.sock").to_str().unwrap())).is_some());
+    let refusal = linked().flag(Setting::DockerHost, by_link.to_str().unwrap()).refusal();
+    assert!(refusal.contains("the door would lead to itself"), "{refusal}");
     let usual = "unix:///run/linkspan/docker.sock";
     assert_eq!(engine(Sources::new().variable("DOCKER_HOST", usual)), None, "a daemon has it open, not this process");
     let refusal = door().variable("LINKSPAN_DOCKER_HOST", "unix:///a").refusal();
@@ -135,7 +144,7 @@ fn an_address_without_a_scheme_is_a_path() {
         .flag(Setting::ExportListen, "/e.sock")
         .variable("CONTAINERD_ADDRESS", "unix:///c.sock")
         .config();
-    assert_eq!(config.engine.docker_host.as_deref(), Some("unix:///d.sock"));
+    assert_eq!(config.engine.docker_address().to_string(), "unix:///d.sock");
     assert_eq!(config.engine.containerd_address, Some("/c.sock".into()));
     assert_eq!(config.builders[0].endpoint.to_string(), "unix:///b.sock");
     assert_eq!(config.builders[0].listen.to_string(), "unix:///l.sock");

@@ -93,8 +93,7 @@ fn every_setting_can_be_given_by_variable() {
         Config {
             engine: Selection {
                 kind: Some(EngineKind::Docker),
-                docker_host: Some("unix:///d.sock".to_owned()),
-                docker_tls: None,
+                docker_host: Some("unix:///d.sock".parse().unwrap()),
                 cluster: None,
                 containerd_address: Some("/c.sock".into()),
                 namespace: Some("moby".to_owned()),

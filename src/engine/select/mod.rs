@@ -18,10 +18,9 @@ use super::local;
 use super::object::ObjectEngine;
 use super::repository::RepositoryEngine;
 use super::{Engine, EngineError, EngineKind, Storage};
-use crate::docker_api::{Api, DockerAddress};
-pub use selection::{
-    DEFAULT_CACHE_DIR, DEFAULT_CONTAINERD_ADDRESS, DEFAULT_DOCKER_HOST, DEFAULT_LAYOUT, DEFAULT_NAMESPACE, Selection,
-};
+use crate::docker_api::Api;
+pub use crate::docker_api::{DEFAULT_DOCKER_HOST, DockerAddress, DockerAddressError};
+pub use selection::{DEFAULT_CACHE_DIR, DEFAULT_CONTAINERD_ADDRESS, DEFAULT_LAYOUT, DEFAULT_NAMESPACE, Selection};
 
 /// Why it was chosen although none was configured.
 const FOUND: &str = "found by itself";
@@ -97,7 +96,7 @@ impl Chosen {
 pub(super) async fn choose(selection: &Selection) -> Result<(Chosen, String), EngineError> {
     match choose_directly(selection).await {
         Err(error) if selection.kind.is_none() && error.is_containerd_out_of_reach() => {
-            docker_api(selection, &docker_address(selection)?, &format!("{FOUND}; {error}")).await
+            docker_api(selection, &selection.docker_address(), &format!("{FOUND}; {error}")).await
         }
         outcome => outcome,
     }
@@ -111,12 +110,12 @@ async fn choose_directly(selection: &Selection) -> Result<(Chosen, String), Engi
         Some(EngineKind::Cluster) => cluster(selection).await,
         Some(EngineKind::Docker) => docker(selection, &docker_socket(selection)?, "as configured").await,
         Some(EngineKind::DockerClassic) => {
-            docker_classic(selection, &docker_address(selection)?, "as configured").await
+            docker_classic(selection, &selection.docker_address(), "as configured").await
         }
-        Some(EngineKind::DockerApi) => docker_api(selection, &docker_address(selection)?, "as configured").await,
+        Some(EngineKind::DockerApi) => docker_api(selection, &selection.docker_address(), "as configured").await,
         Some(EngineKind::Other) | None => {
-            let address = docker_address(selection)?;
-            if !address.is_socket() {
+            let address = selection.docker_address();
+            if address.socket().is_none() {
                 let why = format!("{FOUND}; docker is not on this machine, and neither is its containerd");
                 return docker_api(selection, &address, &why).await;
             }
@@ -266,16 +265,6 @@ async fn object(selection: &Selection) -> Result<(Chosen, String), EngineError> 
     ))
 }
 
-/// Where dockerd is, on this machine or another one.
-pub(super) fn docker_address(selection: &Selection) -> Result<DockerAddress, EngineError> {
-    let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
-    DockerAddress::parse(host, selection.docker_tls.clone()).map_err(|error| EngineError::Unreachable {
-        engine: "docker",
-        address: host.escape_debug().to_string(),
-        reason: error.to_string(),
-    })
-}
-
 async fn cluster(selection: &Selection) -> Result<(Chosen, String), EngineError> {
     let Some(address) = &selection.cluster else {
         return Err(EngineError::Cluster {
@@ -284,27 +273,20 @@ async fn cluster(selection: &Selection) -> Result<(Chosen, String), EngineError>
             hint: Some("name one with --engine kind://CLUSTER".to_owned()),
         });
     };
-    let docker = Api::at(&docker_address(selection)?)?;
+    let docker = Api::at(&selection.docker_address())?;
     let engine = ClusterEngine::connect(Arc::new(docker), address, selection.layer_applier).await?;
     Ok((Chosen::Cluster(Box::new(engine)), "as configured".to_owned()))
 }
 
 /// dockerd's socket. Blobs go to the containerd beside dockerd, so it must be one of this machine.
 pub(super) fn docker_socket(selection: &Selection) -> Result<PathBuf, EngineError> {
-    let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
-    match host.strip_prefix("unix://") {
-        Some(path) if path.starts_with('/') => Ok(path.into()),
-        None if host.starts_with('/') => Ok(host.into()),
-        Some(_) => {
-            Err(not_direct(host, "the path of its socket must be absolute, as in `unix:///var/run/docker.sock`"))
-        }
-        None => Err(not_direct(
-            host,
-            "the engine `docker` needs dockerd's own socket on this machine, `unix:///path`; `--engine docker-api` does not",
-        )),
+    let address = selection.docker_address();
+    match address.socket() {
+        Some(path) => Ok(path.to_owned()),
+        None => Err(EngineError::Address {
+            engine: "docker",
+            address: address.to_string(),
+            reason: "the engine `docker` needs dockerd's own socket on this machine, `unix:///path`; `--engine docker-api` does not",
+        }),
     }
-}
-
-fn not_direct(host: &str, reason: &'static str) -> EngineError {
-    EngineError::Address { engine: "docker", address: host.to_owned(), reason }
 }

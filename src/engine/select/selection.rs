@@ -2,14 +2,12 @@
 
 use std::path::PathBuf;
 
+use crate::docker_api::DockerAddress;
 use crate::engine::EngineKind;
 use crate::engine::cluster::ClusterAddress;
 use crate::engine::layer_applier::ApplierChoice;
 use crate::engine::object::{BucketAddress, ObjectVariables};
-use crate::net::Tls;
 
-/// dockerd's socket where nothing else is configured.
-pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 /// containerd's socket where nothing else is configured.
 pub const DEFAULT_CONTAINERD_ADDRESS: &str = "/run/containerd/containerd.sock";
 /// The namespace that `ctr` and `nerdctl` use where nothing else is configured.
@@ -25,10 +23,8 @@ pub struct Selection {
     /// The configured engine. By default Docker where there is one, with whichever store it has, and through its API alone where
     /// its containerd is out of reach; else containerd; an image layout where neither is installed.
     pub kind: Option<EngineKind>,
-    /// dockerd's address as in `DOCKER_HOST`; [`DEFAULT_DOCKER_HOST`] if not given.
-    pub docker_host: Option<String>,
-    /// TLS towards a dockerd at a `tcp://` address.
-    pub docker_tls: Option<Tls>,
+    /// dockerd's address, with its TLS; the usual socket if not given.
+    pub docker_host: Option<DockerAddress>,
     /// containerd's socket; [`DEFAULT_CONTAINERD_ADDRESS`] if not given. With Docker it is the first place
     /// where dockerd's containerd is looked for.
     pub containerd_address: Option<PathBuf>,
@@ -54,5 +50,10 @@ impl Selection {
     /// The image layout at `root`.
     pub fn layout(root: impl Into<PathBuf>) -> Self {
         Self { kind: Some(EngineKind::Layout), layout: Some(root.into()), ..Self::default() }
+    }
+
+    /// Where dockerd is, on this machine or another one.
+    pub fn docker_address(&self) -> DockerAddress {
+        self.docker_host.clone().unwrap_or_default()
     }
 }

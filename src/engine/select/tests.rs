@@ -15,12 +15,12 @@ fn a_socket_is_the_one_of_an_address_with_and_without_its_scheme_and_through_lin
 }
 
 fn at(host: &str) -> Selection {
-    Selection { docker_host: Some(host.to_owned()), ..Selection::default() }
+    Selection { docker_host: Some(host.parse().unwrap()), ..Selection::default() }
 }
 
 #[tokio::test]
 async fn a_remote_docker_is_refused_by_name() {
-    for host in ["tcp://127.0.0.1:2375", "ssh://user@host", "npipe:////./pipe/docker", "unix://relative.sock"] {
+    for host in ["tcp://127.0.0.1:2375", "ssh://user@host"] {
         let directly = Selection { kind: Some(EngineKind::Docker), ..at(host) };
         let error = select(&directly).await.unwrap_err();
         assert!(matches!(error, EngineError::Address { engine: "docker", .. }), "{error}");

@@ -18,7 +18,7 @@ use crate::relay::Relay;
 fn selection(stack: &Stack, docker_host: &str) -> Selection {
     Selection {
         kind: Some(EngineKind::DockerApi),
-        docker_host: Some(docker_host.to_owned()),
+        docker_host: Some(docker_host.parse().unwrap()),
         cache_dir: Some(stack.fresh_path("-spool")),
         ..Selection::default()
     }
