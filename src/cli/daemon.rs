@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use super::CommandError;
+use crate::buildx::Store;
 use crate::config::{Config, Layer, ProcessEnvironment, group_name};
 use crate::engine::EngineError;
 use crate::engine::remote::{self, Connected, Daemon, DaemonAddress};
@@ -53,7 +54,8 @@ fn wrong_door(status: &Status) -> CommandError {
 /// The doors of the daemons that run here, as the doctor finds them.
 pub(super) async fn doors(config: &Config) -> Vec<(Address, Kind)> {
     let variable = |name: &str| std::env::var_os(name);
-    let known = running::known(config, None, variable, &SearchFolders::new(variable));
+    let users = Store::find(variable);
+    let known = running::known(config, users.as_ref(), variable, &SearchFolders::new(variable));
     let sockets = running::find(known).await;
     sockets.iter().filter_map(|socket| Some((socket.address.clone(), socket.status()?.door.kind))).collect()
 }

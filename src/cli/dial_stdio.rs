@@ -2,13 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, TcpStream};
-use std::os::fd::AsFd as _;
+use std::net::{IpAddr, TcpStream};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::thread;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use std::{sync::Arc, thread};
 
 use clap::Args;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{Shutdown, shutdown};
 
 use super::daemon::doors;
 use super::{CommandError, block_on, engine};
@@ -40,6 +44,13 @@ reached or the connection broke, 2 for a wrong command line.";
 /// How much is read at once: what a pipe holds.
 const CHUNK: usize = 64 << 10;
 
+/// What a client of HTTP/2 sends first (RFC 9113, section 3.4). A server sends its settings at once.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0";
+/// How long a server of HTTP/2 may take for that: as long as a daemon on a socket of this machine is waited for.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
 impl DialStdio {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let address = self.address.map_or_else(found, Ok)?;
@@ -47,49 +58,69 @@ impl DialStdio {
         // Without the buffers of the standard library, which are for text.
         let input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
         let output = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(failed)?);
-        match &address {
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path).map_err(failed)?;
-                let (reader, writer) = (stream.try_clone().map_err(failed)?, stream);
-                relay((input, output), reader, writer, |writer| writer.shutdown(Shutdown::Write)).map_err(failed)?;
-            }
+        let socket = match &address {
+            Address::Unix(path) => UnixStream::connect(path).map_err(failed)?.into(),
             Address::Tcp { host, port } if is_here(&address) => {
                 let stream = TcpStream::connect((host.as_str(), *port)).map_err(failed)?;
                 stream.set_nodelay(true).map_err(failed)?;
-                let (reader, writer) = (stream.try_clone().map_err(failed)?, stream);
-                relay((input, output), reader, writer, |writer| writer.shutdown(Shutdown::Write)).map_err(failed)?;
+                stream.into()
             }
-            Address::Tcp { .. } => {
-                let reason = "it is on another machine; expected `unix:///path`, a path, or `tcp://` on this one";
-                return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, reason)));
-            }
-        }
+            Address::Tcp { .. } => return Err(CommandError::DialElsewhere { address: address.to_string() }),
+        };
+        relay((input, output), socket, LIMIT).map_err(failed)?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Copies both ways until the daemon closes its half. The end of the input closes only the other one.
-fn relay<W: Write + Send + 'static>(
-    (mut input, mut output): (File, File),
-    mut reader: impl Read,
-    mut writer: W,
-    close: impl FnOnce(&W) -> io::Result<()> + Send + 'static,
-) -> io::Result<()> {
+/// Copies both ways until the daemon closes its half. The end of the input closes only the other one. A daemon that is spoken to
+/// in HTTP/2 has to respond within `limit`.
+fn relay((mut input, mut output): (File, File), socket: OwnedFd, limit: Duration) -> io::Result<()> {
+    let mut writer = File::from(socket.try_clone()?);
+    let mut reader = File::from(socket);
+    let asked = Arc::<OnceLock<Instant>>::default();
+    let asking = asked.clone();
     // It is not waited for: it may be in a read that never ends.
     thread::spawn(move || {
         // A daemon that reads no more may still respond; one that is gone ends the other direction.
-        let _ = copy(&mut input, &mut writer);
-        let _ = close(&writer);
+        let _ = copy(&mut input, &mut writer, |first| {
+            if first.starts_with(HTTP2) {
+                asking.get_or_init(Instant::now);
+            }
+        });
+        let _ = shutdown(&writer, Shutdown::Write);
     });
-    copy(&mut reader, &mut output)
+    set_socket_timeout(&reader, Timeout::Recv, Some(LOOK.min(limit)))?;
+    let mut first = [0; 1];
+    let count = loop {
+        match reader.read(&mut first) {
+            Ok(count) => break count,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                if asked.get().is_some_and(|asked| asked.elapsed() >= limit) {
+                    let reason = format!("no response within {} s", limit.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    };
+    set_socket_timeout(&reader, Timeout::Recv, None)?;
+    output.write_all(&first[..count])?;
+    if count == 0 { Ok(()) } else { copy(&mut reader, &mut output, |_| {}) }
 }
 
-fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
+/// Copies to the end. `begin` sees the first bytes, after they were written.
+fn copy(from: &mut impl Read, to: &mut impl Write, begin: impl FnOnce(&[u8])) -> io::Result<()> {
+    let (mut buffer, mut begin) = (vec![0; CHUNK], Some(begin));
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(()),
-            Ok(count) => to.write_all(&buffer[..count])?,
+            Ok(count) => {
+                to.write_all(&buffer[..count])?;
+                if let Some(begin) = begin.take() {
+                    begin(&buffer[..count]);
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -140,6 +171,32 @@ mod tests {
         assert_eq!(preferred(vec![docker.clone(), tcp.clone(), unix.clone(), last]), Some(unix.0));
         assert_eq!(preferred(vec![docker.clone(), tcp.clone()]), Some(tcp.0));
         assert_eq!(preferred(vec![docker]), None);
+    }
+
+    #[test]
+    fn a_daemon_that_is_asked_in_http2_and_says_nothing_is_not_waited_for() {
+        let relayed = |request: &'static [u8], limit| {
+            let ((near, far), (input, mut asking)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+            let (output, mut told) = UnixStream::pair().unwrap();
+            let files = (File::from(OwnedFd::from(input)), File::from(OwnedFd::from(output)));
+            asking.write_all(request).unwrap();
+            let relaying = thread::spawn(move || relay(files, near.into(), limit));
+            (far, asking, relaying, move || {
+                let mut text = String::new();
+                told.read_to_string(&mut text).map(|_| text)
+            })
+        };
+        let (_far, _asking, relaying, _) = relayed(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Duration::from_millis(1));
+        assert_eq!(relaying.join().unwrap().unwrap_err().to_string(), "no response within 0 s");
+        // Other protocols may take their time, and what has begun, too.
+        let (mut far, _asking, relaying, mut told) = relayed(b"GET / HTTP/1.1\r\n\r\n", Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(50));
+        far.write_all(b"late, ").unwrap();
+        thread::sleep(Duration::from_millis(50));
+        far.write_all(b"and later").unwrap();
+        drop(far);
+        relaying.join().unwrap().unwrap();
+        assert_eq!(told().unwrap(), "late, and later");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! A client of dockerd's HTTP API: over its socket, TCP with or without TLS, or ssh.
 
+mod connection;
 mod early_response;
 mod endpoint;
 mod error;
 mod grpc;
 mod pool;
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,30 +15,22 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use rustix::process::Pid;
 use serde::Deserialize;
 use tokio::time::timeout;
-use tokio_util::task::AbortOnDropHandle;
 
-use crate::net::{Dial, Stream, StreamFailure, Upstream};
-use early_response::EarlyResponseStream;
-pub(crate) use endpoint::DockerAddress;
+use crate::net::{Dial, Upstream};
+use connection::{Exchange, Streaming, boxed, causes};
+pub use endpoint::{DEFAULT_DOCKER_HOST, DockerAddress, DockerAddressError};
 pub(crate) use error::ApiError;
 pub(crate) use grpc::Grpc;
 use pool::Pool;
 
-/// The time limit for connecting to a socket of this machine, or for starting a connection to another one.
-const CONNECT: Duration = Duration::from_secs(15);
 /// What the limits of requests allow in addition where a connection is made over a network: ssh has 30 s for that.
 const NETWORK: Duration = Duration::from_secs(30);
-/// How long the task of a connection that has ended may take to say why.
-const ENDED: Duration = Duration::from_secs(1);
 /// The time limit for a small request.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest response that is read into memory.
@@ -50,21 +42,10 @@ const MAX_RESPONSE_BYTES: usize = 4 << 20;
 pub(crate) struct Api {
     dial: Arc<dyn Dial>,
     address: String,
+    is_tls: bool,
     /// Connections that the next request may use; `None` for a unix socket, where a new connection for each request is
     /// cheaper than handling dockerd's restarts.
     pool: Option<Arc<Pool>>,
-}
-
-/// The body of a request.
-type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
-
-/// A connection for one request at a time.
-#[derive(Debug)]
-struct Connection {
-    sender: SendRequest<RequestBody>,
-    running: Streaming,
-    /// Why its stream ended, if a program says so.
-    failure: StreamFailure,
 }
 
 /// A complete response.
@@ -73,10 +54,6 @@ pub(crate) struct ApiResponse {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
 }
-
-/// The connection of a running request. Dropping it aborts the request.
-#[derive(Debug)]
-pub(crate) struct Streaming(AbortOnDropHandle<Option<String>>);
 
 impl ApiResponse {
     /// dockerd's error message.
@@ -100,7 +77,12 @@ impl Api {
     pub(crate) fn new(socket: &Path) -> Self {
         // A unix socket has no TLS, so that there is nothing to read or to check.
         let address = crate::net::Address::Unix(socket.to_owned());
-        Self { dial: Arc::new(Upstream::plain(address.clone())), address: address.to_string(), pool: None }
+        Self {
+            dial: Arc::new(Upstream::plain(address.clone())),
+            address: address.to_string(),
+            is_tls: false,
+            pool: None,
+        }
     }
 
     /// dockerd at any address.
@@ -114,8 +96,8 @@ impl Api {
             reason: error.to_string(),
         };
         let dial = address.dial().map_err(failed)?;
-        let pool = (!address.is_socket()).then(Arc::<Pool>::default);
-        Ok(Self { dial, address: text, pool })
+        let pool = address.socket().is_none().then(Arc::<Pool>::default);
+        Ok(Self { dial, address: text, is_tls: address.tls().is_some(), pool })
     }
 
     /// The address, as a URL.
@@ -306,107 +288,4 @@ impl Api {
     fn limit(&self, limit: Duration) -> Duration {
         if self.pool.is_some() { limit + NETWORK } else { limit }
     }
-
-    /// Sends a request on a connection that waits for one, or else on a new one.
-    async fn exchange<B>(&self, request: Request<B>) -> Result<Exchange, ApiError>
-    where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let mut request = request.map(boxed);
-        if let Some(pool) = &self.pool {
-            while let Some(mut connection) = pool.take().await {
-                match connection.sender.try_send_request(request).await {
-                    Ok(response) => return Ok(Exchange { response, connection }),
-                    // It was closed before it took the request.
-                    Err(mut error) => match error.take_message() {
-                        Some(unsent) => request = unsent,
-                        None => return Err(self.broken(connection, &error.into_error()).await),
-                    },
-                }
-            }
-        }
-        let mut connection = self.open().await?;
-        match connection.sender.send_request(request).await {
-            Ok(response) => Ok(Exchange { response, connection }),
-            Err(error) => Err(self.broken(connection, &error).await),
-        }
-    }
-
-    /// The error for a request that failed. If the connection ended before it took the request, as after an alert of TLS,
-    /// only the connection's task knows why; if its stream is a program's, hyper may have lost what that said.
-    async fn broken(&self, connection: Connection, error: &hyper::Error) -> ApiError {
-        let Connection { sender, running, failure } = connection;
-        drop(sender);
-        let ended = match error.is_canceled() {
-            true => timeout(ENDED, running.0).await.ok().and_then(Result::ok).flatten(),
-            false => None,
-        };
-        match failure.reason().or(ended) {
-            Some(reason) => ApiError::Unreachable { address: self.address.clone(), reason },
-            None => self.unreachable(error),
-        }
-    }
-
-    async fn open(&self) -> Result<Connection, ApiError> {
-        let (stream, failure) = self.dial().await?;
-        let stream = EarlyResponseStream::new(stream);
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
-        let running = Streaming(AbortOnDropHandle::new(tokio::spawn(async move {
-            let reason = causes(&connection.with_upgrades().await.err()?);
-            tracing::debug!(reason, "a connection to docker ended");
-            Some(reason)
-        })));
-        Ok(Connection { sender, running, failure })
-    }
-
-    async fn connect(&self) -> Result<Box<dyn Stream>, ApiError> {
-        Ok(self.dial().await?.0)
-    }
-
-    async fn dial(&self) -> Result<(Box<dyn Stream>, StreamFailure), ApiError> {
-        match timeout(CONNECT.max(self.limit(Duration::ZERO)), self.dial.dial_with_failure()).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) if is_forbidden(&*error) => Err(ApiError::Permission { address: self.address.clone() }),
-            Ok(Err(error)) => Err(self.unreachable(&*error)),
-            Err(_) => Err(self.unreachable(&io::Error::from(io::ErrorKind::TimedOut))),
-        }
-    }
-
-    /// The error for a connection that dockerd closed or broke, with its causes: hyper's own texts are short.
-    pub(crate) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ApiError {
-        ApiError::Unreachable { address: self.address.clone(), reason: causes(error) }
-    }
-}
-
-/// A response, and the connection that it comes from.
-struct Exchange {
-    response: Response<Incoming>,
-    connection: Connection,
-}
-
-fn boxed<B>(body: B) -> RequestBody
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    body.map_err(Into::into).boxed_unsync()
-}
-
-/// An error and what is behind it: of the system, or of the program that made the connection. A cause that is in the text
-/// already is not repeated.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.map(ToString::to_string).fold(error.to_string(), |reason, cause| {
-        if reason.ends_with(&cause) { reason } else { format!("{reason}: {cause}") }
-    })
-}
-
-/// Whether the system let nobody connect.
-fn is_forbidden(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut causes = std::iter::successors(Some(error), |error| error.source());
-    causes.any(|error| {
-        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-    })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Connection;
+use super::connection::Connection;
 
 /// The most connections that wait.
 const MAX_IDLE: usize = 4;

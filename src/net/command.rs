@@ -16,6 +16,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::stream_failure::{CommandError, StreamFailure};
+
 /// The most bytes of a line of standard error, and of all lines, that are kept; the last ones say why it failed.
 const MAX_LINE: u64 = 1 << 10;
 const MAX_WORDS: usize = 4 << 10;
@@ -26,33 +28,6 @@ const ENDING: Duration = Duration::from_secs(3);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long a stream without any bytes counts as one that is being established.
 const ESTABLISHING: Duration = Duration::from_secs(5);
-
-/// Why a process is no stream, or no longer one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{program} {ended}{}", said(words))]
-pub struct CommandError {
-    /// The program, such as `ssh`.
-    pub program: String,
-    /// How it ended, as in `ended with status 255`.
-    pub ended: String,
-    /// The last lines of its standard error, joined with `; `.
-    pub words: String,
-}
-
-fn said(words: &str) -> String {
-    if words.is_empty() { String::new() } else { format!(": {words}") }
-}
-
-/// Why a stream ended, where a program says so.
-#[derive(Debug, Clone, Default)]
-pub struct StreamFailure(Arc<Mutex<Option<CommandError>>>);
-
-impl StreamFailure {
-    /// The program's reason; `None` if it has not failed, or if there is no program.
-    pub fn reason(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(ToString::to_string)
-    }
-}
 
 /// The last lines of a standard error, while it is read.
 type Words = Arc<Mutex<String>>;
@@ -160,7 +135,7 @@ impl CommandStream {
         self.ending = None;
         self.ended = Some(ended.clone());
         if ended.is_some() {
-            self.failure.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&ended);
+            self.failure.end(ended.clone());
         }
         Poll::Ready(ended)
     }
@@ -197,6 +172,7 @@ impl AsyncRead for CommandStream {
         ready!(Pin::new(&mut self.stdout).poll_read(context, into))?;
         self.establishing = None;
         if into.filled().len() > before || into.remaining() == 0 {
+            self.failure.read(&into.filled()[before..]);
             return Poll::Ready(Ok(()));
         }
         match ready!(self.poll_end(context)) {

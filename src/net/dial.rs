@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use rustix::process::Pid;
 
-use super::command::StreamFailure;
+use super::stream_failure::StreamFailure;
 use super::upstream::{Stream, Upstream};
 
 /// Why an upstream cannot be reached; names the upstream.

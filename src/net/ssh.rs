@@ -15,8 +15,9 @@ use tokio::process::Command;
 use tokio::sync::{AcquireError, Semaphore};
 use tokio::time::timeout;
 
-use super::command::{CommandError, CommandStream, Permits, StreamFailure};
+use super::command::{CommandStream, Permits};
 use super::dial::{Dial, DialError};
+use super::stream_failure::{CommandError, StreamFailure};
 use super::upstream::Stream;
 
 /// The scheme of such addresses.
@@ -89,6 +90,13 @@ impl SshAddress {
         self.socket.as_deref()
     }
 
+    /// User, host and port, as they are between the scheme and the path.
+    pub fn authority(&self) -> String {
+        let whole = self.to_string();
+        let path = self.socket.as_deref().unwrap_or_default();
+        whole.trim_start_matches(SCHEME).trim_end_matches(path).to_owned()
+    }
+
     /// The host and the user, as `ssh` takes them in messages: `ssh user@host`.
     pub fn destination(&self) -> String {
         match &self.user {
@@ -108,9 +116,27 @@ impl SshAddress {
                  on purpose remove the old one with `ssh-keygen -R`"
             );
         }
-        // With the methods in parentheses it is ssh's, and otherwise the system's.
+        if said(&["text comes before the stream"]) {
+            return format!(
+                "`ssh {port}{to} true` must print nothing: see to it that the start-up files of the shell there (~/.bashrc, \
+                 /etc/profile, ...) print only in interactive shells"
+            );
+        }
+        // What the system says of a socket, in the words of Rust and of Go.
+        if said(&["Permission denied (os error", "connect: permission denied"]) {
+            let socket = self.socket().unwrap_or("its socket");
+            return format!(
+                "let that user use {socket} there: `ssh {port}{to} id` shows its groups, `ls -l` that of the socket"
+            );
+        }
+        // With the methods in parentheses it is ssh's.
         if said(&["Permission denied (", "Permission denied, please try again"]) {
             return format!("see that `ssh {port}{to} true` works; without a terminal ssh cannot ask for a password");
+        }
+        if said(&["unrecognized subcommand", "is not a docker command"]) {
+            return format!(
+                "the {program} there is too old for this: `ssh {port}{to} {program} --version`; install a newer one"
+            );
         }
         if said(&["command not found", "not found", "status 127"]) {
             return format!("install {program} there, so that `ssh {port}{to} {program} --version` works");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::First;
 use super::units::{self, Named};
-use crate::config::{Config, Layer, Setting};
+use crate::config::{Config, Layer, Setting, runtime_folder};
 use crate::net::Address;
 
 /// The name of Linkspan's folders and units.
@@ -43,7 +43,7 @@ impl SearchFolders {
         let folder = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         Self {
             root: "/".into(),
-            runtime: folder("XDG_RUNTIME_DIR"),
+            runtime: runtime_folder(&variable),
             config: folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config"))),
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{Output, Run, Sshd, Stack, linkspan, text};
+use crate::common::{Output, Run, Running, Sshd, Stack, linkspan, text};
 use crate::fixture::image;
 use crate::remote::{Daemon, large, until_half_way};
 use crate::{archive, listed, named};
@@ -86,53 +86,55 @@ fn images_are_copied_between_hosts_and_an_address_is_found_in_the_environment() 
 
 /// A folder with a `linkspan` whose configuration names `door`.
 fn far_default(door: &Path) -> tempfile::TempDir {
+    let program = env!("CARGO_BIN_EXE_linkspan");
+    far_program(&format!("LINKSPAN_EXPORT_LISTEN=unix://{} exec {program} \"$@\"", text(door)))
+}
+
+/// A folder with a script of a shell that is called `linkspan`.
+fn far_program(script: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir_in(Stack::shared().state()).unwrap();
-    let script = format!(
-        "#!/bin/sh\nLINKSPAN_EXPORT_LISTEN=unix://{} exec {} \"$@\"\n",
-        text(door),
-        env!("CARGO_BIN_EXE_linkspan")
-    );
     let program = folder.path().join("linkspan");
-    fs::write(&program, script).unwrap();
+    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     folder
 }
 
-#[test]
-fn a_load_whose_ssh_was_killed_is_resumed() {
+/// A load of one image over ssh that is half way when `go_on` is called, which waits for its end. Another load brings the rest.
+#[track_caller]
+fn resumed(go_on: impl FnOnce(&Sshd, Running, &Daemon)) {
     let (sshd, daemon) = (sshd(), Daemon::start(&[]));
     let (image, file) = large();
-    let load = ["load", "-i", text(file.path()), "--json"];
-    let loading = at(&sshd, "far", &daemon.door, &load).spawn();
+    let load = || at(&sshd, "far", &daemon.door, &["load", "-i", text(file.path()), "--json"]);
+    let loading = load().spawn();
     until_half_way(&daemon);
     let open = daemon.exports();
-    sshd.kill_last();
-    let failed = loading.wait();
-    assert_eq!(failed.status.code(), Some(1), "{failed}");
-    assert!(failed.stderr.contains("was ended by signal 9"), "{failed}");
-    assert!(failed.stderr.contains("went away") && failed.stderr.contains("run the command again"), "{failed}");
-    assert_eq!(listed(&daemon.folder), []);
-    at(&sshd, "far", &daemon.door, &load).ok();
+    go_on(&sshd, loading, &daemon);
+    load().ok();
     assert_eq!(listed(&daemon.folder)[0].1, image.root.digest.to_string());
     assert_eq!(daemon.exports(), [(open[0].0.clone(), "committed".to_owned())], "it was the same export");
 }
 
 #[test]
+fn a_load_whose_ssh_was_killed_is_resumed() {
+    resumed(|sshd, loading, daemon| {
+        sshd.kill_last();
+        let failed = loading.wait();
+        assert_eq!(failed.status.code(), Some(1), "{failed}");
+        assert!(failed.stderr.contains("was ended by signal 9"), "{failed}");
+        assert!(failed.stderr.contains("went away") && failed.stderr.contains("run the command again"), "{failed}");
+        assert_eq!(listed(&daemon.folder), []);
+    });
+}
+
+#[test]
 fn a_load_over_ssh_that_was_interrupted_is_resumed() {
-    let (sshd, daemon) = (sshd(), Daemon::start(&[]));
-    let (image, file) = large();
-    let load = ["load", "-i", text(file.path()), "--json"];
-    let loading = at(&sshd, "far", &daemon.door, &load).spawn();
-    until_half_way(&daemon);
-    let open = daemon.exports();
-    // As a terminal does: to the ssh, too.
-    loading.signal(rustix::process::Signal::INT);
-    let interrupted = loading.wait();
-    assert_eq!(interrupted.status.code(), Some(130), "{interrupted}");
-    assert!(interrupted.stderr.contains("interrupted; what was sent is kept for the next try"), "{interrupted}");
-    at(&sshd, "far", &daemon.door, &load).ok();
-    assert_eq!(listed(&daemon.folder)[0].1, image.root.digest.to_string());
-    assert_eq!(daemon.exports(), [(open[0].0.clone(), "committed".to_owned())], "it was the same export");
+    resumed(|_, loading, _| {
+        // As a terminal does: to the ssh, too.
+        loading.signal(rustix::process::Signal::INT);
+        let interrupted = loading.wait();
+        assert_eq!(interrupted.status.code(), Some(130), "{interrupted}");
+        assert!(interrupted.stderr.contains("interrupted; what was sent is kept for the next try"), "{interrupted}");
+    });
 }
 
 #[test]
@@ -160,10 +162,31 @@ fn without_ssh_on_the_path_that_is_said() {
 fn what_goes_wrong_over_ssh_is_one_error_with_its_words_and_a_hint() {
     let (sshd, daemon) = (sshd(), Daemon::start(&[]));
     let without = Sshd::start(Stack::shared(), &[]);
+    let [old, noisy, forbidden] = [
+        // What a program says that has no such command.
+        "echo \"error: unrecognized subcommand 'dial-stdio'\" >&2; exit 2".to_owned(),
+        format!("echo; echo 'Welcome to far!'; exec {} \"$@\"", env!("CARGO_BIN_EXE_linkspan")),
+        "echo 'linkspan: error: cannot relay to unix:///x: Permission denied (os error 13)' >&2; exit 1".to_owned(),
+    ]
+    .map(|script| {
+        let folder = far_program(&script);
+        let sshd = Sshd::start(Stack::shared(), &[folder.path()]);
+        (sshd, folder)
+    });
+    let (old, noisy, forbidden) = (&old.0, &noisy.0, &forbidden.0);
     let absent = daemon.door.with_extension("absent");
     for (sshd, host, door, words, hint) in [
         (&sshd, "far", &absent, "No such file or directory", "see that linkspan runs on far"),
         (&without, "far", &daemon.door, "linkspan: not found", "install linkspan there"),
+        (old, "far", &daemon.door, "unrecognized subcommand", "is too old for this: `ssh far linkspan --version`"),
+        (
+            noisy,
+            "far",
+            &daemon.door,
+            "text comes before the stream on its standard output: `Welcome to far!`",
+            "must print nothing",
+        ),
+        (forbidden, "far", &daemon.door, "Permission denied (os error 13)", "hint: let that user use /"),
         (&sshd, "far-refused", &daemon.door, "Permission denied (publickey", "see that `ssh far-refused true` works"),
         (&sshd, "far-changed", &daemon.door, "Host key verification failed", "`ssh-keygen -R`"),
         (&sshd, "far-unknown", &daemon.door, "Host key verification failed", "connect once with `ssh far-unknown`"),
@@ -175,12 +198,9 @@ fn what_goes_wrong_over_ssh_is_one_error_with_its_words_and_a_hint() {
             assert_eq!(failed.status.code(), Some(1), "{failed}");
             let lines: Vec<_> = failed.stderr.lines().collect();
             assert_eq!(lines.len(), 2, "an error and a hint: {failed}");
-            let error =
-                format!("linkspan: error: the exporter API at ssh://{host}{}: ssh ended with status ", text(door));
-            assert!(
-                lines[0].starts_with(&error) || lines[0].replace("command not", "not").starts_with(&error),
-                "{failed}"
-            );
+            let error = format!("linkspan: error: the exporter API at ssh://{host}{}: ", text(door));
+            let what = lines[0].strip_prefix(&error).unwrap_or_else(|| panic!("{failed}"));
+            assert!(what.starts_with("ssh ended with status ") || what.starts_with("text comes before"), "{failed}");
             assert!(lines[0].replace("command not found", "not found").contains(words), "{words}: {failed}");
             assert!(lines[1].starts_with("linkspan: hint: ") && lines[1].contains(hint), "{hint}: {failed}");
         }
@@ -227,6 +247,23 @@ fn hostile_addresses_never_reach_ssh() {
     }
     assert!(!trace.exists());
     assert_eq!(sshd.started().len(), 4, "ssh was started for the paths alone: {:?}", sshd.started());
+}
+
+#[test]
+fn a_daemon_of_another_user_folder_is_found_without_an_address() {
+    let runtime = tempfile::tempdir_in(Stack::shared().state()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let door = runtime.path().join("linkspan/other-name.sock");
+    fs::create_dir(door.parent().unwrap()).unwrap();
+    let engine = ["--engine", "layout", "--layout", text(folder.path())];
+    let _daemon = crate::common::Linkspan::export(Stack::shared(), &engine, &[], door);
+    let program = env!("CARGO_BIN_EXE_linkspan");
+    let far = far_program(&format!("XDG_RUNTIME_DIR={} exec {program} \"$@\"", text(runtime.path())));
+    let sshd = Sshd::start(Stack::shared(), &[far.path()]);
+    let image = image("of another folder\n");
+    let file = archive(&[(&image, named("docker.io/library/found:1"))]);
+    sshd.with(linkspan(["load", "-q", "-i", text(file.path()), "--to", "ssh://far"])).ok();
+    assert_eq!(listed(&folder)[0].1, image.root.digest.to_string());
 }
 
 #[test]

@@ -51,12 +51,23 @@ fn an_engine_behind_tls_is_used_as_docker_uses_it() {
     client.docker(stack, ["context", "use", "tls"]).ok();
     works(stack, "tls-context:1", &|run| client.with(run));
     works(stack, "tls-skips:1", &|run| client.with(run).env("DOCKER_CONTEXT", "skips"));
-    for (name, reason) in [("other", "certificate"), ("nobody", "certificate")] {
+    for (name, hint) in
+        [("other", "hint: the engine's certificate is of another"), ("nobody", "hint: show a certificate")]
+    {
         let failed = client.with(linkspan(["images"])).env("DOCKER_CONTEXT", name).fails();
-        assert!(failed.stderr.contains(dockerd.address()) && failed.stderr.to_lowercase().contains(reason), "{failed}");
+        assert!(
+            failed.stderr.contains(dockerd.address()) && failed.stderr.to_lowercase().contains("certificate"),
+            "{failed}"
+        );
+        assert!(failed.stderr.contains(hint), "{failed}");
     }
     let missing = dockerd.with(linkspan(["images"])).env("DOCKER_CERT_PATH", "/nowhere").fails();
-    assert!(missing.stderr.contains("/nowhere/ca.pem"), "{missing}");
+    assert!(
+        missing.stderr.contains("/nowhere/ca.pem") && missing.stderr.contains("hint: DOCKER_CERT_PATH names"),
+        "{missing}"
+    );
+    let plain = linkspan(["images", "--docker-host", dockerd.address()]).fails();
+    assert!(plain.stderr.contains("hint: TLS is spoken there"), "{plain}");
 }
 
 #[test]

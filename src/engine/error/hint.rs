@@ -18,7 +18,14 @@ impl EngineError {
             Self::Unreachable { engine, address, reason } if address.parse::<SshAddress>().is_ok() => {
                 return address.parse::<SshAddress>().ok().map(|address| address.hint(engine, reason));
             }
-            Self::Unreachable { engine, .. } => format!("check that {engine} is running and that the address is right"),
+            Self::Unreachable { engine, reason, .. } => match of_certificates(reason) {
+                Some(hint) => hint.to_owned(),
+                None => format!("check that {engine} is running and that the address is right"),
+            },
+            Self::Protocol { reason, .. } if reason.contains("HTTP request to an HTTPS server") => {
+                "TLS is spoken there: set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH, or use a docker context with certificates"
+                    .to_owned()
+            }
             Self::Permission { engine: "docker", .. } => {
                 "run linkspan as root, or as a user of the group that the socket belongs to (usually `docker`)".to_owned()
             }
@@ -79,11 +86,19 @@ impl EngineError {
                  `--engine docker` (as root) offers it"
                     .to_owned()
             }
+            Self::NotOffered { engine, .. } if *engine == EngineKind::Cluster.name() => {
+                "the nodes of a cluster hold the images that they run, and nothing for builds: keep build caches in docker, in \
+                 containerd, in a layout or in a bucket (--engine)"
+                    .to_owned()
+            }
             Self::NotOffered { engine: REMOTE, .. } => {
                 "the exporter API has no call for that: run it on the machine of the engine, without --to".to_owned()
             }
             Self::Cluster { hint, .. } => return hint.clone(),
             Self::Node { node, error } => match &**error {
+                Self::Unreachable { reason, .. } if reason.contains("(it is paused)") => {
+                    format!("`docker unpause {node}` lets it go on")
+                }
                 Self::Unreachable { .. } => {
                     format!("`docker logs {node}` says what became of the node; `docker start {node}` starts one that stopped")
                 }
@@ -100,6 +115,34 @@ impl EngineError {
         };
         Some(hint)
     }
+}
+
+/// What to do about certificates, if it is these that `reason` of a connection to docker is about.
+fn of_certificates(reason: &str) -> Option<&'static str> {
+    let says = |words: &[&str]| words.iter().any(|words| reason.contains(words));
+    // The texts of rustls, and of our own reading of files.
+    if says(&["UnknownIssuer"]) {
+        return Some(
+            "the engine's certificate is of another authority: name the one that signed it, as ca.pem in DOCKER_CERT_PATH or as \
+             `ca` of the docker context",
+        );
+    }
+    if says(&["invalid peer certificate"]) {
+        return Some("the engine needs a certificate that holds now, and for the host of its address");
+    }
+    if says(&["certificate of the client", "received fatal alert"]) {
+        return Some(
+            "show a certificate of the authority that the engine trusts: cert.pem and key.pem in DOCKER_CERT_PATH, or `cert` and \
+             `key` of the docker context",
+        );
+    }
+    if says(&["InvalidContentType"]) {
+        return Some("no TLS is spoken there: check the port, or unset DOCKER_TLS_VERIFY");
+    }
+    if says(&["certificate authority ", "client certificate ", "client key "]) {
+        return Some("DOCKER_CERT_PATH names the folder of ca.pem, cert.pem and key.pem; a docker context has its own");
+    }
+    None
 }
 
 /// Whether the system refused for want of permission.
@@ -125,6 +168,29 @@ mod tests {
             driver: "overlay2".to_owned(),
         };
         error.hint().unwrap()
+    }
+
+    #[test]
+    fn certificates_have_remedies_of_their_own() {
+        let hint = |reason: &str| {
+            let (engine, address) = ("docker", "tcp://h:2376".to_owned());
+            EngineError::Unreachable { engine, address, reason: reason.to_owned() }.hint().unwrap()
+        };
+        for (reason, words) in [
+            ("cannot connect to tcp://h:2376: invalid peer certificate: UnknownIssuer", "ca.pem in DOCKER_CERT_PATH"),
+            ("invalid peer certificate: NotValidForName", "for the host of its address"),
+            ("received fatal alert: CertificateRequired", "cert.pem and key.pem"),
+            (
+                "client error: Connection reset by peer (os error 104); engines end a connection like that, too, if they take no \
+              certificate of the client",
+                "cert.pem and key.pem",
+            ),
+            ("received corrupt message of type InvalidContentType", "no TLS is spoken there"),
+            ("certificate authority /x/ca.pem: No such file or directory (os error 2)", "DOCKER_CERT_PATH names"),
+            ("Connection refused (os error 111)", "check that docker is running"),
+        ] {
+            assert!(hint(reason).contains(words), "{reason}: {}", hint(reason));
+        }
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(super) fn elsewhere(address: &str) -> EngineError {
 pub(super) fn over_ssh(address: &SshAddress, said: Option<String>, status: &Status) -> Option<EngineError> {
     let source = status.source()?;
     let reason = said.unwrap_or_else(|| innermost(source));
+    // What the program there advises is for who is there.
+    let reason = reason.split("; linkspan: hint: ").next().unwrap_or_default().replace("linkspan: error: ", "");
     Some(EngineError::Daemon {
         message: format!("the exporter API at {address}: {reason}"),
         hint: Some(address.hint("linkspan", &reason)),
