@@ -20,7 +20,7 @@ use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on, engine, output, repeat};
 use crate::config::Config;
 use crate::engine::ClusterAddress;
-use crate::export::Request;
+use crate::export::{Exports, Request};
 use crate::image::{Descriptor, Platform, Reference};
 use crate::registry::Registry;
 use crate::source::archive::{Archive, ManifestFormat, SavedImage};
@@ -145,69 +145,98 @@ impl Copy {
         config + &rest
     }
 
-    /// The copy of an image of docker, called `name`, to every node of `cluster`.
-    pub(super) fn of_docker(name: &str, cluster: ClusterAddress, options: LoadOptions) -> Self {
+    /// The copies of images of docker to every node of `cluster`.
+    pub(super) fn of_docker(cluster: ClusterAddress, options: LoadOptions) -> Self {
         let LoadOptions { platform, quiet, json, engine } = options;
-        let (from, to) = (ImageLocation::Docker(Some(name.to_owned())), ImageLocation::Cluster(cluster, None));
+        let (from, to) = (ImageLocation::Docker(None), ImageLocation::Cluster(cluster, None));
         let extent = Extent { platform, one_platform: false };
         Self { from, to, extent, quiet, json, plain_http: false, engine }
     }
 
-    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        self.run_as("Copied", Vec::new())
+    pub(super) fn run(mut self) -> Result<ExitCode, CommandError> {
+        let from = std::mem::replace(&mut self.from, ImageLocation::Docker(None));
+        self.run_as("Copied", &[from], &[])
     }
 
-    /// The same; `verb` is what the report says, and `names`, if there are any, are the names of the copy.
-    pub(super) fn run_as(self, verb: &'static str, as_names: Vec<Reference>) -> Result<ExitCode, CommandError> {
-        let Self { from, to, extent, quiet, json, plain_http, engine } = self;
+    /// Loads the images of docker that are called `images`, one after the other, with the connections of one command; as
+    /// `as_names`, if there are any.
+    pub(super) fn load(self, images: &[String], as_names: &[Reference]) -> Result<ExitCode, CommandError> {
+        if images.len() > 1 && !as_names.is_empty() {
+            return Err(CommandError::TagOfMany { images: images.len() });
+        }
+        let from: Vec<_> = images.iter().map(|name| ImageLocation::Docker(Some(name.clone()))).collect();
+        self.run_as("Loaded", &from, as_names)
+    }
+
+    /// Copies what is at each of `from`; `verb` is what the report says.
+    fn run_as(
+        self,
+        verb: &'static str,
+        from: &[ImageLocation],
+        as_names: &[Reference],
+    ) -> Result<ExitCode, CommandError> {
+        let Self { from: _, to, extent, quiet, json, plain_http, engine } = self;
         let (config, configured) = engine::target(TargetSettings { to: None, tls: ClientTls::default(), engine })?;
         let mode = ProgressMode::of(quiet || json);
         block_on(async {
-            let find = From { from: &from, config: &config, configured: &configured, extent: &extent, plain_http };
+            let find = |from| From { from, config: &config, configured: &configured, extent: &extent, plain_http };
             let Some((target, name)) = to.engine(&config, &configured) else {
-                no_engine::Copying { find, to: &to, mode, json }.run().await?;
+                for from in from {
+                    no_engine::Copying { find: find(from), to: &to, mode, json }.run().await?;
+                }
                 return Ok(ExitCode::SUCCESS);
             };
             let name = name.map(str::parse::<Reference>).transpose()?;
-            let exports = engine::exports(&config, &target).await?;
-            let left = AbandonedLeases::of(exports.engine()).await;
-            let format = engine::manifest_format(&**exports.engine());
+            let first = engine::exports(&config, &target).await?;
+            let left = AbandonedLeases::of(first.engine()).await;
+            let format = engine::manifest_format(&**first.engine());
             // A daemon accepts complete images only.
             let takes_parts = matches!(target, Target::Engine(_));
-            let held = ReadLeases::default();
-            let finding = find.found(format, takes_parts, &held);
-            let found = match super::interruptible(finding).await {
-                Ok(found) => found,
-                Err(error) => {
-                    held.end().await;
-                    return Err(error);
-                }
-            };
-            let names = if as_names.is_empty() { name.map_or(found.names, |name| vec![name]) } else { as_names };
-            let pushed = pushed(&from, &to);
-            let origin = engine::origin("copy");
-            let SelectedPart { root, graph, .. } = found.taken;
-            let request = Request::new(root.clone(), names.clone(), origin);
-            let copying = async {
-                let copy = async |events| match graph {
-                    Some(graph) => exports.run_part(request, graph, found.source, events).await,
-                    None => exports.run(request, found.source, events).await,
+            let mut roots = Vec::new();
+            for (number, from) in from.iter().enumerate() {
+                // Exports end with their image; the engine stays, and its connections.
+                let next = (number > 0).then(|| Exports::with_policy(first.engine().clone(), engine::policy(&config)));
+                let exports = next.as_ref().unwrap_or(&first);
+                let held = ReadLeases::default();
+                let find = find(from);
+                let finding = find.found(format, takes_parts, &held);
+                let found = match super::interruptible(finding).await {
+                    Ok(found) => found,
+                    Err(error) => {
+                        held.end().await;
+                        return Err(error);
+                    }
                 };
-                let (copied, tally) = mode.show(copy).await;
-                Ok((copied?, tally))
-            };
-            let copied = super::exporting(&exports, copying).await;
-            held.end().await;
-            let (outcome, tally) = copied?;
-            let tally = tally.of(exports.engine().identity(), outcome);
-            Transfer { verb, root: &root, names: &names, outcome, tally }.report(json, mode)?;
-            if let Some(push) = pushed.filter(|_| !quiet) {
-                output::note(&format!("linkspan: note: it is only named here; `{push}` sends it to that registry"));
+                let names = match as_names {
+                    [] => name.clone().map_or(found.names, |name| vec![name]),
+                    names => names.to_vec(),
+                };
+                let pushed = pushed(from, &to);
+                let origin = engine::origin("copy");
+                let SelectedPart { root, graph, .. } = found.taken;
+                let request = Request::new(root.clone(), names.clone(), origin);
+                let copying = async {
+                    let copy = async |events| match graph {
+                        Some(graph) => exports.run_part(request, graph, found.source, events).await,
+                        None => exports.run(request, found.source, events).await,
+                    };
+                    let (copied, tally) = mode.show(copy).await;
+                    Ok((copied?, tally))
+                };
+                let copied = super::exporting(exports, copying).await;
+                held.end().await;
+                let (outcome, tally) = copied?;
+                let tally = tally.of(exports.engine().identity(), outcome);
+                Transfer { verb, root: &root, names: &names, outcome, tally }.report(json, mode)?;
+                if let Some(push) = pushed.filter(|_| !quiet) {
+                    output::note(&format!("linkspan: note: it is only named here; `{push}` sends it to that registry"));
+                }
+                roots.push(root.digest);
+                if let Some(left) = found.left {
+                    left.release(&[]).await;
+                }
             }
-            left.release(&[root.digest]).await;
-            if let Some(left) = found.left {
-                left.release(&[]).await;
-            }
+            left.release(&roots).await;
             Ok(ExitCode::SUCCESS)
         })?
     }

@@ -5,7 +5,7 @@ use super::save::SaveError;
 use crate::caches::CacheError;
 use crate::config::{ConfigError, DEFAULT_EXPORT_LISTEN};
 use crate::daemon::{DaemonError, Signals};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, EngineKind};
 use crate::export::ExportError;
 use crate::image::{Digest, ReferenceError};
 use crate::source::archive::ArchiveError;
@@ -65,6 +65,11 @@ pub(super) enum CommandError {
     IntoArchive,
     #[error("{engine} has no image `{given}`")]
     NoImage { given: String, engine: String },
+    /// Images of docker were not loaded into the cluster `to`; `flags` name that docker.
+    #[error("{error}")]
+    FromDocker { error: Box<CommandError>, names: Vec<String>, to: String, flags: String },
+    #[error("one archive is loaded at a time, and several are named")]
+    OneArchive,
     #[error("`{given}` is called {names}")]
     ManyNames { given: String, names: String },
     #[error("`{name}` was not removed: it now points to {current}")]
@@ -81,6 +86,14 @@ pub(super) enum CommandError {
     Address(#[from] crate::engine::remote::DaemonAddressError),
     #[error("cannot relay to {address}: {source}")]
     Dial { address: String, source: std::io::Error },
+    #[error(
+        "cannot relay to {address}: it is on another machine; expected `unix:///path`, a path, or `tcp://` on this one"
+    )]
+    DialElsewhere { address: String },
+    #[error(
+        "--docker-host names the docker of a cluster's nodes (`--to kind://CLUSTER`), and --to is {to}; leave one out"
+    )]
+    DockerBeside { to: String },
     #[error(transparent)]
     Elsewhere(EngineError),
     #[error("there is no layout at {path}")]
@@ -152,10 +165,14 @@ impl CommandError {
             | Self::Address(_)
             | Self::Cache(CacheError::Name { .. })
             | Self::Elsewhere(_)
+            | Self::DialElsewhere { .. }
+            | Self::DockerBeside { .. }
+            | Self::OneArchive
             | Self::IntoArchive
             | Self::DigestAsName { .. } => true,
             Self::Daemon(DaemonError::Config(_) | DaemonError::Engine(EngineError::Address { .. })) => true,
             Self::Engine(EngineError::Address { .. }) => true,
+            Self::FromDocker { error, .. } => return error.code(),
             Self::Save(error) => matches!(error, SaveError::Mixed),
             Self::CacheFolder(error) => error.is_wrong_value(),
             _ => false,
@@ -166,6 +183,22 @@ impl CommandError {
     /// What a user can do about it. Commands in it get `flags`, so that they use the same engine.
     pub(super) fn hint(&self, flags: &str) -> Option<String> {
         match self {
+            Self::OneArchive => Some(
+                "load one after the other; several names are taken of images of docker, with `--to kind://CLUSTER`"
+                    .to_owned(),
+            ),
+            Self::FromDocker { error, names, to, flags } => match &**error {
+                Self::NoImage { given, .. } => Some(format!(
+                    "`linkspan images{flags}` lists the images of docker; an archive is named by its path, and none is called `{given}`"
+                )),
+                Self::Engine(EngineError::NotOffered { engine, .. }) if *engine == EngineKind::DockerClassic.name() => {
+                    Some(format!(
+                        "docker's classic store can only be read by docker: `docker save {} | linkspan load --to {to}`",
+                        names.join(" ")
+                    ))
+                }
+                error => error.hint(flags),
+            },
             Self::Config(error) => error.hint(),
             Self::Daemon(error) => error.hint(),
             Self::Setup(error) => error.hint(),
@@ -247,5 +280,29 @@ fn holding(names: &[String]) -> String {
         0 => String::new(),
         count if count > SHOWN => format!(": it has {shown} and {} more", count - SHOWN),
         _ => format!(": it has {shown}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_docker_lacks_is_looked_for_in_docker_and_not_in_the_cluster() {
+        let of = |error: CommandError| CommandError::FromDocker {
+            error: Box::new(error),
+            names: vec!["a:1".to_owned(), "b:1".to_owned()],
+            to: "kind://dev".to_owned(),
+            flags: " --engine docker".to_owned(),
+        };
+        let absent = of(CommandError::NoImage { given: "b:1".to_owned(), engine: "docker at x".to_owned() });
+        let hint = absent.hint(" --to kind://dev").unwrap();
+        assert!(hint.starts_with("`linkspan images --engine docker` lists") && hint.ends_with("`b:1`"), "{hint}");
+        assert_eq!((absent.to_string().as_str(), absent.code()), ("docker at x has no image `b:1`", 1));
+        let engine = EngineKind::DockerClassic.name();
+        let classic = of(CommandError::Engine(EngineError::NotOffered { engine, what: "reading its images" }));
+        let hint = classic.hint("").unwrap();
+        assert!(hint.contains("`docker save a:1 b:1 | linkspan load --to kind://dev`"), "{hint}");
+        assert_eq!(of(CommandError::TagOfMany { images: 2 }).code(), CommandError::TagOfMany { images: 2 }.code());
     }
 }

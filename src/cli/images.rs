@@ -84,7 +84,7 @@ impl List {
         let needs_facts = filters.iter().any(|filter| !matches!(filter, Filter::Reference(_) | Filter::Dangling(_)));
         block_on(engine::reading(&target, async |engine, images| {
             let ages = ages(&*engine, &*images, &filters).await?;
-            let (mut rows, mut shown) = (Vec::new(), std::collections::HashSet::new());
+            let (mut rows, mut shown, mut partly) = (Vec::new(), std::collections::HashSet::new(), Vec::new());
             for record in engine::all(&*images).await? {
                 let is_match = |facts: &Facts| filter::is_match(&filters, &record, facts, &ages);
                 // Facts that no filter and no column needs are not read.
@@ -96,10 +96,19 @@ impl List {
                 if needs_facts && !is_match(&facts) {
                     continue;
                 }
+                let spread = if quiet { None } else { images.spread(&record).await? };
+                if let Some((with, of)) = spread.filter(|(with, of)| with < of && !json) {
+                    let name = record.name.as_deref().unwrap_or_default();
+                    let name = name.parse::<Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar());
+                    partly.push(format!(
+                        "linkspan: note: {name} ({}) is on {with} of {of} nodes",
+                        id(&record.target, no_trunc)
+                    ));
+                }
                 match (quiet, json) {
                     (true, _) if !shown.insert(record.target.digest.clone()) => {}
                     (true, _) => output::print(&id(&record.target, no_trunc))?,
-                    (_, true) => output::print(&facts.json(&record).to_string())?,
+                    (_, true) => output::print(&facts.json(&record, spread).to_string())?,
                     _ => rows.push(facts.row(&record, no_trunc)),
                 }
             }
@@ -113,6 +122,7 @@ impl List {
                     output::print(&text)?;
                 }
             }
+            partly.iter().for_each(|note| output::note(note));
             Ok(ExitCode::SUCCESS)
         }))?
     }
@@ -169,7 +179,7 @@ impl Facts {
         let Ok(tree) = engine::tree(images, root).await else { return Self::default() };
         let mut size = 0_u64;
         for blob in tree.blobs() {
-            size = size.saturating_add(images.size(&blob.digest).await.ok().flatten().unwrap_or(0));
+            size = size.saturating_add(images.readable_size(&blob.digest).await.ok().flatten().unwrap_or(0));
         }
         let Config { created, config } = config(&tree).unwrap_or_default();
         Self { size: Some(size), created, labels: config.and_then(|config| config.labels).unwrap_or_default() }
@@ -184,12 +194,18 @@ impl Facts {
         Row { id: id(&record.target, no_trunc), repository, tag, digest, age, created_at, size: self.size }
     }
 
-    fn json(&self, record: &Record) -> Value {
+    /// `spread` is on how many of an engine's nodes it is, and how many there are.
+    fn json(&self, record: &Record, spread: Option<(usize, usize)>) -> Value {
         let (repository, tag) = repository_and_tag(record);
-        json!({
+        let mut row = json!({
             "name": record.name, "repository": repository, "tag": tag, "digest": record.target.digest,
             "mediaType": record.target.media_type, "created": self.created, "size": self.size,
-        })
+        });
+        if let Some((with, of)) = spread {
+            row["onNodes"] = with.into();
+            row["nodes"] = of.into();
+        }
+        row
     }
 }
 

@@ -26,9 +26,9 @@ use crate::source::{BlobLookup, Choice, Source, choose};
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Load {
-    /// The same as --input; for a cluster (`--to kind://CLUSTER`) also the name of an image of docker, where no such file exists
+    /// The same as --input; for a cluster (`--to kind://CLUSTER`) also the names of images of docker, where no such files exist
     #[arg(value_name = "FILE|DIR|-|IMAGE", conflicts_with = "input")]
-    file: Option<PathBuf>,
+    files: Vec<PathBuf>,
 
     /// An OCI archive, an archive of `docker save`, or the folder of an OCI image layout; `-` is standard input. Archives
     /// may be compressed (gzip, zstd, xz, bzip2)
@@ -65,7 +65,7 @@ Examples:
   docker save demo | linkspan load --engine containerd --namespace k8s.io
   linkspan load -i ./layout -t registry.example/demo:1 --json
   linkspan load -i image.tar --to unix:///run/linkspan/export.sock
-  linkspan load demo:1 --to kind://dev
+  linkspan load demo:1 other:1 --to kind://dev
   linkspan load -i image.tar --to ssh://user@host
 
 Exit code: 0 when every image was loaded, 1 when one was not, 2 for a wrong
@@ -75,22 +75,33 @@ kept for an hour, and the next load resumes from them. docker's API alone
 
 impl Load {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let input = self.file.unwrap_or(self.input);
+        if let Some((names, cluster)) = from_docker(&self.files, &self.target)? {
+            let Self { tag, platform, quiet, json, target, .. } = self;
+            let to = cluster.to_string();
+            let copy = Copy::of_docker(cluster, LoadOptions { platform, quiet, json, engine: target.engine });
+            let flags = copy.repeated();
+            let loaded = copy.load(&names, &tag);
+            return loaded.map_err(|error| CommandError::FromDocker { error: Box::new(error), names, to, flags });
+        }
+        let mut files = self.files.into_iter();
+        let input = files.next().unwrap_or(self.input);
+        if files.next().is_some() {
+            return Err(CommandError::OneArchive);
+        }
         let is_stdin = input == Path::new("-");
         if is_stdin && std::io::stdin().is_terminal() {
             return Err(CommandError::NoInput);
         }
         let Self { tag, platform, quiet, json, target, .. } = self;
-        if let Some((name, cluster)) = from_docker(&input, &target)? {
-            let options = LoadOptions { platform, quiet, json, engine: target.engine };
-            return Copy::of_docker(&name, cluster, options).run_as("Loaded", tag);
-        }
         let (config, target) = engine::target(target)?;
         let load = Loading { tag, platform, mode: ProgressMode::of(quiet || json), json };
         block_on(load.run(&config, &target, (!is_stdin).then_some(input)))??;
         Ok(ExitCode::SUCCESS)
     }
 }
+
+/// The files that an OCI image layout has (image-spec `image-layout.md`).
+const LAYOUT_FILES: [&str; 2] = ["oci-layout", "index.json"];
 
 /// How images are loaded.
 struct Loading {
@@ -163,13 +174,23 @@ impl Loading {
     }
 }
 
-/// The name of the image of docker that is to be loaded into a cluster, and the cluster, where `input` is no file.
-fn from_docker(input: &Path, target: &TargetSettings) -> Result<Option<(String, ClusterAddress)>, CommandError> {
-    let is_file = input == Path::new("-") || input.symlink_metadata().is_ok();
-    let Some(name) = input.to_str().filter(|name| !is_file && name.parse::<Reference>().is_ok()) else {
-        return Ok(None);
+/// The names of the images of docker that are to be loaded into a cluster, and the cluster, where `inputs` are no files and no
+/// layouts.
+fn from_docker(
+    inputs: &[PathBuf],
+    target: &TargetSettings,
+) -> Result<Option<(Vec<String>, ClusterAddress)>, CommandError> {
+    // A folder that is called like an image is usually that of its Dockerfile.
+    let is_other_folder = |input: &Path| input.is_dir() && LAYOUT_FILES.iter().all(|file| !input.join(file).exists());
+    let is_file =
+        |input: &Path| input == Path::new("-") || (input.symlink_metadata().is_ok() && !is_other_folder(input));
+    let name = |input: &PathBuf| {
+        let name = input.to_str().filter(|name| !is_file(input) && name.parse::<Reference>().is_ok());
+        name.map(str::to_owned)
     };
-    Ok(engine::cluster(target)?.map(|cluster| (name.to_owned(), cluster)))
+    let names: Option<Vec<_>> = inputs.iter().map(name).collect();
+    let Some(names) = names.filter(|names| !names.is_empty()) else { return Ok(None) };
+    Ok(engine::cluster(target)?.map(|cluster| (names, cluster)))
 }
 
 /// Opens the archive at `input`, or on standard input. Of a stream, blobs that the engine of `exports` has are not kept.

@@ -1,5 +1,6 @@
 //! `linkspan rm` and `linkspan tag`.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -101,13 +102,17 @@ async fn records(
     let root = engine::resolve(engine, images, given).await?;
     let name = engine::name(images, given).await?;
     let mut found = engine::all(images).await?;
-    found.retain(|record| record.target.digest == root.digest);
     if let Some(name) = name {
+        // On the nodes of a cluster it may point to several images.
         let is_it = |record: &Record| {
             record.name.as_deref().and_then(|own| own.parse::<Reference>().ok()).is_some_and(|own| own == name)
         };
         found.retain(is_it);
-    } else if found.len() > 1 && !force {
+    } else {
+        found.retain(|record| record.target.digest == root.digest);
+    }
+    let names: BTreeSet<_> = found.iter().map(|record| &record.name).collect();
+    if names.len() > 1 && !force {
         let names: Vec<_> = found.iter().map(shown).collect();
         return Err(CommandError::ManyNames { given: given.to_owned(), names: names.join(", ") });
     }
@@ -131,11 +136,12 @@ async fn remove(engine: &dyn Engine, images: &dyn Images, record: &Record, force
         }
         outcome => outcome?,
     }
-    if record.name.is_some() {
+    let left = engine::all(images).await?;
+    if record.name.is_some() && !left.iter().any(|other| other.name == record.name) {
         output::print(&format!("Untagged: {}", shown(record)))?;
     }
     let root = &record.target.digest;
-    if !engine::all(images).await?.iter().any(|other| other.target.digest == *root) {
+    if !left.iter().any(|other| other.target.digest == *root) {
         output::print(&format!("Deleted: {root}"))?;
     }
     Ok(())

@@ -84,7 +84,7 @@ pub(super) struct TargetSettings {
     /// `kind://CLUSTER` [env: LINKSPAN_TO, unless a flag names an engine]
     #[arg(
         long, value_name = "ADDR", help_heading = "Engine",
-        conflicts_with_all = ["engine", "docker_host", "containerd_address", "namespace", "layout", "object", "cache_dir"]
+        conflicts_with_all = ["engine", "containerd_address", "namespace", "layout", "object", "cache_dir"]
     )]
     pub(super) to: Option<Destination>,
 
@@ -110,7 +110,7 @@ pub(super) struct Settings {
     /// Where the door to the builder at the same position listens; a unix socket or a loopback address, or with
     /// --listen-tls-client-ca any other; can be repeated [env: LINKSPAN_BUILDKIT_LISTEN (separated by commas)]
     /// [default with one builder:
-    /// unix:///run/linkspan/buildkit.sock]
+    /// unix:///run/linkspan/buildkit.sock, or without root in linkspan/ of XDG_RUNTIME_DIR]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     buildkit_listen: Vec<String>,
 

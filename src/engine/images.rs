@@ -50,6 +50,22 @@ pub trait Images: Source {
     /// When the engine cannot be queried.
     async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError>;
 
+    /// The size of a blob that is there to be read. In an engine of several stores, [`Images::size`] is only of what all of them have.
+    ///
+    /// # Errors
+    /// When the engine cannot be queried.
+    async fn readable_size(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        self.size(digest).await
+    }
+
+    /// On how many of an engine's stores a record is, and how many there are; `None` for an engine that is one.
+    ///
+    /// # Errors
+    /// When the engine cannot be queried.
+    async fn spread(&self, _record: &Record) -> Result<Option<(usize, usize)>, EngineError> {
+        Ok(None)
+    }
+
     /// A URL at which clients read a blob, which is there, at the engine's store; `None` if they cannot.
     ///
     /// # Errors
@@ -199,6 +215,16 @@ pub struct Page {
 impl Page {
     /// The page of `records` that `query` selects.
     pub(super) fn of(records: impl IntoIterator<Item = Record>, query: &Query) -> Self {
+        // An image can lie unnamed under more than one record.
+        Self::without_equals(records, query, |_, _| true)
+    }
+
+    /// The same; of records with one key those are left out that `is_equal` says so of. What has one key is on one page.
+    fn without_equals(
+        records: impl IntoIterator<Item = Record>,
+        query: &Query,
+        is_equal: impl Fn(&Record, &Record) -> bool,
+    ) -> Self {
         let is_match = |record: &Record| match &record.name {
             Some(name) => name.starts_with(&query.prefix),
             None => query.prefix.is_empty(),
@@ -207,19 +233,23 @@ impl Page {
         if let Some(after) = &query.after {
             found.retain(|(key, _)| key > after);
         }
-        found.sort_by(|(one, _), (other, _)| one.cmp(other));
-        // An image can lie unnamed under more than one record.
-        found.dedup_by(|(one, _), (other, _)| one == other);
-        let limit = query.limit.clamp(1, MAX_PAGE);
-        let next = (found.len() > limit).then(|| found[limit - 1].0.clone());
-        found.truncate(limit);
+        found.sort_by(|(one, it), (other, its)| one.cmp(other).then_with(|| it.target.digest.cmp(&its.target.digest)));
+        found.dedup_by(|(one, it), (other, its)| one == other && is_equal(it, its));
+        let mut end = query.limit.clamp(1, MAX_PAGE).min(found.len());
+        while end > 0 && end < found.len() && found[end].0 == found[end - 1].0 {
+            end += 1;
+        }
+        let next = (found.len() > end).then(|| found[end - 1].0.clone());
+        found.truncate(end);
         Self { records: found.into_iter().map(|(_, record)| record).collect(), next }
     }
 
-    /// The page of all records of which `pages` are pages of that `query`. A name counts once, whatever it points to.
+    /// The page of all records of which `pages` are pages of that `query`. A name that
+    /// points to several images is listed with each.
     pub(super) fn merged(pages: Vec<Self>, query: &Query) -> Self {
         let has_more = pages.iter().any(|page| page.next.is_some());
-        let mut page = Self::of(pages.into_iter().flat_map(|page| page.records), query);
+        let records = pages.into_iter().flat_map(|page| page.records);
+        let mut page = Self::without_equals(records, query, |one, other| one.target.digest == other.target.digest);
         if has_more && page.next.is_none() {
             page.next = page.records.last().map(Record::key);
         }
@@ -274,7 +304,7 @@ mod tests {
             let Some(next) = page.next else { break };
             query.after = Some(next);
         }
-        assert_eq!(seen, ["-", "a:2", "ab:1", "b:1", "c:1"]);
+        assert_eq!(seen, ["-", "a:2", "a:2", "ab:1", "b:1", "c:1"]);
     }
 
     #[test]

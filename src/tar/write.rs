@@ -1,4 +1,4 @@
-//! Writes the headers of image archives: files and folders of root, without times.
+//! Writes the headers of archives: files and folders of root, those of images without times.
 
 use bytes::Bytes;
 use tar_core::{EntryBuilder, EntryType};
@@ -11,32 +11,32 @@ pub(crate) const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 /// The header of a file of `size` bytes, with an extended one (POSIX `pax`, "pax Extended Header") before it if the name or
 /// the size needs it.
 pub(crate) fn member(name: &str, size: u64) -> Bytes {
-    head(name, EntryType::Regular, 0o444, size)
+    head(name, EntryType::Regular, 0o444, size, 0)
 }
 
 /// The header of a folder, `name` of which ends with a slash.
 pub(crate) fn folder(name: &str) -> Bytes {
-    head(name, EntryType::Directory, 0o755, 0)
+    head(name, EntryType::Directory, 0o755, 0, 0)
 }
 
-/// The header of a program of `size` bytes.
-pub(crate) fn program(name: &str, size: u64) -> Bytes {
-    head(name, EntryType::Regular, 0o755, size)
+/// The header of a program of `size` bytes, of the time `mtime` (in seconds of Unix).
+pub(crate) fn program(name: &str, size: u64, mtime: u64) -> Bytes {
+    head(name, EntryType::Regular, 0o755, size, mtime)
 }
 
 /// Another name for the file `target` of the same archive: it is there when all of the file is.
-pub(crate) fn link(name: &str, target: &str) -> Bytes {
+pub(crate) fn link(name: &str, target: &str, mtime: u64) -> Bytes {
     let mut builder = EntryBuilder::new_ustar();
     builder.path(name).link_name(target).entry_type(EntryType::Link);
-    let _ = builder.mode(0o755).and_then(|builder| builder.uid(0)?.gid(0)?.mtime(0)?.size(0));
+    let _ = builder.mode(0o755).and_then(|builder| builder.uid(0)?.gid(0)?.mtime(mtime)?.size(0));
     builder.finish_bytes().into()
 }
 
-fn head(name: &str, kind: EntryType, mode: u32, size: u64) -> Bytes {
+fn head(name: &str, kind: EntryType, mode: u32, size: u64, mtime: u64) -> Bytes {
     let mut builder = EntryBuilder::new_ustar();
     builder.path(name).entry_type(kind);
     // None of them fails: a number that is too large for the header goes into the extended one.
-    let _ = builder.mode(mode).and_then(|builder| builder.uid(0)?.gid(0)?.mtime(0)?.size(size));
+    let _ = builder.mode(mode).and_then(|builder| builder.uid(0)?.gid(0)?.mtime(mtime)?.size(size));
     builder.finish_bytes().into()
 }
 

@@ -56,11 +56,12 @@ impl ClusterTool {
         }
     }
 
-    /// Whether a container of a cluster with this label for its role runs containerd: a load balancer and a registry do not.
+    /// Whether a container of a cluster with this label for its role takes images: those of kubelets, as for kind
+    /// (`pkg/cluster/nodeutils/util.go`) and k3d; a load balancer, a registry and what others put beside them do not.
     pub(super) fn is_node<'l>(self, label: impl Fn(&str) -> Option<&'l str>) -> bool {
         let role = label(self.role_label()).unwrap_or_default();
         match self {
-            Self::Kind => role != "external-load-balancer",
+            Self::Kind => matches!(role, "control-plane" | "worker"),
             Self::K3d => label("app") == Some("k3d") && matches!(role, "server" | "agent"),
         }
     }
@@ -199,7 +200,8 @@ mod tests {
             tool.is_node(|key| labels.iter().find(|(name, _)| *name == key).map(|(_, value)| *value))
         };
         let kind = |role| is_node(ClusterTool::Kind, &[("io.x-k8s.kind.role", role)]);
-        assert!(kind("control-plane") && kind("worker") && !kind("external-load-balancer"));
+        assert!(kind("control-plane") && kind("worker") && !kind("external-load-balancer") && !kind("registry"));
+        assert!(!is_node(ClusterTool::Kind, &[("io.x-k8s.kind.cluster", "dev")]), "without a role");
         let k3d = |role| is_node(ClusterTool::K3d, &[("app", "k3d"), ("k3d.role", role)]);
         assert!(k3d("server") && k3d("agent") && !k3d("loadbalancer") && !k3d("registry"));
         assert!(!is_node(ClusterTool::K3d, &[("k3d.role", "server")]));

@@ -67,7 +67,8 @@ pub(super) async fn nodes(docker: &Api, address: &ClusterAddress) -> Result<Vec<
     }
     if let Some((stopped, it)) = nodes.iter().find(|(_, it)| it.state != "running") {
         let state = it.state.escape_debug();
-        let hint = format!("`docker start {stopped}` starts it; `?nodes=a,b` names other nodes");
+        let command = if it.state == "paused" { "unpause" } else { "start" };
+        let hint = format!("`docker {command} {stopped}` lets it run; `?nodes=a,b` names other nodes");
         return refused(format!("its node {stopped} does not run (it is {state})"), Some(hint));
     }
     Ok(nodes.into_iter().map(|(name, _)| name.to_owned()).collect())

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::nodes::{NodeName, on_all};
 use crate::engine::EngineError;
 use crate::engine::containerd::ContainerdImages;
-use crate::engine::images::{Images, Page, Query};
+use crate::engine::images::{Images, Page, Query, Record};
 use crate::image::{Descriptor, Digest, Reference};
 use crate::source::{Chunks, Source, SourceError};
 
@@ -60,6 +60,18 @@ impl Images for ClusterImages {
     async fn list(&self, query: &Query) -> Result<Page, EngineError> {
         let pages = on_all(self.nodes.iter().map(|(node, images)| (node, images.list(query)))).await?;
         Ok(Page::merged(pages, query))
+    }
+
+    async fn readable_size(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        let found = on_all(self.nodes.iter().map(|(node, images)| (node, images.size(digest)))).await?;
+        Ok(found.into_iter().flatten().next())
+    }
+
+    async fn spread(&self, record: &Record) -> Result<Option<(usize, usize)>, EngineError> {
+        let Some(Ok(name)) = record.name.as_deref().map(str::parse::<Reference>) else { return Ok(None) };
+        let found = on_all(self.nodes.iter().map(|(node, images)| (node, images.resolve(&name)))).await?;
+        let with = found.iter().flatten().filter(|found| found.digest == record.target.digest).count();
+        Ok(Some((with, self.nodes.len())))
     }
 
     async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {

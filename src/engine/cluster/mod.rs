@@ -166,18 +166,24 @@ impl Engine for ClusterEngine {
         on_all(tagging).await.map(drop)
     }
 
-    /// On the nodes that have the record.
+    /// On the nodes that have the record: on others its name may point to another image, or to none.
     async fn remove(&self, record: &Record, force: bool) -> Result<(), EngineError> {
         let removing = self.nodes.iter().map(|node| async move {
             match node.engine.remove(record, force).await {
-                Ok(()) => Ok(true),
-                Err(EngineError::NameMoved { current: None, .. }) => Ok(false),
+                Ok(()) => Ok(None),
+                Err(error @ EngineError::NameMoved { .. }) => Ok(Some(error)),
                 Err(error) => Err(of_node(&node.name, error)),
             }
         });
-        let removed: Vec<_> = join_all(removing).await.into_iter().collect::<Result<_, _>>()?;
-        match &record.name {
-            Some(name) if !removed.contains(&true) => Err(EngineError::NameMoved { name: name.clone(), current: None }),
+        let mut moved = Vec::new();
+        for outcome in join_all(removing).await {
+            moved.extend(outcome?);
+        }
+        let was_on_none = record.name.is_some() && moved.len() == self.nodes.len();
+        // Where it points to says more than that it is not there.
+        moved.sort_by_key(|error| matches!(error, EngineError::NameMoved { current: None, .. }));
+        match moved.into_iter().next() {
+            Some(error) if was_on_none => Err(error),
             _ => Ok(()),
         }
     }

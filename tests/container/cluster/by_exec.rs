@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::nodes::{Cluster, build, sent};
-use crate::common::{Run, Stack, text};
+use crate::common::{Run, Stack, text, until};
 
 /// Somebody of the group of dockerd's socket.
 struct User<'s> {
@@ -46,7 +46,7 @@ impl<'s> User<'s> {
 
 /// The copies of the program in a node.
 fn copies(stack: &Stack, node: &str) -> Vec<String> {
-    stack.docker(["exec", node, "ls", "/usr/local/bin"]).ok().lines()
+    stack.docker(["exec", node, "ls", "-A", "/usr/local/bin"]).ok().lines()
 }
 
 #[test]
@@ -55,15 +55,20 @@ fn who_is_not_root_loads_by_a_program_in_each_node() {
     let (cluster, user) = (Cluster::start(stack, "execs"), User::of(stack));
     build(stack, "cl-execs:1", 41, Some("one"));
     build(stack, "cl-execs:2", 41, Some("two"));
+    // What an earlier build left there, and what is none of ours.
+    let old = ["/usr/local/bin/linkspan-0.0.0-abc", "/usr/local/bin/.linkspan-0.0.0-abc.part", "/usr/local/bin/other"];
+    stack.docker(["exec", cluster.worker(), "busybox", "touch", "-d", "2001-01-01 00:00"]).args(old).ok();
     let output = user.load("cl-execs:1", &cluster.address()).ok();
     assert_eq!(sent(&output).iter().map(|(blobs, _)| *blobs).collect::<Vec<_>>(), [4, 4], "{output}");
     let output = user.load("cl-execs:2", &cluster.address()).ok();
     assert!(sent(&output).iter().all(|(blobs, bytes)| *blobs == 3 && *bytes < 10_000), "{output}");
     for node in cluster.nodes() {
         assert!(cluster.contents(node, "cl-execs:1").is_usable && cluster.contents(node, "cl-execs:2").is_usable);
-        let copies = copies(stack, node);
-        assert!(copies.len() == 1 && copies[0].starts_with("linkspan-"), "{copies:?}");
+        let ours = || copies(stack, node).into_iter().filter(|name| name != "other").collect::<Vec<_>>();
+        let copies = until("former copies to go", ours, |copies| copies.len() == 1);
+        assert!(copies[0].starts_with("linkspan-") && !copies[0].ends_with("abc"), "{copies:?}");
     }
+    assert!(copies(stack, cluster.worker()).contains(&"other".to_owned()));
     cluster.until_released();
     // As root it is the same store.
     let output = cluster.load("cl-execs:2").ok();

@@ -99,9 +99,11 @@ fn unknown_clusters_and_nodes_are_answered_with_those_that_there_are() {
     // A load balancer has the cluster's label and no containerd.
     let labels = ["--label", "io.x-k8s.kind.cluster=known", "--label", "io.x-k8s.kind.role=external-load-balancer"];
     start(stack, "known-external-load-balancer", &[&labels[..], &["--entrypoint", "sleep"]].concat(), &["900"]);
+    // What others put beside the nodes has another role, or none.
+    start(stack, "known-registry", &[&labels[..2], &["--entrypoint", "sleep"]].concat(), &["900"]);
     build(stack, "cl-known:1", 23, Some("one"));
     cluster.load("cl-known:1").ok();
-    stack.docker(["rm", "--force", "known-external-load-balancer", "hostile"]).ok();
+    stack.docker(["rm", "--force", "known-external-load-balancer", "known-registry", "hostile"]).ok();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `linkspan load` and `copy` to clusters.
 
+use std::collections::BTreeSet;
 use std::thread;
 
 use serde_json::Value;
@@ -110,6 +111,82 @@ fn images_are_copied_listed_named_and_removed() {
         assert_eq!(names, [full_name("cl-third:1")]);
         assert!(cluster.contents(node, "cl-third:1").is_usable);
     }
+}
+
+#[test]
+fn nodes_that_differ_are_listed_with_what_there_is_and_a_name_goes_on_all() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "differ");
+    build(stack, "cl-one:1", 16, Some("one"));
+    build(stack, "cl-two:1", 17, Some("two"));
+    let (docker, address) = (stack.docker_host(), cluster.address());
+    let on = |node: &str| format!("{address}?nodes={node}:cl-differ:1");
+    // The docker that has the nodes can be named beside them.
+    let run = |args: &[&str]| linkspan(args.iter().copied()).args(["--docker-host", docker]);
+    run(&["copy", "docker-daemon:cl-one:1", &on(cluster.control_plane())]).ok();
+    run(&["copy", "docker-daemon:cl-two:1", &on(cluster.worker())]).ok();
+    let listed = run(&["images", "--to", &address, "--json"]).ok();
+    let rows: Vec<Value> = listed.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let digests: BTreeSet<_> = rows.iter().map(|row| row["digest"].as_str().unwrap().to_owned()).collect();
+    let there: BTreeSet<_> = cluster.nodes().filter_map(|node| cluster.digest(node, "cl-differ:1")).collect();
+    assert_eq!((rows.len(), digests), (2, there), "{listed}");
+    for row in &rows {
+        assert!(row["size"].as_u64() > Some(2 << 20), "{row}");
+        assert_eq!((row["onNodes"].as_u64(), row["nodes"].as_u64()), (Some(1), Some(2)), "{row}");
+    }
+    let table = run(&["images", "--to", &address]).ok();
+    assert_eq!(table.stderr.matches("is on 1 of 2 nodes").count(), 2, "{table}");
+    let removed = run(&["rm", "cl-differ:1", "--to", &address]).ok();
+    assert_eq!(removed.stdout.matches("Untagged: cl-differ:1").count(), 1, "{removed}");
+    for node in cluster.nodes() {
+        assert_eq!(cluster.digest(node, "cl-differ:1"), None, "{removed}");
+    }
+}
+
+#[test]
+fn what_cannot_be_loaded_is_answered_with_what_can() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "hints");
+    let address = cluster.address();
+    let folder = tempfile::tempdir().unwrap();
+    let load = |args: &[&str]| {
+        linkspan(["load", "--to", &address])
+            .args(args.iter().copied())
+            .dir(folder.path())
+            .env("DOCKER_HOST", stack.docker_host())
+    };
+    let absent = load(&["nosuch:1", "--docker-host", stack.docker_host()]).fails();
+    let hint = format!(
+        "hint: `linkspan images --engine docker --docker-host {}` lists the images of docker",
+        stack.docker_host()
+    );
+    assert!(absent.stderr.contains("has no image `nosuch:1`") && absent.stderr.contains(&hint), "{absent}");
+    // After -i there are only files.
+    let file = load(&["-i", "nosuch.tar"]).fails();
+    assert!(file.stderr.contains("nosuch.tar: No such file"), "{file}");
+    // A folder is often called like the image that it is the context of.
+    build(stack, "cl-hints", 18, Some("one"));
+    std::fs::create_dir(folder.path().join("cl-hints")).unwrap();
+    build(stack, "cl-hints:2", 18, Some("two"));
+    let both = load(&["cl-hints", "cl-hints:2"]).ok();
+    assert_eq!(both.stdout, "Loaded image: cl-hints:latest\nLoaded image: cl-hints:2\n");
+    for (node, image) in cluster.nodes().flat_map(|node| [(node, "cl-hints:latest"), (node, "cl-hints:2")]) {
+        assert!(cluster.contents(node, image).is_usable, "{image} on {node}: {both}");
+    }
+    let second = load(&["cl-hints", "nosuch:2"]).fails();
+    assert!(second.stderr.contains("none is called `nosuch:2`"), "{second}");
+    let caches = linkspan(["cache", "ls", "--to", &address]).env("DOCKER_HOST", stack.docker_host()).fails();
+    assert!(
+        caches.stderr.contains("cluster does not offer") && caches.stderr.contains("hint: the nodes of a cluster"),
+        "{caches}"
+    );
+    stack.docker(["pause", cluster.worker()]).ok();
+    let paused = load(&["cl-hints:latest"]).fails();
+    stack.docker(["unpause", cluster.worker()]).ok();
+    assert!(
+        paused.stderr.contains("(it is paused)") && paused.stderr.contains("`docker unpause hints-worker`"),
+        "{paused}"
+    );
 }
 
 #[test]
