@@ -6,6 +6,10 @@ use std::str::FromStr;
 use crate::engine::remote::{DaemonAddress, DaemonAddressError};
 use crate::engine::{ClusterAddress, ClusterAddressError};
 
+/// What an address of a socket is, in the words of its error, and what else `--to` takes.
+const SOCKETS: &str = "a path or `tcp://host:port`";
+const ALL: &str = "a path, `tcp://host:port`, `ssh://[user@]host[:port][/path]` or `kind://cluster`";
+
 /// A daemon, or a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Destination {
@@ -40,7 +44,10 @@ impl FromStr for Destination {
     fn from_str(text: &str) -> Result<Self, DestinationError> {
         match ClusterAddress::is_meant(text) {
             true => Ok(Self::Cluster(text.parse()?)),
-            false => Ok(Self::Daemon(text.parse()?)),
+            false => text.parse().map(Self::Daemon).map_err(|error: DaemonAddressError| match text.contains("://") {
+                true if ["unix://", "tcp://", "ssh://"].iter().any(|scheme| text.starts_with(scheme)) => error.into(),
+                _ => DaemonAddressError { reason: error.reason.replace(SOCKETS, ALL), ..error }.into(),
+            }),
         }
     }
 }
@@ -50,6 +57,25 @@ impl fmt::Display for Destination {
         match self {
             Self::Daemon(address) => address.fmt(f),
             Self::Cluster(address) => address.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_destination_is_told_all_of_them() {
+        for text in ["foo://x", "localhost:1", "here"] {
+            let reason = text.parse::<Destination>().unwrap_err().reason();
+            assert!(reason.starts_with("expected `unix:///path`, ") && reason.contains(ALL), "{text}: {reason}");
+        }
+        let reason = |text: &str| text.parse::<Destination>().unwrap_err().reason();
+        assert!(reason("localhost:1").ends_with("; did you mean `tcp://localhost:1`?"));
+        assert_eq!(reason("tcp://x"), "expected a port, as in `tcp://127.0.0.1:1234`");
+        for text in ["unix:///a.sock", "/a.sock", "tcp://h:1", "ssh://u@h", "kind://dev"] {
+            assert!(text.parse::<Destination>().is_ok(), "{text}");
         }
     }
 }

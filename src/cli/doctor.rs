@@ -63,11 +63,7 @@ fn text_style() -> TextStyle {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     TextStyle {
-        width: output::columns(false).map_or(usual.width, |columns| columns.clamp(NARROWEST, WIDEST)),
+        width: output::columns(false).map_or(usual.width, |columns| columns.clamp(output::NARROWEST, output::WIDEST)),
         colour: !is_set("NO_COLOR") && !is_dumb,
     }
 }
-
-/// The widths that are used: longer lines are hard to read.
-const NARROWEST: usize = 40;
-const WIDEST: usize = 120;

@@ -20,12 +20,30 @@ pub(super) fn complain(error: &dyn Error, hint: Option<String>) {
     if crate::telemetry::complain(&text, hint.as_deref()) {
         return;
     }
-    let mut stderr = io::stderr().lock();
-    let _ = writeln!(stderr, "linkspan: error: {text}");
+    let stderr = io::stderr();
+    let width = stderr.is_terminal().then(|| width_of(&stderr)).flatten();
+    let mut stderr = stderr.lock();
+    let _ = writeln!(stderr, "{}", wrapped(&format!("linkspan: error: {text}"), width));
     if let Some(hint) = hint {
-        let _ = writeln!(stderr, "linkspan: hint: {hint}");
+        let _ = writeln!(stderr, "{}", wrapped(&format!("linkspan: hint: {hint}"), width));
     }
 }
+
+/// `text` in lines for a terminal of `width` columns, unless it has lines of its own.
+fn wrapped(text: &str, width: Option<usize>) -> String {
+    const INDENT: &str = "  ";
+    match width.map(|width| width.clamp(NARROWEST, WIDEST)) {
+        Some(width) if !text.contains('\n') && text.chars().count() > width => {
+            let lines = crate::doctor::wrap_words(text, width - INDENT.len());
+            lines.join(&format!("\n{INDENT}"))
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// The widths that are used: longer lines are hard to read.
+pub(super) const NARROWEST: usize = 40;
+pub(super) const WIDEST: usize = 120;
 
 /// Prints a result on stdout. A reader that closes early (`| head`) is no failure.
 pub(super) fn print(text: &str) -> Result<(), CommandError> {
@@ -41,8 +59,12 @@ pub(super) fn columns(whole: bool) -> Option<usize> {
     if whole || !stdout.is_terminal() {
         return None;
     }
-    // Some terminals do not know their size.
-    rustix::termios::tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
+    width_of(&stdout)
+}
+
+/// The width of a terminal, if it knows it.
+fn width_of(terminal: &impl std::os::fd::AsFd) -> Option<usize> {
+    rustix::termios::tcgetwinsize(terminal).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// Prints a document on stdout, byte for byte.
@@ -57,4 +79,26 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), CommandError> {
 /// Writes a remark on stderr. A closed stderr is ignored.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_fits_a_terminal_and_is_one_line_elsewhere() {
+        let text =
+            "linkspan: error: docker at unix:///var/run/docker.sock cannot be reached: many more words follow here";
+        assert_eq!(wrapped(text, None), text);
+        assert_eq!(wrapped(text, Some(200)), text);
+        let lines = wrapped(text, Some(60));
+        assert_eq!(lines.lines().count(), 2, "{lines}");
+        assert!(
+            lines.lines().all(|line| line.len() <= 60) && lines.lines().nth(1).unwrap().starts_with("  many"),
+            "{lines}"
+        );
+        assert_eq!(lines.split_whitespace().collect::<Vec<_>>(), text.split_whitespace().collect::<Vec<_>>());
+        let own = format!("{text}\n  | its own lines, as of a file");
+        assert_eq!(wrapped(&own, Some(60)), own);
+    }
 }

@@ -14,7 +14,7 @@ use super::{CommandError, block_on, output, show};
 use crate::byte_size;
 use crate::config::{DEFAULT_EXPORT_LISTEN, Layer};
 use crate::engine::EngineError;
-use crate::engine::remote::{Daemon, DaemonAddress, DaemonConnection};
+use crate::engine::remote::{Daemon, DaemonAddress, DaemonConnection, READS};
 use crate::export::{HELD, LiveExport};
 use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
 use crate::image::Reference;
@@ -63,7 +63,8 @@ Columns:
           caching API); planned: it is known what the engine lacks;
           transferring: blobs are moving; unpacking: all have come, and layers
           are being unpacked; ready: all is there, and only names are to be
-          set; committed or aborted: it ends; loading: a `docker load`;
+          set; committed or aborted: it ends; reading, read: a command of
+          another process reads an image; loading: a `docker load`;
           held: blobs of a build cache are kept for a client that reads them
   BLOBS   how many of its blobs the engine has, manifests included
   SIZE    their bytes, with those of blobs that are on their way; N/A where
@@ -189,7 +190,12 @@ impl Row {
     fn take(&mut self, session: Export) {
         self.live.id.clone_from(&session.id);
         // The name of the state in the specification.
-        self.live.state = session.state().as_str_name().trim_start_matches("EXPORT_STATE_").to_lowercase();
+        self.live.state = match session.state() {
+            // It is given back when all has been read, which is no failure.
+            ExportState::Open if session.labels.contains_key(READS) => "reading".to_owned(),
+            ExportState::Aborted if session.labels.contains_key(READS) => "read".to_owned(),
+            state => state.as_str_name().trim_start_matches("EXPORT_STATE_").to_lowercase(),
+        };
         let named = session.results.iter().flat_map(|result| &result.names);
         self.live.names.extend(named.filter(|name| !self.live.names.contains(name)).cloned().collect::<Vec<_>>());
         self.live.created = session.create_time.and_then(|time| u64::try_from(time.seconds).ok());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::listen::{self, Proof};
 use super::parse::{boolean, invalid, load_compression, outputs};
-use super::{BuilderEndpoint, ConfigError, DEFAULT_LISTEN, Given, Layer, Setting};
+use super::{BuilderEndpoint, ConfigError, Given, Layer, Setting};
 use crate::build_outputs::OutputOptions;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::net::{Address, Tls};
@@ -62,8 +62,8 @@ impl From<Given> for Draft {
     }
 }
 
-/// Checks the builders in `settings`, else those in the file's `tables`.
-pub(super) fn check(settings: &Layer, tables: Vec<Draft>) -> Result<Vec<Builder>, ConfigError> {
+/// Checks the builders in `settings`, else those in the file's `tables`. A single one has its door at `usual`.
+pub(super) fn check(settings: &Layer, tables: Vec<Draft>, usual: &str) -> Result<Vec<Builder>, ConfigError> {
     let named = settings.all(Setting::Builder);
     let mut drafts = if named.is_empty() { tables } else { named.iter().cloned().map(Draft::from).collect() };
     if drafts.len() > MAX_BUILDERS {
@@ -75,7 +75,8 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>) -> Result<Vec<Builder>
     pair(&mut drafts, settings.all(Setting::BuildkitListen))?;
     secure(&mut drafts, settings)?;
     let outputs = outputs(settings)?;
-    let builders: Vec<_> = drafts.iter().map(|draft| builder(draft, outputs, settings)).collect::<Result<_, _>>()?;
+    let builders: Vec<_> =
+        drafts.iter().map(|draft| builder(draft, outputs, settings, usual)).collect::<Result<_, _>>()?;
     let mut taken = HashSet::new();
     for Builder { listen, .. } in &builders {
         // Port 0 means any free port, so two doors can share it.
@@ -149,11 +150,11 @@ fn secure(drafts: &mut [Draft], settings: &Layer) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn builder(draft: &Draft, mut outputs: OutputOptions, settings: &Layer) -> Result<Builder, ConfigError> {
+fn builder(draft: &Draft, mut outputs: OutputOptions, settings: &Layer, usual: &str) -> Result<Builder, ConfigError> {
     let endpoint = endpoint(&draft.address, settings)?;
     let listen = match &draft.listen {
         Some(given) => listen::address(given, settings, Proof::Certificate)?,
-        None => DEFAULT_LISTEN.parse().map_err(|error| ConfigError::Contradiction(format!("{error}")))?,
+        None => usual.parse().map_err(|error| ConfigError::Contradiction(format!("{error}")))?,
     };
     if let Some(given) = &draft.plain_is_load {
         outputs.plain_is_load = boolean(given)?;

@@ -38,6 +38,7 @@ use crate::net::Address;
 
 pub use builder::Builder;
 pub use check::{Log, LogFormat, Names};
+pub(crate) use defaults::runtime_folder;
 pub use docker::DockerDoor;
 pub use endpoint::BuilderEndpoint;
 pub use environment::{Environment, ProcessEnvironment};
@@ -52,7 +53,7 @@ pub use setting::Setting;
 
 /// The default configuration file.
 pub const DEFAULT_FILE: &str = "/etc/linkspan/config.toml";
-/// The default address of a single builder's door.
+/// The default address of a single builder's door, for root; other users have one below `XDG_RUNTIME_DIR`.
 pub const DEFAULT_LISTEN: &str = "unix:///run/linkspan/buildkit.sock";
 /// The default address of the docker door.
 pub const DEFAULT_DOCKER_LISTEN: &str = "unix:///run/linkspan/docker.sock";
@@ -135,6 +136,11 @@ impl Config {
         if is_there { own } else { DEFAULT_DOCKER_LISTEN.to_owned() }
     }
 
+    /// Where the door of a single builder of this user is, if no setting names another place.
+    pub fn usual_buildkit_listen(environment: &dyn Environment) -> String {
+        defaults::buildkit_listen(SystemFiles::default().is_root, |name| environment.get(name))
+    }
+
     fn resolve(
         flags: Layer,
         environment: &dyn Environment,
@@ -160,8 +166,9 @@ impl Config {
         let other_door = others.into_iter().any(is_configured) && !is_configured(Setting::BuildkitListen);
         // A BUILDKIT_HOST that points to one of our own doors was set for clients: it names no builder.
         let listens = configured.all(Setting::BuildkitListen);
+        let own_listen = defaults::buildkit_listen(files.is_root, |name| environment.get(name));
         let is_ours = |builder: &Given| match listens {
-            [] => builder.text == DEFAULT_LISTEN,
+            [] => builder.text == own_listen,
             listens => listens.iter().any(|listen| listen.text == builder.text),
         };
         let is_ours = ambient.last(Setting::Builder).is_some_and(is_ours);
@@ -175,6 +182,7 @@ impl Config {
         }
         let usual = defaults::docker_listen(files.is_root, |name| environment.get(name));
         let security = listen::check(&settings, files.is_root, |name| environment.get(name))?;
+        let usual = check::UsualDoors { docker: usual, buildkit: own_listen };
         check::check(&settings, docker, (file.builders, &file.rules), &files.groups, &usual, security)
     }
 }

@@ -7,7 +7,8 @@ use super::report::{Check, Mark, Remedy, ReportedBuilder};
 use super::ssh;
 use super::users::{BuildxBuilder, BuildxNode, Users};
 use crate::buildx::{Version, is_same_address};
-use crate::config::{DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, DEFAULT_LISTEN};
+use crate::config::{DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN};
+use crate::engine::EngineKind;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::running;
 use crate::status::{Kind, Status};
@@ -24,6 +25,8 @@ pub(super) struct RouteContext<'a> {
     /// Where the docker door listens, or would listen.
     pub(super) docker_listen: String,
     pub(super) users: &'a Users,
+    /// The flag of the engine for `linkspan serve`, where it needs one.
+    pub(super) engine_flag: String,
 }
 
 /// Where a node goes, best first.
@@ -192,6 +195,15 @@ fn through(status: &Status, builder: Option<&BuilderProbe>, buildx: Option<&Vers
     let marks = buildx.map(|version| (version, version.marks_loads()));
     match marks {
         _ if !is_plain => {}
+        // Whether docker's client finds another Docker, is not known here.
+        _ if matches!(status.engine.kind, EngineKind::Containerd | EngineKind::Cluster) => {
+            let why = format!(
+                "its loads into {} are direct exports where docker's client finds a Docker with the containerd image store, or \
+                 with {POLICY}",
+                status.engine.kind
+            );
+            return Route::Depends(kind, why);
+        }
         _ if !status.engine.kind.has_containerd_store() => {
             let why = format!("`--load` into {} looks like a file on the wire", status.engine.kind);
             let remedy = format!("build with `-o type=linkspan,name=NAME`, or start `linkspan serve` with {POLICY}");
@@ -232,7 +244,7 @@ impl RouteContext<'_> {
         let configured = self.doors.iter().find(|door| door.is_configured && is(&door.listen.to_string()));
         let usual = [
             (DEFAULT_DOCKER_LISTEN, Kind::Docker),
-            (DEFAULT_LISTEN, Kind::Buildkit),
+            (&*self.users.buildkit_listen, Kind::Buildkit),
             (DEFAULT_EXPORT_LISTEN, Kind::Export),
         ];
         let usual = usual.into_iter().find(|(address, _)| is(address)).map(|(_, kind)| kind);
@@ -250,8 +262,9 @@ impl RouteContext<'_> {
     fn to_door(&self, door: &str, is_open: bool, address: &str) -> Vec<String> {
         let mut commands = Vec::new();
         if !is_open {
-            let listen = if door == DEFAULT_LISTEN { String::new() } else { format!(" --buildkit-listen {door}") };
-            commands.push(format!("linkspan serve --builder {address}{listen}"));
+            let listen =
+                if door == self.users.buildkit_listen { String::new() } else { format!(" --buildkit-listen {door}") };
+            commands.push(format!("linkspan serve{} --builder {address}{listen}", self.engine_flag));
         }
         commands.push(match self.through(door) {
             Some(builder) => format!("docker buildx use {builder}"),
@@ -278,9 +291,10 @@ fn elsewhere(driver: &str, address: &str, context: &RouteContext<'_>) -> Option<
     match driver {
         "remote" if address.starts_with("unix://") || address.starts_with("tcp://") => {
             // The default address may be another builder's door.
-            let is_taken = context.doors.iter().any(|door| door.listen.to_string() == DEFAULT_LISTEN);
+            let is_taken = context.doors.iter().any(|door| door.listen.to_string() == context.users.buildkit_listen);
             let listen = if is_taken { " --buildkit-listen unix:///run/linkspan/NAME.sock" } else { "" };
-            Some(format!("linkspan serve --builder {address}{listen} opens a door for it"))
+            let engine = &context.engine_flag;
+            Some(format!("linkspan serve{engine} --builder {address}{listen} opens a door for it"))
         }
         "docker-container" => Some("Linkspan beside that engine makes its loads direct exports".to_owned()),
         "kubernetes" => Some(

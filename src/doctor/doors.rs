@@ -5,7 +5,7 @@ use super::engine::door_of;
 use super::report::{Check, Mark, Remedy};
 use super::socket_at;
 use crate::buildx::is_same_address;
-use crate::config::{Builder, Config, DEFAULT_LISTEN, Setting};
+use crate::config::{Builder, Config, ProcessEnvironment, Setting};
 use crate::net::Address;
 use crate::running::{Probe, Socket};
 use crate::status::{Kind, Status};
@@ -22,8 +22,9 @@ pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
         is_configured: true,
     };
     let mut doors = Vec::new();
+    let usual = Config::usual_buildkit_listen(&ProcessEnvironment);
     let has_other_door = |builder: &Builder| {
-        let is_usual = builder.listen.to_string() == DEFAULT_LISTEN;
+        let is_usual = builder.listen.to_string() == usual;
         let listed = || sockets.iter().filter_map(Socket::status).filter_map(Status::builder);
         let endpoint = builder.endpoint.to_string();
         is_usual

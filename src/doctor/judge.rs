@@ -33,14 +33,14 @@ pub(super) fn judge(found: &Facts) -> Report {
         checks.extend(misplaced_check(found, containerd));
         checks.extend(inflate.as_ref().map(inflate_check));
     }
+    let engine = engine::engine(&engines.selected, subject.as_ref());
     if doors.is_empty() {
-        checks.push(no_door());
+        checks.push(no_door(&engine_flag(engine.as_ref())));
     }
     for door in doors {
         checks.extend(door.builder.as_ref().map(builder_check));
         checks.push(doors::check(door));
     }
-    let engine = engine::engine(&engines.selected, subject.as_ref());
     checks.extend(version_check(found, engine.as_ref()));
     // One that is open comes before one that is only configured.
     let door = |kind: Kind| {
@@ -53,6 +53,7 @@ pub(super) fn judge(found: &Facts) -> Report {
         engine: engine.as_ref().filter(|engine| engine.kind.is_docker()).map(|engine| engine.address.clone()),
         docker_listen: docker.map_or_else(|| DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string()),
         users,
+        engine_flag: engine_flag(engine.as_ref()),
     };
     checks.extend(running.iter().flat_map(|status| policy_checks(status)));
     checks.extend(running.iter().filter_map(|status| slow_load_check(status)));
@@ -192,8 +193,16 @@ fn version_check(found: &Facts, engine: Option<&Engine>) -> Option<Check> {
     let is_plain = doors.any(|door| !door.plain_is_load);
     let by_name = "build with `-o type=linkspan,name=NAME`, or start `linkspan serve` with";
     let unless = "where nobody writes files with `-o type=oci,dest=FILE` or `-o type=docker,dest=FILE`";
-    if is_plain && let Some(engine) = engine.filter(|engine| engine.kind != EngineKind::Docker) {
+    if is_plain && let Some(engine) = engine.filter(|engine| !engine.kind.has_containerd_store()) {
         let kind = engine.kind;
+        if matches!(kind, EngineKind::Containerd | EngineKind::Cluster) {
+            let found = format!(
+                "`--load` into {kind} goes direct where docker's client finds a Docker with the containerd image store; where it \
+                 finds none, it looks like a file on the wire and passes as it is"
+            );
+            let remedy = format!("for builds without such a Docker, {by_name} {POLICY} {unless}");
+            return Some(check("buildx", Mark::Note, found, Some(&remedy)));
+        }
         let found = format!("`--load` into {kind} looks like a file on the wire: it passes as it is");
         return Some(check("buildx", Mark::Note, found, Some(&format!("{by_name} {POLICY} {unless}"))));
     }
@@ -227,10 +236,18 @@ fn failed(about: &'static str, error: &EngineError) -> Check {
     check(about, Mark::Fail, error.to_string(), error.hint().as_deref())
 }
 
-fn no_door() -> Check {
+/// The flag by which `linkspan serve` takes an engine that it never finds by itself; begins with a space.
+fn engine_flag(engine: Option<&Engine>) -> String {
+    let cluster = engine.filter(|engine| engine.kind == EngineKind::Cluster);
+    cluster.map_or_else(String::new, |cluster| format!(" --engine {}", cluster.address))
+}
+
+fn no_door(engine: &str) -> Check {
     let found = "no door is configured, and no Linkspan runs here";
+    let docker =
+        if engine.is_empty() { format!("the docker door ({DEFAULT_DOCKER_LISTEN}) and ") } else { String::new() };
     let remedy = format!(
-        "`linkspan serve` opens the docker door ({DEFAULT_DOCKER_LISTEN}) and that of the exporter API; with `--builder \
+        "`linkspan serve{engine}` opens {docker}that of the exporter API; with `--builder \
          unix:///run/buildkit/buildkitd.sock` one for a builder"
     );
     check("door", Mark::Note, found, Some(&remedy))

@@ -42,6 +42,7 @@ pub use report::{
     ReportedBuilder,
 };
 pub use text::TextStyle;
+pub(crate) use wrap::words as wrap_words;
 
 /// Examines everything in `config`, the running Linkspans, and the builders of the user with the environment `users`. Takes
 /// at most about ten seconds, however many builders there are.

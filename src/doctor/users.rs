@@ -9,6 +9,7 @@ use super::builder::{self, BuilderProbe};
 use super::door::Door;
 use super::socket_at;
 use crate::buildx::{Context, Instance, Store, StoreError, Version, is_same_address};
+use crate::config::Config;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::running::{self, Socket};
 use crate::status::{Kind, Status};
@@ -24,6 +25,8 @@ pub(super) struct Users {
     pub(super) contexts: Vec<Context>,
     /// The address of the engine that docker uses in this shell.
     pub(super) engine: String,
+    /// Where the door of a builder of this user is, if no other place is named.
+    pub(super) buildkit_listen: String,
     /// The version of the installed buildx.
     pub(super) version: Option<Version>,
 }
@@ -73,8 +76,10 @@ pub(super) fn read(store: Option<&Store>, variable: impl Fn(&str) -> Option<OsSt
         || Ok(Vec::new()),
         |store| Ok(store.instances()?.into_iter().map(|instance| own(store, instance)).collect()),
     );
+    let buildkit_listen = Config::usual_buildkit_listen(&variable);
     Users {
         builders,
+        buildkit_listen,
         contexts: store.map(Store::contexts).unwrap_or_default(),
         engine: store.and_then(|store| store.engine(variable)).unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()),
         version: None,

@@ -1,7 +1,7 @@
 //! Wraps text. Words are never split.
 
 /// `text` in lines of at most `width` columns.
-pub(super) fn words(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn words(text: &str, width: usize) -> Vec<String> {
     fill(text.split_whitespace().map(str::to_owned), width, "")
 }
 

@@ -59,3 +59,16 @@ async fn exports_under_way_are_listed() {
         "{unreachable}"
     );
 }
+
+#[test]
+fn what_was_only_read_is_no_aborted_export() {
+    let daemon = crate::remote::Daemon::start(&[]);
+    let image = crate::fixture::image("read by another process\n");
+    let file = crate::archive(&[(&image, crate::named("docker.io/library/read:1"))]);
+    daemon.run(&["load", "-q", "-i", text(file.path())]).ok();
+    let saved = Stack::shared().fresh_path("-read.tar");
+    daemon.run(&["save", "-o", text(&saved), "read:1"]).ok();
+    let mut states: Vec<_> = daemon.exports().into_iter().map(|(_, state)| state).collect();
+    states.sort();
+    assert_eq!(states, ["committed", "read"]);
+}

@@ -18,6 +18,17 @@ fn a_daemon_without_configured_doors_opens_the_default_ones() {
     assert_eq!(serving(Sources::new().variable("XDG_RUNTIME_DIR", "/run/user/7"), true), root);
     let users = (some("unix:///run/user/7/linkspan/docker.sock"), some("unix:///run/user/7/linkspan/export.sock"));
     assert_eq!(serving(Sources::new().variable("XDG_RUNTIME_DIR", "/run/user/7"), false), users);
+    // The door of a builder is beside them.
+    let buildkit = |is_root| {
+        let sources =
+            Sources::new().flag(Setting::Builder, "unix:///b.sock").variable("XDG_RUNTIME_DIR", "/run/user/7");
+        sources.serving(is_root, Layer::default()).unwrap().builders[0].listen.to_string()
+    };
+    assert_eq!(buildkit(false), "unix:///run/user/7/linkspan/buildkit.sock");
+    assert_eq!(buildkit(true), "unix:///run/linkspan/buildkit.sock");
+    let clients = Sources::new().variable("XDG_RUNTIME_DIR", "/run/user/7");
+    let clients = clients.variable("BUILDKIT_HOST", "unix:///run/user/7/linkspan/buildkit.sock");
+    assert!(clients.serving(false, Layer::default()).unwrap().builders.is_empty(), "it was set for clients");
     for engine in ["containerd", "layout"] {
         assert_eq!(serving(Sources::new().flag(Setting::Engine, engine), true), (None, root.1.clone()));
     }

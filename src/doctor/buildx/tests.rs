@@ -60,8 +60,13 @@ fn judged(driver: &str, nodes: Vec<BuildxNode>, doors: &[Door], buildx: &str) ->
     let users = Users { builders: Ok(vec![builder]), version, ..Users::none() };
     let docker = doors.iter().find(|door| door.kind == Kind::Docker);
     let docker_listen = docker.map_or(DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string());
-    let (mut checks, mut users) =
-        judge(&RouteContext { doors, engine: Some(ENGINE.to_owned()), docker_listen, users: &users });
+    let (mut checks, mut users) = judge(&RouteContext {
+        doors,
+        engine: Some(ENGINE.to_owned()),
+        docker_listen,
+        users: &users,
+        engine_flag: String::new(),
+    });
     (checks.remove(0), users.remove(0))
 }
 

@@ -38,6 +38,8 @@ const READ_RENEWAL: Duration = Duration::from_secs(60);
 /// The labels of our exports: what is exported, and by which process.
 const ROOT: &str = "root";
 const PROCESS: &str = "process";
+/// The label of an export that is never committed: it keeps what a client reads.
+pub(crate) const READS: &str = "reads";
 
 /// The lease of an export of one image: the export itself, which the daemon keeps a lease for.
 #[derive(Debug)]
@@ -112,8 +114,9 @@ impl RemoteLease {
     /// An export that only keeps what is read of the image `root`. The daemon chooses its id: it ends the export if this process
     /// goes away before it knows of it, and soon if it goes away later, because nobody resumes it.
     pub(super) async fn read(&self, root: &Descriptor) -> Result<Arc<RemoteExport>, EngineError> {
-        let request =
+        let mut request =
             OpenRequest { export_id: String::new(), ttl: Some(duration_message(READ_TTL)), ..self.request(root) };
+        request.labels.insert(READS.to_owned(), "true".to_owned());
         let id = self.send(request).await?;
         self.opened(id, (READ_RENEWAL, Some(READ_TTL)))
     }

@@ -38,6 +38,7 @@ pub use address::{DaemonAddress, DaemonAddressError};
 pub(crate) use cache_blobs::{CacheBlobs, HOLD_TTL};
 pub use connection::{Daemon, DaemonConnection};
 use images::RemoteImages;
+pub(crate) use lease::READS;
 use lease::RemoteLease;
 
 /// The feature of servers whose images can be read.

@@ -41,6 +41,31 @@ settings. Then use it with:
 }
 
 #[test]
+fn what_is_to_be_done_for_a_cluster_names_it() {
+    let cluster = || {
+        let storage = Storage::Cluster {
+            namespace: "k8s.io".to_owned(),
+            snapshotter: "overlayfs".to_owned(),
+            parallel_unpack: true,
+            nodes: vec!["dev-worker".to_owned()],
+        };
+        let (kind, version, address) = (EngineKind::Cluster, "2.3.4".to_owned(), "kind://dev".to_owned());
+        let engine: Arc<dyn Engine> = Arc::new(NamedEngine(Identity { kind, version, address, storage }));
+        let selected = Ok(Selected { engine, reason: "as configured".to_owned() });
+        doctor::Findings { selected, docker: None, containerd: None }
+    };
+    let words = |report: &Report| report.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    let nothing = words(&judge(cluster(), None, &[]));
+    assert!(nothing.contains("`linkspan serve --engine kind://dev` opens that of the exporter API"), "{nothing}");
+    let direct = words(&judge(cluster(), None, &[recent()]));
+    assert!(direct.contains("`--load` into cluster goes direct where docker's client finds a Docker"), "{direct}");
+    // A builder that has no door yet.
+    let builder = BuildxBuilder { driver: "remote".to_owned(), ..users_builder("far", "unix:///other.sock", None) };
+    let report = super::super::judge(&found(cluster(), None, &[recent()], users(vec![builder])));
+    assert!(words(&report).contains("linkspan serve --engine kind://dev --builder unix:///other.sock"), "{report}");
+}
+
+#[test]
 fn a_containerd_that_the_engine_does_not_use_is_reported() {
     let judged = |named: &str| {
         let found = found(findings(EngineKind::Docker), None, &[recent()], users(Vec::new()));
