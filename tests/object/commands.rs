@@ -79,6 +79,12 @@ async fn what_is_wrong_with_a_bucket_is_said_with_what_to_do() {
     assert!(refusal(&output).contains("AWS_ALLOW_HTTP"), "{output}");
     let output = bucket.linkspan(["images"]).env("AWS_ENDPOINT_URL", "127.0.0.1:39000").fails();
     assert!(refusal(&output).contains("the endpoint `127.0.0.1:39000` needs http:// or https://"), "{output}");
+    let nothing = tempfile::tempdir().unwrap();
+    std::fs::write(nothing.path().join("none.pem"), "").unwrap();
+    let without = bucket.linkspan(["images"]).env("SSL_CERT_FILE", nothing.path().join("none.pem"));
+    let output = without.env("SSL_CERT_DIR", nothing.path()).fails();
+    assert!(refusal(&output).contains("this system has no certificate authorities"), "{output}");
+    assert!(output.stderr.contains("hint: install them (package ca-certificates)"), "{output}");
     let output = bucket.with(["images", "--object", "s3://Upper"]).fails();
     assert!(output.stderr.contains("s3://Upper"), "{output}");
     let output = bucket.with(["images", "--engine", "object"]).fails();

@@ -13,6 +13,7 @@ use object_store::{BackoffConfig, ClientConfigKey, Error, ObjectStore, RetryConf
 
 use super::address::{BucketAddress, Provider};
 use super::bucket::{Bucket, Objects};
+use super::failure::describe;
 use crate::engine::EngineError;
 
 /// How long one request may take: a part of 16 MiB at 2 Mbit/s.
@@ -38,6 +39,8 @@ const URLS: [&str; 9] = [
 ];
 
 const SCHEME: &str = "give it as http://HOST:PORT or https://HOST:PORT";
+const NO_AUTHORITIES: &str = "install them (package ca-certificates), mount /etc/ssl/certs into the container, or name a file of \
+                              them with SSL_CERT_FILE";
 const PLAIN: &str = "an endpoint without TLS must be allowed: set AWS_ALLOW_HTTP=true if the network to it is trusted";
 
 /// Variables of the client of an object store, among them secrets.
@@ -133,7 +136,14 @@ fn client(address: &BucketAddress, variables: &[(String, String)]) -> Result<Cli
         Provider::Google => google(&address.bucket, variables),
         Provider::Azure => azure(&address.bucket, variables),
     };
-    objects.map_err(|error| refused(error.to_string(), None))
+    objects.map_err(|error| {
+        let has_none = rustls_native_certs::load_native_certs().certs.is_empty();
+        let (reason, hint) = match has_none {
+            true => ("this system has no certificate authorities".to_owned(), Some(NO_AUTHORITIES)),
+            false => (describe(&error), None),
+        };
+        refused(reason, hint)
+    })
 }
 
 /// Fails with the first of the variables that begin with `prefix` whose value is to be a URL, and is none.
