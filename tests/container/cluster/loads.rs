@@ -163,7 +163,7 @@ fn what_cannot_be_loaded_is_answered_with_what_can() {
     assert!(absent.stderr.contains("has no image `nosuch:1`") && absent.stderr.contains(&hint), "{absent}");
     // After -i there are only files.
     let file = load(&["-i", "nosuch.tar"]).fails();
-    assert!(file.stderr.contains("nosuch.tar: No such file"), "{file}");
+    assert!(file.stderr.contains("nosuch.tar: cannot be opened: No such file"), "{file}");
     // A folder is often called like the image that it is the context of.
     build(stack, "cl-hints", 18, Some("one"));
     std::fs::create_dir(folder.path().join("cl-hints")).unwrap();
