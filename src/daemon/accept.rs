@@ -22,6 +22,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// How often a drain checks whether it still has to wait for a connection.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What clients whose work is several calls have after a drain has begun: a call is made on the same connection within the first
+/// time after the one before it, and all is over after the second one.
+const SETTLED: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
 /// A client's connection, as doors get it.
 pub(super) type Client = Connection<Metered<Stream>>;
 
@@ -86,7 +90,10 @@ impl Permits {
 
 /// The open connections, by number; each [`Drain`] says whether a drain has to wait for its connection.
 #[derive(Debug, Clone, Default)]
-struct OpenConnections(Arc<Mutex<(u64, HashMap<u64, Drain>)>>);
+struct OpenConnections(Arc<Mutex<OpenByNumber>>);
+
+/// The next number, and the open connections with their doors.
+type OpenByNumber = (u64, HashMap<u64, (&'static str, Drain)>);
 
 /// An entry of [`OpenConnections`]; dropping it removes it.
 #[derive(Debug)]
@@ -96,14 +103,14 @@ struct OpenConnection {
 }
 
 impl OpenConnections {
-    fn with<T>(&self, work: impl FnOnce(&mut (u64, HashMap<u64, Drain>)) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut OpenByNumber) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn enter(&self, drain: Drain) -> OpenConnection {
+    fn enter(&self, door: &'static str, drain: Drain) -> OpenConnection {
         let number = self.with(|(next, open)| {
             *next += 1;
-            open.insert(*next, drain);
+            open.insert(*next, (door, drain));
             *next
         });
         OpenConnection { open: self.clone(), number }
@@ -111,7 +118,15 @@ impl OpenConnections {
 
     /// Waits until no connection is left that a drain has to wait for.
     async fn all_may_end(&self) {
-        while self.with(|(_, open)| open.values().any(Drain::must_wait)) {
+        while self.with(|(_, open)| open.values().any(|(_, drain)| drain.must_wait())) {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Waits until no client of `door` is between two calls.
+    async fn settled(&self, door: &'static str) {
+        let is_busy = |(of, drain): &(&'static str, Drain)| *of == door && !drain.is_silent_for(SETTLED.0);
+        while self.with(|(_, open)| open.values().any(is_busy)) {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
@@ -159,6 +174,21 @@ impl Listeners {
     /// The token that is cancelled when no new calls may begin.
     pub(super) fn drain(&self) -> CancellationToken {
         self.drain.clone()
+    }
+
+    /// The token that is cancelled when a drain has begun and no client of `door` is between two calls any more, or the time for
+    /// that is over. Until then connections of a door whose clients need several calls go on, so that an export that is nearly
+    /// done is done, and not broken off before its commit.
+    pub(super) fn settled(&self, door: &'static str) -> CancellationToken {
+        let (settled, drain, open) = (CancellationToken::new(), self.drain.clone(), self.open.clone());
+        let cancelled = settled.clone();
+        tokio::spawn(async move {
+            drain.cancelled().await;
+            // Those that are still busy then are told to connect again.
+            let _ = tokio::time::timeout(SETTLED.1, open.settled(door)).await;
+            cancelled.cancel();
+        });
+        settled
     }
 
     /// How many connections are open.
@@ -264,7 +294,7 @@ where
 
     fn serve(&self, connection: Connection<Stream>, permit: Option<Permit>) {
         let drain = Drain::from(self.drain.clone());
-        let (cut, entry) = (self.cut.clone(), self.open.enter(drain.clone()));
+        let (cut, entry) = (self.cut.clone(), self.open.enter(self.door, drain.clone()));
         let (listener, tls, serve) = (self.door, self.tls.clone(), Arc::clone(&self.serve));
         let served = async move {
             let address = connection.peer.to_string();

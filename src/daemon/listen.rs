@@ -32,6 +32,7 @@ use claim::Claim;
 
 pub(crate) use inherited::Inherited;
 pub(super) use stream::Stream;
+pub(crate) use unix::{is_stale, remove_stale};
 
 /// Why a door cannot be opened.
 #[derive(Debug, thiserror::Error)]

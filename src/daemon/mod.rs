@@ -41,9 +41,12 @@ use listen::{Listener, ListenerTls};
 use status::Listening;
 
 pub use error::DaemonError;
-pub(crate) use listen::Inherited;
 pub use listen::ListenError;
+pub(crate) use listen::{Inherited, is_stale, remove_stale};
 pub(crate) use signals::Signals;
+
+/// The door of the exporter and the caching API, whose clients need several calls.
+const EXPORT_DOOR: &str = "export";
 
 /// The most connections that are served at once, over all doors. A build has two or three; more connections wait in the
 /// sockets' queues.
@@ -218,7 +221,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         let folders = Folders::new(config.output_dirs.clone());
         // The configured address: it stays the same across restarts.
         let name = address.to_string();
-        let drain = listeners.drain();
+        let (drain, settled) = (listeners.drain(), listeners.settled(EXPORT_DOOR));
         let mut parts = vec![export_api::open(Arc::clone(&exports), folders, &name, drain.clone()).await];
         if let Some(caches) = caches.clone() {
             let exports = match exports.engine().cache_engine() {
@@ -231,13 +234,13 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         // It knows digests, caches and exports, and not by which names a client may reach them.
         let admits = Arc::new(move |client: &Principal| judge.policy(client).is_unlimited());
         let admission = Admission { passwords: passwords.clone(), admits };
-        let server = ApiServer::start(parts, status.of(listener.address()), admission, drain)?;
+        let server = ApiServer::start(parts, status.of(listener.address()), admission, settled.clone())?;
         announce(&format!("export door listening on {}", listener.address()));
-        listeners.open("export", listener, move |stream, drain| {
-            let server = server.clone();
+        listeners.open(EXPORT_DOOR, listener, move |stream, _drain| {
+            let (server, settled) = (server.clone(), settled.clone());
             async move {
-                // During a drain the server accepts no connections, and this one would hang.
-                if !drain.is_cancelled() {
+                // From then on the server accepts no connections, and this one would hang.
+                if !settled.is_cancelled() {
                     server.serve(stream).await;
                 }
             }

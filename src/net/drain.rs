@@ -97,6 +97,11 @@ impl Drain {
         }
     }
 
+    /// Whether no byte was transferred for `time`.
+    pub fn is_silent_for(&self, time: Duration) -> bool {
+        self.state.silence() >= time
+    }
+
     /// Wraps `stream` so that each byte counts as activity.
     pub fn metered<S>(&self, stream: S) -> Metered<S> {
         self.state.record_activity();

@@ -44,6 +44,22 @@ pub(super) async fn bind(path: &Path, gid: u32) -> Result<(UnixListener, Claim),
     Ok((listener, claim))
 }
 
+/// Whether there is a socket at `path` that refuses connections: its process is gone.
+pub(crate) fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let refused = || std::os::unix::net::UnixStream::connect(path).map_err(|error| error.kind());
+    is_socket && matches!(refused(), Err(io::ErrorKind::ConnectionRefused))
+}
+
+/// Removes a socket that nobody listens at. It is looked at again, under the lock that a daemon takes which starts there.
+pub(crate) async fn remove_stale(path: &Path) -> io::Result<()> {
+    let _claim = Claim::take(path).map_err(|refused| match refused {
+        Refused::Locked(_) => io::Error::other("another linkspan has it"),
+        Refused::System(source) => source,
+    })?;
+    clear(path).await.map_err(io::Error::other)
+}
+
 /// Creates `folder` and its parents. The modes of existing folders are not changed.
 fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() || folder == Path::new("") {
