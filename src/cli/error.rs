@@ -25,6 +25,14 @@ pub(super) enum CommandError {
     Daemon(#[from] DaemonError),
     #[error(transparent)]
     Setup(#[from] crate::setup::SetupError),
+    #[error(transparent)]
+    PluginSetup(#[from] crate::setup::PluginError),
+    #[error(transparent)]
+    Globals(#[from] super::plugin::GlobalsError),
+    #[error("the path of this program is unknown: {0}")]
+    Itself(std::io::Error),
+    #[error("this program cannot be started again: {0}")]
+    Again(std::io::Error),
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
     #[error("cannot write the manual pages into {folder}: {error}")]
@@ -49,6 +57,8 @@ pub(super) enum CommandError {
     Publish(#[from] crate::publish::PublishError),
     #[error(transparent)]
     Name(#[from] ReferenceError),
+    #[error("there is something to mend, nobody can be asked, and nothing was changed: standard input is no terminal")]
+    NobodyToAsk,
     #[error("no archive was given, and standard input is a terminal")]
     NoInput,
     #[error("cannot read standard input: {0}")]
@@ -161,6 +171,7 @@ impl CommandError {
             Self::Config(ConfigError::NoBuilder | ConfigError::Context { .. })
             | Self::Daemon(DaemonError::Config(ConfigError::NoBuilder | ConfigError::Context { .. })) => false,
             Self::Config(_)
+            | Self::Globals(_)
             | Self::Name(_)
             | Self::Address(_)
             | Self::Cache(CacheError::Name { .. })
@@ -169,6 +180,7 @@ impl CommandError {
             | Self::DockerBeside { .. }
             | Self::OneArchive
             | Self::IntoArchive
+            | Self::NobodyToAsk
             | Self::DigestAsName { .. } => true,
             Self::Daemon(DaemonError::Config(_) | DaemonError::Engine(EngineError::Address { .. })) => true,
             Self::Engine(EngineError::Address { .. }) => true,
@@ -202,6 +214,8 @@ impl CommandError {
             Self::Config(error) => error.hint(),
             Self::Daemon(error) => error.hint(),
             Self::Setup(error) => error.hint(),
+            Self::PluginSetup(error) => error.hint(),
+            Self::Globals(error) => error.hint(),
             Self::Engine(error @ EngineError::Permission { .. }) => error.hint().map(|hint| {
                 format!("{hint}; or go through a daemon that runs as root: `--to {DEFAULT_EXPORT_LISTEN}`")
             }),
@@ -260,6 +274,7 @@ impl CommandError {
                 };
                 Some(format!("{named}`linkspan load{flags} -i FILE` loads all of them"))
             }
+            Self::NobodyToAsk => Some("--yes mends all of it, and --dry-run shows it".to_owned()),
             Self::IntoArchive => Some("copy into a layout folder, `oci:DIR:NAME`".to_owned()),
             Self::NoImage { .. } | Self::NoImageRoot { .. } => {
                 Some(format!("`linkspan images{flags}` lists the images"))

@@ -22,6 +22,7 @@ mod inspect;
 mod interrupt;
 mod load;
 mod output;
+mod plugin;
 mod progress;
 mod ps;
 mod publish;
@@ -98,7 +99,16 @@ Examples:
 
 /// Runs the program with the command line `arguments`, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = program().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let (mut arguments, mut tree): (Vec<_>, _) = (arguments.into_iter().collect(), program());
+    if plugin::is_plugin(arguments.first()) {
+        tree = tree.bin_name(plugin::CALLED);
+        arguments = match plugin::take(arguments, program) {
+            Ok(plugin::Next::Parse(arguments)) => arguments,
+            Ok(plugin::Next::Exit(code)) => return code,
+            Err(error) => return failed(&error, ""),
+        };
+    }
+    let parsed = tree.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     let command = match parsed {
         Ok(Cli { command }) => command,
         Err(error) => {
@@ -108,10 +118,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let flags = command.repeated();
-    command.run().unwrap_or_else(|error| {
-        output::complain(&error, error.hint(&flags));
-        ExitCode::from(error.code())
-    })
+    command.run().unwrap_or_else(|error| failed(&error, &flags))
+}
+
+fn failed(error: &CommandError, flags: &str) -> ExitCode {
+    output::complain(error, error.hint(flags));
+    ExitCode::from(error.code())
 }
 
 /// The clap command.

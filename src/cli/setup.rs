@@ -1,5 +1,6 @@
 //! `linkspan setup`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -8,7 +9,7 @@ use super::{CommandError, block_on, output, repeat};
 use crate::buildx::Store;
 use crate::config::{Config, Layer, ProcessEnvironment, Setting};
 use crate::running::SearchFolders;
-use crate::setup::{self, ChangedBuilder, Doors, SetupError};
+use crate::setup::{self, ChangedBuilder, Doors, PluginError, SetupError};
 
 /// Makes other programs use Linkspan, and undoes that.
 #[derive(Debug, Args)]
@@ -20,6 +21,7 @@ pub(super) struct Setup {
 #[derive(Debug, Subcommand)]
 enum Program {
     Buildx(Buildx),
+    Plugin(Plugin),
 }
 
 /// Sends existing `docker-container` builders through the docker door.
@@ -67,10 +69,57 @@ Examples:
 Exit code: 0 when all builders go where they should, 1 when one does not, 2
 for a wrong command line.";
 
+/// Makes `docker linkspan …` work, for you: a link to this program among docker's plugins.
+///
+/// A Debian package of Linkspan brings the link for all users.
+#[derive(Debug, Args)]
+#[command(after_long_help = PLUGIN_EXAMPLES)]
+struct Plugin {
+    /// Remove the link
+    #[arg(long)]
+    undo: bool,
+
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    json: bool,
+
+    /// The folder of docker's plugins [default: cli-plugins in DOCKER_CONFIG, else in ~/.docker]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+const PLUGIN_EXAMPLES: &str = "\
+Examples:
+  linkspan setup plugin && docker linkspan images
+  sudo linkspan setup plugin --dir /usr/local/lib/docker/cli-plugins
+  linkspan setup plugin --undo";
+
 impl Setup {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let Program::Buildx(buildx) = self.program;
-        buildx.run()
+        match self.program {
+            Program::Buildx(buildx) => buildx.run(),
+            Program::Plugin(plugin) => plugin.run(),
+        }
+    }
+}
+
+impl Plugin {
+    fn run(self) -> Result<ExitCode, CommandError> {
+        let usual =
+            || Store::find(|name| std::env::var_os(name)).map(|store| store.docker_folder().join("cli-plugins"));
+        let folder = self.dir.or_else(usual).ok_or(PluginError::Homeless)?;
+        let done = match self.undo {
+            true => setup::remove_plugin(&folder)?,
+            false => setup::install_plugin(&folder, &std::env::current_exe().map_err(CommandError::Itself)?)?,
+        };
+        let (link, program) = (done.link.display(), done.program.display());
+        output::print(&match (self.json, self.undo, done.changed) {
+            (true, ..) => serde_json::to_string_pretty(&done)?,
+            (_, true, _) => format!("removed {link}, a link to {program}"),
+            (_, _, true) => format!("`docker linkspan` works: {link} is a link to {program}. Undo it with --undo"),
+            (_, _, false) => format!("`docker linkspan` works already: {link} is a link to {program}"),
+        })?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 

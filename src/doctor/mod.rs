@@ -2,7 +2,7 @@
 //!
 //! Facts are gathered first ([`crate::running`] for running Linkspans, [`crate::engine::doctor`] for engines, `builder` for
 //! builders, `inflate` for containerd's decompressor, `users` for the user's builders) and judged afterwards by functions
-//! without I/O. Nothing is changed, and a part that cannot be queried does not stop the others.
+//! without I/O. Nothing is changed, unless it is asked for (`fix`), and a part that cannot be queried does not stop the others.
 //!
 //! If a Linkspan runs, the report is about its engine, its builders and its policy, because builds meet these.
 
@@ -13,6 +13,7 @@ mod door;
 mod doors;
 mod engine;
 mod facts;
+mod fix;
 mod inflate;
 mod judge;
 mod names;
@@ -37,6 +38,7 @@ use builder::BuilderProbe;
 use door::{Door, DoorState, Probed};
 use facts::Facts;
 
+pub use fix::{Repair, RepairError, repairs};
 pub use report::{
     BuildCaches, Builder, Check, Commands, Containerd, DockerDoor, Engine, ExportDoor, Mark, Remedy, Report,
     ReportedBuilder,

@@ -7,6 +7,7 @@
 //! Container, cache, options, history and the current builder stay.
 
 mod door;
+mod plugin;
 mod record;
 
 use std::io;
@@ -20,6 +21,7 @@ use crate::net::{Address, AddressError};
 use record::Record;
 
 pub use door::{Door, Doors};
+pub use plugin::{PluginChange, PluginError, install_plugin, remove_plugin};
 
 /// A changed builder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -133,6 +135,48 @@ impl SetupError {
             _ => None,
         }
     }
+}
+
+/// A builder that was sent through a door at which nobody listens now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranded {
+    /// Its name.
+    pub builder: String,
+    /// The door.
+    pub door: Address,
+    /// Where it went before.
+    pub to: String,
+}
+
+/// The builders that cannot be used because their door is closed, as far as this program has sent them there.
+///
+/// # Errors
+/// When the files of buildx cannot be read.
+pub fn stranded(store: &Store) -> Result<Vec<Stranded>, SetupError> {
+    let of_containers = |builder: &Instance| builder.driver == "docker-container";
+    let builders: Vec<_> = store.instances()?.into_iter().filter(of_containers).collect();
+    if builders.is_empty() {
+        return Ok(Vec::new());
+    }
+    let lock = store.lock()?;
+    let mut found = Vec::new();
+    for builder in builders {
+        let record = Record::read(&lock, &builder.name)?;
+        let closed = builder.nodes.iter().find_map(|node| {
+            let to = record.endpoint(&node.name)?;
+            let door = store.address(&node.endpoint).parse::<Address>().ok()?;
+            is_closed(&door).then(|| (door, to.to_owned()))
+        });
+        found.extend(closed.map(|(door, to)| Stranded { builder: builder.name.clone(), door, to }));
+    }
+    Ok(found)
+}
+
+/// Whether nobody listens at a unix socket, or there is none.
+fn is_closed(door: &Address) -> bool {
+    let Address::Unix(path) = door else { return false };
+    let gone = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
+    UnixStream::connect(path).is_err_and(|error| gone.contains(&error.kind()))
 }
 
 /// The builder `name`. One that buildx has no file of may be the engine's own, which is called like the docker context.

@@ -1,12 +1,16 @@
-//! Getting builders through the door: `linkspan setup`, `scripts/take-over`.
+//! Getting Linkspan onto a machine, and builders through the door: packages, `linkspan setup`, `scripts/take-over`.
 #![allow(clippy::unwrap_used, reason = "tests state what they expect by failing loudly")]
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod builders;
+mod debian;
+mod fix;
 mod interrupted;
 mod kubernetes;
+mod package;
+mod plugin;
 mod undo;
 mod units;
 

@@ -62,6 +62,11 @@ impl ResolvesServerCert for Always {
     }
 }
 
+/// The file with the key of the authority in `folder`.
+pub(super) fn secret(folder: &Path) -> PathBuf {
+    folder.join(SECRET)
+}
+
 impl Authority {
     /// The authority in `folder`, which is made if there is none; its certificates are for `names`, too.
     pub(super) fn open(folder: &Path, names: Vec<String>) -> Result<Self, ServerTlsError> {

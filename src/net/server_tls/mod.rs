@@ -64,6 +64,13 @@ pub enum ServerCertificate {
     },
 }
 
+impl ServerCertificate {
+    /// The file of the authority in `folder`, with its key.
+    pub fn secret(folder: &Path) -> PathBuf {
+        authority::secret(folder)
+    }
+}
+
 /// What one door's clients have to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TlsRules {

@@ -1,0 +1,51 @@
+//! Ends with docker: docker tells its plugins that it was interrupted by closing a socket (docker/cli
+//! `cli-plugins/socket/socket.go`), because a signal to docker alone does not reach them.
+
+use std::env;
+use std::io::{self, Read as _};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::thread;
+
+use rustix::process::{Signal, getpid, kill_process};
+use tracing::debug;
+
+/// The variable with docker's socket.
+const SOCKET: &str = "DOCKER_CLI_PLUGIN_SOCKET";
+
+/// Waits for the end of docker's socket, then interrupts this process as Ctrl-C does. Without such a socket, which older
+/// dockers do not have, nothing happens.
+pub(super) fn follow_docker() {
+    let Some(address) = env::var_os(SOCKET) else { return };
+    let Some(stream) = address.to_str().and_then(|address| connect(address).ok()) else { return };
+    thread::spawn(move || {
+        if is_closed(stream)
+            && let Err(error) = kill_process(getpid(), Signal::INT)
+        {
+            debug!(%error, "this process cannot be interrupted");
+        }
+    });
+}
+
+/// Go writes an abstract address with an `@`.
+fn connect(address: &str) -> io::Result<UnixStream> {
+    let address = match address.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(address)?,
+    };
+    UnixStream::connect_addr(&address)
+}
+
+/// Waits until docker has closed its side; docker sends nothing.
+fn is_closed(mut stream: UnixStream) -> bool {
+    let mut byte = [0];
+    loop {
+        match stream.read(&mut byte) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A docker that was killed.
+            Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
+        }
+    }
+}

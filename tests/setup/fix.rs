@@ -1,0 +1,107 @@
+//! `linkspan doctor --fix`.
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use crate::common::{self, Run};
+
+/// A user with sockets of their own, and builders.
+struct User(TempDir);
+
+const BACK: &str = "unix:///nowhere/docker.sock";
+
+impl User {
+    fn new() -> Self {
+        let user = Self(tempfile::tempdir().unwrap());
+        for folder in ["linkspan", "buildx/instances", "buildx/linkspan"] {
+            fs::create_dir_all(user.path(folder)).unwrap();
+        }
+        user
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A builder that goes to `endpoint`, and was sent there by `linkspan setup` if `sent`.
+    fn builder(&self, name: &str, endpoint: &str, sent: bool) {
+        let node = format!("{name}0");
+        let builder = serde_json::json!({"Name": name, "Driver": "docker-container", "Nodes": [{"Name": node, "Endpoint": endpoint}]});
+        fs::write(self.path("buildx/instances").join(name), builder.to_string()).unwrap();
+        if sent {
+            let record = serde_json::json!({node: BACK});
+            fs::write(self.path("buildx/linkspan").join(format!("{name}.json")), record.to_string()).unwrap();
+        }
+    }
+
+    fn endpoint(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.path("buildx/instances").join(name)).unwrap();
+        let builder: serde_json::Value = serde_json::from_str(&text).unwrap();
+        builder["Nodes"][0]["Endpoint"].as_str().unwrap().to_owned()
+    }
+
+    /// In a mount namespace of its own: nobody's sockets in `/run` are there.
+    fn fix(&self, args: &[&str]) -> Run {
+        let program = env!("CARGO_BIN_EXE_linkspan");
+        let hidden = ["-m", "sh", "-c", "mount -t tmpfs none /run && exec \"$@\"", "sh", program, "doctor", "--fix"];
+        let run = Run::new("unshare").args(hidden).args(args).env("XDG_RUNTIME_DIR", self.0.path());
+        let run = run.env("BUILDX_CONFIG", self.path("buildx")).env("DOCKER_CONFIG", self.0.path());
+        ["DOCKER_HOST", "BUILDKIT_HOST", "DOCKER_CONTEXT"].iter().fold(run, |run, name| run.without_env(name))
+    }
+}
+
+#[test]
+fn what_nobody_uses_is_mended_and_all_else_stays() {
+    let user = User::new();
+    drop(UnixListener::bind(user.path("linkspan/stale.sock")).unwrap());
+    let live = user.path("linkspan/live.sock");
+    let _live = UnixListener::bind(&live).unwrap();
+    fs::create_dir(user.path("linkspan/docker.sock")).unwrap();
+    fs::create_dir_all(user.path("linkspan/full.sock/of")).unwrap();
+    let gone = common::unix(&user.path("linkspan/gone.sock"));
+    user.builder("stranded", &gone, true);
+    user.builder("others", &gone, false);
+    user.builder("served", &common::unix(&live), true);
+
+    let planned = user.fix(&["--dry-run"]).fails();
+    assert_eq!((planned.status.code(), planned.lines().len()), (Some(1), 3), "{planned}");
+    let asked = user.fix(&[]).fails();
+    assert!(asked.status.code() == Some(2) && asked.stderr.contains("--yes"), "{asked}");
+    assert!(user.path("linkspan/stale.sock").exists() && user.path("linkspan/docker.sock").exists());
+    assert_eq!(user.endpoint("stranded"), gone);
+
+    let report: serde_json::Value = serde_json::from_str(&user.fix(&["--yes", "--json"]).ok().stdout).unwrap();
+    let mut mended: Vec<_> = report
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| (it["kind"].as_str().unwrap(), it["state"].as_str().unwrap()))
+        .collect();
+    mended.sort_unstable();
+    assert_eq!(mended, [("empty-folder", "done"), ("stale-socket", "done"), ("stranded-builder", "done")], "{report}");
+    assert!(!user.path("linkspan/stale.sock").exists() && !user.path("linkspan/docker.sock").exists());
+    assert!(live.exists() && user.path("linkspan/full.sock/of").exists());
+    assert_eq!((user.endpoint("stranded"), user.endpoint("others")), (BACK.to_owned(), gone));
+    assert_eq!(user.endpoint("served"), common::unix(&live));
+    let output = user.fix(&["--yes"]).ok();
+    assert!(output.stdout.contains("nothing that can be mended"), "{output}");
+}
+
+#[test]
+fn on_a_terminal_each_thing_is_asked_for() {
+    let user = User::new();
+    for name in ["a.sock", "b.sock"] {
+        drop(UnixListener::bind(user.path("linkspan").join(name)).unwrap());
+    }
+    let program = env!("CARGO_BIN_EXE_linkspan");
+    let script = format!("mount -t tmpfs none /run && {program} doctor --fix; echo code $?");
+    let run = Run::new("unshare").args(["-m", "script", "-qec", &script, "/dev/null"]).stdin("n\ny\n");
+    let run =
+        run.env("SHELL", "/bin/sh").env("XDG_RUNTIME_DIR", user.0.path()).env("BUILDX_CONFIG", user.path("buildx"));
+    let output = ["DOCKER_HOST", "BUILDKIT_HOST"].iter().fold(run, |run, name| run.without_env(name)).output();
+    assert!(output.stdout.contains("a.sock? [y/N]") && output.stdout.contains("code 1"), "{output}");
+    assert!(user.path("linkspan/a.sock").exists() && !user.path("linkspan/b.sock").exists(), "{output}");
+}

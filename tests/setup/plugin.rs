@@ -1,0 +1,141 @@
+//! `docker linkspan …`, by docker's own command line.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::common::{self, Run, Stack, unix, until};
+
+/// A user's folder of docker, with the plugin.
+struct User {
+    folder: TempDir,
+}
+
+impl User {
+    fn new() -> Self {
+        let user = Self { folder: tempfile::tempdir().unwrap() };
+        let output = user.setup(&[]).ok();
+        assert!(output.stdout.contains("`docker linkspan` works"), "{output}");
+        user
+    }
+
+    fn setup(&self, args: &[&str]) -> Run {
+        common::linkspan(["setup", "plugin"]).args(args).env("DOCKER_CONFIG", self.folder.path())
+    }
+
+    fn link(&self) -> PathBuf {
+        self.folder.path().join("cli-plugins/docker-linkspan")
+    }
+
+    /// `docker ARGS` of this user, who has no engine of his own.
+    fn docker(&self, args: &[&str]) -> Run {
+        let run = Stack::shared().run("docker").args(args).without_env("DOCKER_HOST").without_env("CONTAINERD_ADDRESS");
+        run.env("DOCKER_CONFIG", self.folder.path())
+    }
+}
+
+#[test]
+fn docker_knows_the_plugin_and_calls_it() {
+    let (user, stack) = (User::new(), Stack::shared());
+    let version = format!("linkspan {}", env!("CARGO_PKG_VERSION"));
+    assert!(user.docker(&["linkspan", "version"]).ok().stdout.starts_with(&version));
+    let help = user.docker(&["linkspan", "--help"]).ok().stdout;
+    assert!(
+        help.contains("Usage: docker linkspan") && help.contains("docker linkspan") && help.contains("serve"),
+        "{help}"
+    );
+    let help = user.docker(&["help", "linkspan"]).ok().stdout;
+    assert!(help.contains("Usage: docker linkspan"), "{help}");
+    assert!(user.docker(&["--help"]).ok().stdout.contains("linkspan*"), "it is among docker's commands");
+
+    let format = ["-H", stack.docker_host(), "info", "--format", "{{json .ClientInfo.Plugins}}"];
+    let plugins: serde_json::Value = serde_json::from_str(&user.docker(&format).ok().stdout).unwrap();
+    let plugin = plugins.as_array().unwrap().iter().find(|plugin| plugin["Name"] == "linkspan").unwrap();
+    assert_eq!((&plugin["SchemaVersion"], &plugin["Version"]), (&"0.1.0".into(), &env!("CARGO_PKG_VERSION").into()));
+    assert!(plugin.get("Err").is_none(), "{plugin}");
+
+    let output = user.docker(&["linkspan", "nonsense"]).fails();
+    assert!(output.status.code() == Some(2) && output.stderr.contains("nonsense"), "{output}");
+}
+
+#[test]
+fn docker_s_own_options_say_which_engine_is_meant() {
+    let (user, stack) = (User::new(), Stack::shared());
+    stack.base_image();
+    let name = "plugin-base:1";
+    stack.docker(["tag", stack.base_image(), name]).ok();
+    let host = format!("host={}", stack.docker_host());
+    user.docker(&["context", "create", "far", "--docker", &host]).ok();
+    let engine = ["linkspan", "images", "--engine", "docker"];
+    for globals in [&["-H", stack.docker_host()][..], &["--context", "far"], &["-D", "--host", stack.docker_host()]] {
+        let output = user.docker(&[globals, &engine[..]].concat()).ok();
+        assert!(output.stdout.contains("plugin-base"), "{output}");
+    }
+    // The option comes before the variable, as for docker.
+    let output =
+        user.docker(&[&["--context", "far"][..], &engine].concat()).env("DOCKER_HOST", "unix:///nowhere.sock").ok();
+    assert!(output.stdout.contains("plugin-base"), "{output}");
+    let output = user.docker(&[&["--tlskey", "/k"][..], &engine].concat()).fails();
+    assert!(output.stderr.contains("--tlskey") && output.stderr.contains("hint: "), "{output}");
+}
+
+#[test]
+fn docker_completes_the_plugin_s_words() {
+    let user = User::new();
+    let complete = |words: &[&str]| user.docker(&[&["__complete", "linkspan"][..], words].concat()).ok().stdout;
+    let words = |answer: &str| -> Vec<String> {
+        let words = answer.lines().filter_map(|line| line.split('\t').next());
+        words.filter(|word| !word.starts_with(':')).map(str::to_owned).collect()
+    };
+    assert_eq!(words(&complete(&["compl"])), ["completion"]);
+    assert_eq!(words(&complete(&["completion", "z"])), ["zsh"]);
+    assert_eq!(words(&complete(&["doctor", "--dry"])), ["--dry-run"]);
+    assert!(complete(&["load", "-i", ""]).ends_with(":0\n"), "the shell completes files");
+    assert!(complete(&["ser"]).starts_with("serve\t"), "words have descriptions");
+}
+
+#[test]
+fn a_plugin_ends_when_docker_is_told_to() {
+    let (user, stack) = (User::new(), Stack::shared());
+    let door = stack.fresh_path(".sock");
+    let (name, value) = stack.mark();
+    let mut command = Command::new("docker");
+    command.args(["linkspan", "serve", "--engine", "docker", "--docker-host", stack.docker_host()]);
+    command.args(["--docker-listen", &unix(&door)]).env("DOCKER_CONFIG", user.folder.path()).env(name, value);
+    command.env("PATH", stack.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut docker = command.spawn().unwrap();
+    until("the door", || UnixStream::connect(&door).is_ok(), |open| *open);
+    // Only docker: what is no terminal sends the plugin no signal.
+    kill_process(Pid::from_child(&docker), Signal::TERM).unwrap();
+    until("docker to end", || docker.try_wait().unwrap(), Option::is_some);
+    until("the door to close", || door.exists(), |there| !there);
+}
+
+#[test]
+fn the_link_is_made_once_and_removed_and_nothing_else_is() {
+    let user = User::new();
+    assert_eq!(fs::read_link(user.link()).unwrap(), Path::new(env!("CARGO_BIN_EXE_linkspan")));
+    assert!(user.setup(&[]).ok().stdout.contains("already"));
+    let report: serde_json::Value = serde_json::from_str(&user.setup(&["--json"]).ok().stdout).unwrap();
+    assert_eq!(report["changed"], false);
+    // That of an earlier place is replaced.
+    fs::remove_file(user.link()).unwrap();
+    std::os::unix::fs::symlink("/opt/old/linkspan", user.link()).unwrap();
+    user.setup(&[]).ok();
+    user.docker(&["linkspan", "version"]).ok();
+    assert_eq!(fs::read_dir(user.link().parent().unwrap()).unwrap().count(), 1);
+
+    user.setup(&["--undo"]).ok();
+    user.docker(&["linkspan", "version"]).fails();
+    assert!(user.setup(&["--undo"]).fails().stderr.contains("nothing to undo"));
+    fs::write(user.link(), "of another").unwrap();
+    for args in [&[][..], &["--undo"]] {
+        let output = user.setup(args).fails();
+        assert!(output.stderr.contains("no link to linkspan") && output.stderr.contains("hint: "), "{output}");
+    }
+    assert_eq!(fs::read_to_string(user.link()).unwrap(), "of another");
+}
