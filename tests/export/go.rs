@@ -32,6 +32,23 @@ fn content_tests(server: &Server) {
 }
 
 #[test]
+fn the_client_in_go_renews_aborts_and_commits() {
+    let server = Server::containerd("go-client");
+    let output = Run::new("go")
+        .args(["-C", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/go/client"), "test", "-count=1", "-v", "."])
+        .env("LINKSPAN_EXPORT_ADDRESS", server.linkspan.address())
+        .ok();
+    for name in ["AnExportIsRenewed", "CloseAborts", "CloseLeavesWhatIsCommitted", "WhyACommitFailed", "AHoldOfNothing"]
+    {
+        assert!(output.stdout.contains(&format!("--- PASS: Test{name} ")), "{output}");
+    }
+    let full_name = "docker.io/library/client-test:1";
+    let images = server.stack.images("go-client");
+    assert!(images.len() == 2 && images.iter().any(|(name, _)| name == full_name), "{images:?}");
+    server.until_released();
+}
+
+#[test]
 fn a_program_in_go_exports_an_image() {
     let server = Server::containerd("go-export");
     let address = server.linkspan.address();

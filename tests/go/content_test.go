@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
-	exportv1 "linkspan.test/go/exportv1"
+	"linkspan.test/client/exportv1"
 )
 
 // TestContent expects a linkspan at $LINKSPAN_EXPORT_ADDRESS, such as unix:///run/linkspan/export.sock.

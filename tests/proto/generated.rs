@@ -92,7 +92,7 @@ fn containerd_client() -> PathBuf {
     Path::new(package["manifest_path"].as_str().unwrap()).parent().unwrap().to_owned()
 }
 
-/// The stubs that the programs in Go use: made by the plugins of the Go project, at the versions of `tests/go/go.mod`.
+/// The stubs in `tests/go/client`: made by the plugins of the Go project, at the versions of `tests/go/go.mod`.
 #[test]
 fn the_go_stubs_are_those_of_the_definition() {
     for package in PACKAGES {
@@ -110,7 +110,7 @@ fn go_stubs(package: &str) {
     let own = compiled(package);
     let files: Vec<_> =
         own.file.iter().map(|file| file.name().to_owned()).filter(|name| name.starts_with("linkspan/")).collect();
-    let mapped = |file: &String| format!("M{file}=linkspan.test/go/{}", go_package(file, '/'));
+    let mapped = |file: &String| format!("M{file}=linkspan.test/client/{}", go_package(file, '/'));
     let parameter = files.iter().map(mapped).chain(["paths=source_relative".to_owned()]);
     let parameter = parameter.collect::<Vec<_>>().join(",");
     let folder_of_package = package.replace('.', "/");
@@ -136,7 +136,7 @@ fn go_stubs(package: &str) {
         assert_eq!(response.error, None);
         for file in response.file {
             let name = file.name().rsplit('/').next().unwrap().to_owned();
-            same(&folder.join(go_package(package, '.')).join(name), file.content().as_bytes());
+            same(&folder.join("client").join(go_package(package, '.')).join(name), file.content().as_bytes());
         }
     }
 }

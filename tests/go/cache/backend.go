@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
-	"github.com/containerd/containerd/v2/core/content/proxy"
 	"github.com/moby/buildkit/cache/remotecache"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/util/compression"
@@ -12,25 +12,23 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
-	cachev1 "linkspan.test/go/cachev1"
-	exportv1 "linkspan.test/go/exportv1"
+	"linkspan.test/client"
+	"linkspan.test/client/cachev1"
 )
 
 // exportCache stores what add gives to BuildKit's exporter as a version of the cache of target.
-func exportCache(ctx context.Context, conn *grpc.ClientConn, target *cachev1.Target, builder string, add func(remotecache.Exporter) error) (*cachev1.TargetResult, error) {
-	caches := cachev1.NewCachesClient(conn)
-	opened, err := caches.Open(ctx, &cachev1.OpenRequest{Targets: []*cachev1.Target{target}, Builder: builder})
+func exportCache(ctx context.Context, conn grpc.ClientConnInterface, target *cachev1.Target, builder string, add func(remotecache.Exporter) error) (_ *cachev1.TargetResult, err error) {
+	export, err := client.OpenCache(ctx, conn, &cachev1.OpenRequest{Targets: []*cachev1.Target{target}, Builder: builder})
 	if err != nil {
 		return nil, err
 	}
-	id := opened.GetExport().GetId()
-	exporter := remotecache.NewExporter(proxy.NewContentStore(conn), "", true, true, compression.New(compression.Default))
+	defer func() { err = errors.Join(err, export.Close()) }()
+	exporter := remotecache.NewExporter(export, "", true, true, compression.New(compression.Default))
 	if err := add(exporter); err != nil {
 		return nil, err
 	}
-	response, err := exporter.Finalize(metadata.AppendToOutgoingContext(ctx, "linkspan-cache", id))
+	response, err := exporter.Finalize(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -38,28 +36,22 @@ func exportCache(ctx context.Context, conn *grpc.ClientConn, target *cachev1.Tar
 	if err := json.Unmarshal([]byte(response[remotecache.ExporterResponseManifestDesc]), &root); err != nil {
 		return nil, err
 	}
-	descriptor := &exportv1.Descriptor{MediaType: root.MediaType, Digest: root.Digest.String(), Size: root.Size}
-	targets := []*cachev1.CommitTarget{{TargetId: target.GetId(), Root: descriptor}}
-	commit, err := caches.Commit(ctx, &cachev1.CommitRequest{ExportId: id, Targets: targets})
-	for err == nil {
-		var message *cachev1.CommitResponse
-		if message, err = commit.Recv(); message.GetResults() != nil {
-			return message.GetResults().GetResults()[0], nil
-		}
+	results, err := export.Commit(ctx, &cachev1.CommitTarget{TargetId: target.GetId(), Root: client.Descriptor(root)})
+	if err != nil {
+		return nil, err
 	}
-	return nil, err
+	return results[0], nil
 }
 
 // importCache gives use the managers that BuildKit's importer makes of what is stored under ref.
-func importCache(ctx context.Context, conn *grpc.ClientConn, ref string, w worker.Worker, use func(context.Context, solver.CacheManager) error) error {
-	caches, importer := cachev1.NewCachesClient(conn), remotecache.NewImporter(proxy.NewContentStore(conn))
-	resolved, err := caches.Resolve(ctx, &cachev1.ResolveRequest{Refs: []string{ref}})
+func importCache(ctx context.Context, conn grpc.ClientConnInterface, ref string, w worker.Worker, use func(context.Context, solver.CacheManager) error) (err error) {
+	hold, err := client.Resolve(ctx, conn, &cachev1.ResolveRequest{Refs: []string{ref}})
 	if err != nil {
 		return err
 	}
-	defer caches.Release(ctx, &cachev1.ReleaseRequest{HoldId: resolved.GetHoldId()})
-	ctx = metadata.AppendToOutgoingContext(ctx, "linkspan-cache", resolved.GetHoldId())
-	for _, part := range resolved.GetParts() {
+	defer func() { err = errors.Join(err, hold.Close()) }()
+	importer := remotecache.NewImporter(hold)
+	for _, part := range hold.Parts {
 		root := ocispec.Descriptor{Digest: digest.Digest(part.GetRoot().GetDigest()), Size: part.GetRoot().GetSize()}
 		manager, err := importer.Resolve(ctx, root, ref, w)
 		if err != nil {

@@ -25,7 +25,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	cachev1 "linkspan.test/go/cachev1"
+	"linkspan.test/client/cachev1"
 )
 
 func main() {
@@ -43,9 +43,6 @@ func main() {
 	})
 	if err != nil {
 		log.Fatal("export: ", err)
-	}
-	if failure := result.GetError(); failure != nil {
-		log.Fatalf("export: %s: %s", failure.GetReason(), failure.GetMessage())
 	}
 	fmt.Printf("exported %s, unchanged %t\n", result.GetVersion().GetRoot().GetDigest(), result.GetUnchanged())
 	if err := importCache(ctx, conn, ref, reader{}, load); err != nil {

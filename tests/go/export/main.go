@@ -16,15 +16,14 @@ import (
 	"runtime"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/content/proxy"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
 
-	exportv1 "linkspan.test/go/exportv1"
+	"linkspan.test/client"
+	"linkspan.test/client/exportv1"
 )
 
 func main() {
@@ -36,97 +35,52 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, address, name string) error {
+func run(ctx context.Context, address, name string) (err error) {
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	exports := exportv1.NewExportsClient(conn)
-	opened, err := exports.Open(ctx, &exportv1.OpenRequest{
-		Exporters: []*exportv1.Exporter{{Id: "image", Type: "image"}},
-		Labels:    map[string]string{"builder": "export in Go"},
-	})
+	export, err := client.Open(ctx, conn, &exportv1.OpenRequest{Labels: map[string]string{"builder": "export in Go"}})
 	if err != nil {
 		return err
 	}
-	id := opened.GetExport().GetId()
-	ctx = metadata.AppendToOutgoingContext(ctx, "linkspan-export", id)
+	defer func() { err = errors.Join(err, export.Close()) }()
 
 	root, blobs, err := image()
 	if err != nil {
 		return err
 	}
-	sent, err := send(ctx, exports, proxy.NewContentStore(conn), id, blobs)
+	if err := send(ctx, export, blobs); err != nil {
+		return err
+	}
+	results, err := export.Commit(ctx, root, name)
 	if err != nil {
 		return err
 	}
-	result, err := commit(ctx, exports, &exportv1.CommitRequest{
-		ExportId: id,
-		Targets:  []*exportv1.Target{{ExporterId: "image", Root: descriptor(root), Names: []string{name}}},
-	})
-	if err != nil {
-		return err
-	}
-	fmt.Printf("%s %s, %d blobs sent\n", result.GetNames()[0], result.GetRoot().GetDigest(), sent)
+	fmt.Printf("%s %s, %d blobs sent\n", results[0].GetNames()[0], results[0].GetRoot().GetDigest(), export.Sent())
 	return nil
 }
 
-// send writes what the engine lacks; how many blobs that were.
-func send(ctx context.Context, exports exportv1.ExportsClient, store content.Store, id string, blobs []blob) (int, error) {
-	stream, err := exports.Negotiate(ctx)
-	if err != nil {
-		return 0, err
-	}
-	request := &exportv1.NegotiateRequest{ExportId: id}
+// send writes what the engine lacks.
+func send(ctx context.Context, export *client.Export, blobs []blob) error {
+	var descriptors []ocispec.Descriptor
 	for _, blob := range blobs {
-		request.Descriptors = append(request.Descriptors, descriptor(blob.desc))
+		descriptors = append(descriptors, blob.desc)
 	}
-	if err := stream.Send(request); err != nil {
-		return 0, err
-	}
-	answer, err := stream.Recv()
+	negotiated, err := export.Negotiate(ctx, descriptors...)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if err := stream.CloseSend(); err != nil {
-		return 0, err
-	}
-	sent := 0
-	for at, negotiated := range answer.GetBlobs() {
-		if negotiated.GetStanding() == exportv1.Standing_STANDING_PRESENT {
+	for at, found := range negotiated {
+		if found.GetStanding() == exportv1.Standing_STANDING_PRESENT {
 			continue
 		}
-		if err := content.WriteBlob(ctx, store, negotiated.GetRef(), bytes.NewReader(blobs[at].bytes), blobs[at].desc); err != nil {
-			return sent, err
-		}
-		sent++
-	}
-	return sent, nil
-}
-
-// commit waits for the only result.
-func commit(ctx context.Context, exports exportv1.ExportsClient, request *exportv1.CommitRequest) (*exportv1.ExporterResult, error) {
-	stream, err := exports.Commit(ctx, request)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		message, err := stream.Recv()
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return nil, err
-		}
-		if results := message.GetResults(); results != nil {
-			result := results.GetResults()[0]
-			if failure := result.GetError(); failure != nil {
-				return nil, fmt.Errorf("%s: %s", failure.GetReason(), failure.GetMessage())
-			}
-			return result, nil
+		if err := content.WriteBlob(ctx, export, found.GetRef(), bytes.NewReader(blobs[at].bytes), blobs[at].desc); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 type blob struct {
@@ -173,8 +127,4 @@ func document(mediaType string, value any) (blob, error) {
 func of(mediaType string, bytes []byte) blob {
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(bytes), Size: int64(len(bytes))}
 	return blob{desc, bytes}
-}
-
-func descriptor(desc ocispec.Descriptor) *exportv1.Descriptor {
-	return &exportv1.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest.String(), Size: desc.Size}
 }

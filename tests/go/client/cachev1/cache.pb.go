@@ -16,7 +16,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
-	exportv1 "linkspan.test/go/exportv1"
+	exportv1 "linkspan.test/client/exportv1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
