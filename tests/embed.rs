@@ -1,8 +1,20 @@
-//! A program that embeds Linkspan: everything that it takes to export an image is in `embed/program.rs`.
+//! Programs that embed Linkspan: everything that it takes to export an image is in `embed/program.rs`; the others are those of
+//! the crate's documentation.
 #![allow(clippy::unwrap_used, reason = "tests state what they expect by failing loudly")]
+#![allow(unreachable_pub, clippy::print_stdout, reason = "as a program would have them")]
 
+#[path = "embed/copy.rs"]
+mod copy;
+#[path = "embed/layout.rs"]
+mod layout;
+#[path = "embed/own_programs.rs"]
+mod own_programs;
+#[path = "embed/packaged.rs"]
+mod packaged;
 #[path = "embed/program.rs"]
 mod program;
+#[path = "embed/serve.rs"]
+mod serve;
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,14 +32,18 @@ fn keep(blobs: &mut HashMap<Digest, Bytes>, media_type: &str, bytes: Vec<u8>) ->
     descriptor
 }
 
+/// An artifact, because its layer can be anything; the result is its root.
+fn artifact(blobs: &mut HashMap<Digest, Bytes>) -> Descriptor {
+    let layer = keep(blobs, "text/plain", b"cargo".to_vec());
+    let config = keep(blobs, "application/vnd.oci.empty.v1+json", b"{}".to_vec());
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]});
+    keep(blobs, MANIFEST, serde_json::to_vec(&manifest).unwrap())
+}
+
 #[tokio::test]
 async fn it_exports_an_image_into_a_folder() {
     let mut blobs = HashMap::new();
-    // An artifact, because its layer can be anything.
-    let layer = keep(&mut blobs, "text/plain", b"cargo".to_vec());
-    let config = keep(&mut blobs, "application/vnd.oci.empty.v1+json", b"{}".to_vec());
-    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]});
-    let root = keep(&mut blobs, MANIFEST, serde_json::to_vec(&manifest).unwrap());
+    let root = artifact(&mut blobs);
     let folder = tempfile::tempdir().unwrap();
     let outcome = program::export(folder.path(), root.clone(), program::Memory(blobs)).await.unwrap();
     assert_eq!((outcome.sent_blobs, outcome.present_blobs), (3, 0));

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::service::RoutesBuilder;
+use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
@@ -117,6 +117,25 @@ impl ApiServer {
     }
 }
 
+/// The services of `parts`, with the Content service that they share, for a tonic server of one's own. Each call needs its client's
+/// [`Principal`] among the extensions of its request; those without one are refused. What [`ApiServer`] does beyond that (health,
+/// reflection, limits of HTTP/2, clients that send no host's name as `:authority`) is for that server to do.
+pub fn routes(parts: Vec<ApiService>) -> Routes {
+    let mut routes = RoutesBuilder::default();
+    add(&mut routes, parts);
+    routes.routes()
+}
+
+fn add(routes: &mut RoutesBuilder, parts: Vec<ApiService>) {
+    let blobs = ContentService::Scopes(parts.iter().map(|part| part.scopes.clone()).collect());
+    let blobs =
+        ContentServer::new(blobs).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
+    routes.add_service(blobs);
+    for part in parts {
+        (part.add)(routes);
+    }
+}
+
 fn start(
     parts: Vec<ApiService>,
     status: Option<StatusReport>,
@@ -136,17 +155,12 @@ fn start(
     // Python's client and older ones of others request the first version only.
     let (reflection, older) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let (reporter, health) = tonic_health::server::health_reporter();
-    let blobs = ContentService::Scopes(parts.iter().map(|part| part.scopes.clone()).collect());
-    let blobs =
-        ContentServer::new(blobs).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
-    routes.add_service(health).add_service(reflection).add_service(older).add_service(blobs);
+    routes.add_service(health).add_service(reflection).add_service(older);
     if let Some(status) = status {
         routes.add_service(StatusService(status));
     }
-    for part in parts {
-        (part.add)(&mut routes);
-    }
+    add(&mut routes, parts);
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

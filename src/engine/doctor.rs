@@ -60,7 +60,9 @@ pub async fn examine(selection: &Selection) -> Findings {
         // It has no part in where the images are.
         Ok((Chosen::DockerClassic(_) | Chosen::DockerApi(_), _)) => None,
         Ok((Chosen::Containerd(engine), _)) => Some(Ok(describe(engine))),
-        Ok((Chosen::Layout(_) | Chosen::Object(_) | Chosen::Cluster(_), _)) => None,
+        Ok((Chosen::Layout(_) | Chosen::Cluster(_), _)) => None,
+        #[cfg(feature = "object")]
+        Ok((Chosen::Object(_), _)) => None,
         Err(_) if matches!(selection.kind, Some(EngineKind::Layout | EngineKind::Object | EngineKind::Cluster)) => None,
         Err(_) => containerd(selection).await,
     };

@@ -41,6 +41,7 @@ mod kind;
 mod layer_applier;
 mod lease;
 mod local;
+#[cfg(feature = "object")]
 mod object;
 pub(crate) mod process;
 mod release;
@@ -77,7 +78,9 @@ pub use lease::{
 #[cfg(any(test, fuzzing))]
 pub(crate) use local::fuzz as layout_fuzz;
 pub(crate) use local::{NewLayout, cache_tags, cache_versions, new_cache_index};
+#[cfg(feature = "object")]
 pub use object::{BucketAddress, BucketAddressError, ObjectVariables};
+#[cfg(feature = "object")]
 pub(crate) use object::{failure as object_store_failure, open_store as open_object_store};
 pub(crate) use release::release;
 pub use stored::{StoredBlob, StoredBlobs};

@@ -15,6 +15,7 @@ use super::docker_classic::ClassicEngine;
 use super::installed::{self, DOCKER};
 pub use super::layer_applier::ApplierChoice;
 use super::local;
+#[cfg(feature = "object")]
 use super::object::ObjectEngine;
 use super::repository::RepositoryEngine;
 use super::{Engine, EngineError, EngineKind, Storage};
@@ -74,6 +75,7 @@ pub(super) enum Chosen {
     DockerApi(Box<DockerApiEngine>),
     Containerd(Box<ContainerdEngine>),
     Layout(Box<RepositoryEngine>),
+    #[cfg(feature = "object")]
     Object(Box<ObjectEngine>),
     Cluster(Box<ClusterEngine>),
 }
@@ -86,6 +88,7 @@ impl Chosen {
             Self::DockerApi(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Containerd(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Layout(engine) => Arc::from(engine as Box<dyn Engine>),
+            #[cfg(feature = "object")]
             Self::Object(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Cluster(engine) => Arc::from(engine as Box<dyn Engine>),
         }
@@ -250,6 +253,18 @@ async fn layout(selection: &Selection, why: &str) -> Result<(Chosen, String), En
     Ok((Chosen::Layout(Box::new(engine)), why.to_owned()))
 }
 
+/// Without the feature `object`.
+#[cfg(not(feature = "object"))]
+async fn object(_: &Selection) -> Result<(Chosen, String), EngineError> {
+    Err(EngineError::Object {
+        operation: "opening",
+        object: "a bucket".to_owned(),
+        reason: "this program was built without the engine `object`".to_owned(),
+        hint: Some("build it with the feature `object` of the crate linkspan"),
+    })
+}
+
+#[cfg(feature = "object")]
 async fn object(selection: &Selection) -> Result<(Chosen, String), EngineError> {
     let Some(address) = &selection.object else {
         return Err(EngineError::Object {

@@ -6,6 +6,7 @@ use crate::docker_api::DockerAddress;
 use crate::engine::EngineKind;
 use crate::engine::cluster::ClusterAddress;
 use crate::engine::layer_applier::ApplierChoice;
+#[cfg(feature = "object")]
 use crate::engine::object::{BucketAddress, ObjectVariables};
 
 /// containerd's socket where nothing else is configured.
@@ -34,8 +35,10 @@ pub struct Selection {
     /// The directory of the image layout; [`DEFAULT_LAYOUT`] if not given.
     pub layout: Option<PathBuf>,
     /// The bucket of the engine `object`, which has no default.
+    #[cfg(feature = "object")]
     pub object: Option<BucketAddress>,
     /// Variables of the object store's client (`AWS_ACCESS_KEY_ID`, …), beside those of the process and before them.
+    #[cfg(feature = "object")]
     pub object_variables: ObjectVariables,
     /// The cluster of the engine `cluster`, whose nodes are containers of the dockerd at `docker_host`; it has no default.
     pub cluster: Option<ClusterAddress>,
