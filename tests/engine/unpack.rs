@@ -1,5 +1,7 @@
 //! Unpacking.
 
+use std::time::Duration;
+
 use linkspan::engine::{EngineError, Storage};
 use linkspan::image::Digest;
 
@@ -171,4 +173,23 @@ async fn only_what_was_unpacked_is_labelled_as_a_layer() {
         assert!(matches!(&error, EngineError::Corrupt { digest, .. } if digest == layer), "{error}");
         assert_eq!(uncompressed(stack, namespace, layer), left);
     }
+}
+
+/// Each of them finds layers that another one has just committed, again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_unpacks_one_chain_is_not_turned_away() {
+    let (stack, namespace) = (Stack::shared(), "crowd");
+    let layers: Vec<_> = (0..12).map(|at| Layer::new().file(&format!("layer-{at}"), format!("{at}\n")).tar()).collect();
+    let image = Image::new(&layers);
+    let mut crowd = Vec::new();
+    for number in 0..16 {
+        let (engine, image) = (containerd(stack, namespace).await, image.clone());
+        let name = names(&[&format!("crowd:{number}")]);
+        crowd.push(tokio::spawn(async move { export(&*engine, &image, &name).await }));
+    }
+    for export in crowd {
+        tokio::time::timeout(Duration::from_secs(120), export).await.unwrap().unwrap().unwrap();
+    }
+    let checked = stack.ctr(namespace, ["images", "check", "--quiet"]).ok().lines();
+    assert_eq!(checked.len(), 16, "all are complete and unpacked: {checked:?}");
 }

@@ -92,8 +92,10 @@ impl Job {
     }
 }
 
-/// How often to begin again when other clients create or remove snapshots of the chain meanwhile.
-const TRIES: usize = 3;
+/// How often to begin again when other clients create or remove snapshots of the chain meanwhile, and two more for every
+/// layer. An attempt can end at each layer that another client commits, and while a collector removes what images shared that
+/// were just deleted, a chain shrinks and grows for a while.
+const TRIES: usize = 32;
 
 /// How an attempt to unpack ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +117,7 @@ async fn unpack(
 ) -> Result<(), EngineError> {
     let mut parallel = parallel;
     let mut applier = None;
-    for _ in 0..TRIES {
+    for _ in 0..TRIES + 2 * job.layers.len() {
         let depth = snapshots.depth(&job.layers).await?;
         if depth == job.layers.len() {
             return Ok(());
