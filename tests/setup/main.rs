@@ -1,4 +1,4 @@
-//! Getting Linkspan onto a machine, and builders through the door: packages, `linkspan setup`, `scripts/take-over`.
+//! Getting Linkspan onto a machine, and builders through the door: packages, `linkspan setup`, `scripts/take-over`; and the other scripts.
 #![allow(clippy::unwrap_used, reason = "tests state what they expect by failing loudly")]
 
 #[path = "../common/mod.rs"]
@@ -11,6 +11,7 @@ mod interrupted;
 mod kubernetes;
 mod package;
 mod plugin;
+mod soak;
 mod undo;
 mod units;
 
