@@ -6,12 +6,17 @@ parts="containerd dockerd dockerd-classic buildkitd registry"
 usual_parts="containerd dockerd buildkitd registry"
 
 write_configuration() {
+    # containerd 1.x has an older format, and other names for what is of no use here.
+    local format=3 unused='"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"'
+    case $(containerd --version) in
+    *" v1."* | *" 1."*) format=2 unused='"io.containerd.grpc.v1.cri"' ;;
+    esac
     cat >"$state/containerd.toml" <<TOML
-version = 3
+version = $format
 root = "$state/containerd/root"
 state = "$state/containerd/state"
 imports = []
-disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
+disabled_plugins = [$unused]
 [grpc]
   address = "$state/run/containerd.sock"
 [ttrpc]

@@ -81,14 +81,14 @@ suitable() {
 }
 
 build_program() {
-    local names=$1 module=$2 targets=$3 cgo=$4 tags=$5 ldflags=$6 dir
+    local names=$1 module=$2 targets=$3 cgo=$4 tags=$5 ldflags=$6 mod=${7:-readonly} dir
     command -v go >/dev/null || die "Go is missing, and ${names} must be built from source" "install Go 1.26 or later, or put ${names} on PATH"
     say "building ${names} (${module})"
     dir=$(go mod download -json "$module" | jq -r .Dir) || dir=
     [ -d "$dir" ] || die "the module $module could not be downloaded" "check the network and GOPROXY"
     if [ ! -e "$dir/go.mod" ]; then dir=$(make_module "$dir"); fi
     # shellcheck disable=SC2086  # a list of packages
-    (cd "$dir" && CGO_ENABLED=$cgo go build -mod=readonly -trimpath -tags "$tags" -ldflags "-s -w $ldflags" -o "$cache/bin.new/" $targets) >"$cache/build.log" 2>&1 ||
+    (cd "$dir" && CGO_ENABLED=$cgo go build -mod="$mod" -trimpath -tags "$tags" -ldflags "-s -w $ldflags" -o "$cache/bin.new/" $targets) >"$cache/build.log" 2>&1 ||
         die "building $module failed (see $cache/build.log)" "the last lines: $(tail -3 "$cache/build.log")"
 }
 
