@@ -14,6 +14,8 @@ import time
 
 # Long enough for a restart that waits for requests under way; a request that takes longer is lost.
 LIMIT = 120
+# How many restarts in a row may meet one export.
+RESUMES = 4
 REFUSED = (ConnectionRefusedError, FileNotFoundError, BlockingIOError)
 BROKEN = (OSError, http.client.HTTPException, ValueError)
 
@@ -61,6 +63,8 @@ def image(name):
 class Load:
     """Clients of a docker door and of an export door, until it is stopped."""
 
+    KINDS = ("ping", "kept", "save", "load", "version", "exported")
+
     def __init__(self, docker, export, linkspan, archive, clients):
         self.docker, self.export, self.linkspan, self.archive = docker, export, linkspan, archive
         self.lock = threading.Lock()
@@ -71,7 +75,7 @@ class Load:
         self.again = 0
         self.resumed = 0
         self.longest = 0.0
-        kinds = [self.ping, self.kept, self.save, self.load, self.version, self.exported]
+        kinds = [getattr(self, kind) for kind in self.KINDS]
         self.threads = [threading.Thread(target=self.client, args=(kinds[at % len(kinds)],)) for at in range(clients)]
 
     def __enter__(self):
@@ -104,6 +108,10 @@ class Load:
                 with self.lock:
                     self.done[kind.__name__] = self.done.get(kind.__name__, 0) + 1
                     self.longest = max(self.longest, time.monotonic() - begun)
+
+    def each(self):
+        with self.lock:
+            return {kind: self.done.get(kind, 0) for kind in self.KINDS}
 
     def total(self):
         with self.lock:
@@ -175,14 +183,15 @@ class Load:
         them, and the client says so, the command goes on with the same export when it is repeated."""
         path = os.path.join(os.path.dirname(self.linkspan), "image.tar")
         command = (self.linkspan, "load", "--to", f"unix://{self.export}", "-i", path)
-        try:
-            self.program(*command)
-        except ValueError as error:
-            if "went away" not in str(error):
-                raise
-            with self.lock:
-                self.resumed += 1
-            self.program(*command)
+        for _ in range(RESUMES):
+            try:
+                return self.program(*command)
+            except ValueError as error:
+                if "went away" not in str(error):
+                    raise
+                with self.lock:
+                    self.resumed += 1
+        return self.program(*command)
 
     def figures(self):
         with self.lock:

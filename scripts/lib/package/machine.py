@@ -95,7 +95,11 @@ class Machine:
             (self.folder / name).mkdir()
         options = f"lowerdir={self.base},upperdir={self.folder}/upper,workdir={self.folder}/work"
         call("mount", "-t", "overlay", "overlay", "-o", options, self.root)
-        self.boot()
+        try:
+            self.boot()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -132,7 +136,7 @@ class Machine:
         self.boots += 1
         with open(self.folder / f"console-{self.boots}", "wb") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=self.enter_groups, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=self.enter_groups
             )
         children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
 
@@ -160,7 +164,7 @@ class Machine:
         try:
             self.process.wait(90)
         except subprocess.TimeoutExpired:
-            os.kill(self.first, signal.SIGKILL)
+            os.kill(self.first or self.process.pid, signal.SIGKILL)
             self.process.wait(30)
         self.process = None
         for group in self.groups():

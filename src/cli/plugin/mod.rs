@@ -103,7 +103,6 @@ fn metadata() -> String {
         "Vendor": "Linkspan",
         "Version": env!("CARGO_PKG_VERSION"),
         "ShortDescription": "Send the engine only the blobs that it lacks",
-        "URL": "https://docs.rs/linkspan",
     })
     .to_string()
 }
