@@ -6,6 +6,7 @@ from caching import export_first, export_warm, import_fresh, import_noop
 from clusters import kind_edit
 from exporting import api_memory, api_small, api_stream, api_warm
 from loads import load_cold, load_memory, load_warm
+from observing import warm_observed
 from proxying import proxy
 from registering import blob, push_cold, push_edit, push_memory, push_warm
 from storing import object_edit, object_memory, object_stream, object_warm
@@ -13,6 +14,7 @@ from storing import object_edit, object_memory, object_stream, object_warm
 CASES = {
     "bounds": bounds,
     "warm": warm(remote),
+    "warm-observed": warm_observed,
     "edit": edit(remote),
     "layers100": layers100,
     "container-warm": warm(container),

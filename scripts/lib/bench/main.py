@@ -14,6 +14,7 @@ EPILOG = """\
 cases:
   bounds          what this machine itself allows: inflate, SHA-256, new files, writes to the disk
   warm            nothing changed since the last build
+  warm-observed   the same through two Linkspans, one of which has metrics, scraped every second, and sends traces
   edit            the last line of the Dockerfile changed
   layers100       100 small layers, nothing changed
   container-warm  the same as warm, with builders of the docker-container driver
