@@ -50,6 +50,8 @@
 #[macro_use]
 mod forward;
 
+#[doc(hidden)]
+pub mod activity;
 pub mod api_server;
 #[doc(hidden)]
 pub mod build_outputs;
@@ -87,6 +89,8 @@ pub mod http1;
 #[doc(hidden)]
 pub mod http2;
 pub mod image;
+#[cfg(feature = "cli")]
+mod metrics;
 pub mod net;
 pub mod output;
 #[doc(hidden)]
@@ -113,5 +117,6 @@ mod tar;
 pub mod telemetry;
 #[cfg(test)]
 mod test_thread;
+mod trace_context;
 #[doc(hidden)]
 pub mod tunnel;

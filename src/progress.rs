@@ -67,6 +67,13 @@ pub enum Event {
         /// Documents that the plan has sent, because their bytes were at hand.
         stored: Vec<Descriptor>,
     },
+    /// A blob is being sent.
+    Sending {
+        /// Which blob.
+        digest: Digest,
+        /// How many bytes the engine has of it: from an earlier attempt, or in another namespace.
+        offset: u64,
+    },
     /// Bytes of a blob arrived in the engine.
     Sent {
         /// Which blob.
@@ -113,15 +120,17 @@ pub enum Event {
     Note(String),
 }
 
-/// The listeners of one export. Cloning is cheap; listeners must not block.
-#[derive(Clone, Default)]
-pub struct Events(Vec<Listener>);
+/// The listeners of one export.
+pub type Events = Listeners<Event>;
 
-type Listener = Arc<dyn Fn(&Event) + Send + Sync>;
+/// Listeners of something. Cloning is cheap; listeners must not block.
+pub struct Listeners<E>(Vec<Listener<E>>);
 
-impl Events {
+type Listener<E> = Arc<dyn Fn(&E) + Send + Sync>;
+
+impl<E> Listeners<E> {
     /// Events go to `listener`, which is called from the tasks that do the work.
-    pub fn new(listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+    pub fn new(listener: impl Fn(&E) + Send + Sync + 'static) -> Self {
         Self::none().and(listener)
     }
 
@@ -132,19 +141,31 @@ impl Events {
 
     /// Events go to `listener` as well.
     #[must_use]
-    pub fn and(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+    pub fn and(mut self, listener: impl Fn(&E) + Send + Sync + 'static) -> Self {
         self.0.push(Arc::new(listener));
         self
     }
 
     /// Calls every listener, in the order in which they were added.
-    pub fn emit(&self, event: Event) {
+    pub fn emit(&self, event: E) {
         self.0.iter().for_each(|listener| listener(&event));
     }
 }
 
-impl fmt::Debug for Events {
+impl<E> Clone for Listeners<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<E> Default for Listeners<E> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<E> fmt::Debug for Listeners<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Events").field(&self.0.len()).finish()
+        f.debug_tuple("Listeners").field(&self.0.len()).finish()
     }
 }

@@ -213,6 +213,16 @@ const RULES: &[Rule] = &[
     },
 ];
 
+/// The libraries of metrics and traces.
+const OBSERVATION: &[&str] = &[
+    "prometheus_client",
+    "opentelemetry",
+    "opentelemetry_http",
+    "opentelemetry_otlp",
+    "opentelemetry_sdk",
+    "tracing_opentelemetry",
+];
+
 /// Parts that know everything; nothing else may know them.
 const TOP: &[&str] = &[
     "crate::cli",
@@ -222,6 +232,7 @@ const TOP: &[&str] = &[
     "crate::config",
     "crate::running",
     "crate::telemetry",
+    "crate::metrics",
 ];
 const BELOW_TOP: &[&str] = &[
     "image",
@@ -311,6 +322,10 @@ fn the_check_can_fail() {
         ("engine/remote/mod.rs", "use crate::export::NamePolicy;"),
         ("door/export_api/mod.rs", "use crate::engine::remote::connect;"),
         ("progress.rs", "use crate::daemon;"),
+        ("export/run.rs", "use prometheus_client::registry::Registry;"),
+        ("daemon/mod.rs", "use opentelemetry::Context;"),
+        ("door/registry/mod.rs", "use crate::metrics::Metrics;"),
+        ("activity.rs", "use crate::export::Exports;"),
     ];
     for (file, text) in cases {
         assert!(!violations(file, text).is_empty(), "{file}: {text}");
@@ -330,6 +345,9 @@ fn what_is_allowed_passes() {
         ("engine/select.rs", "use super::docker::DockerEngine;"),
         ("daemon/mod.rs", "use crate::door::buildkit::Door;\nuse crate::engine::select::select;"),
         ("cli/mod.rs", "use crate::{daemon, doctor, config};"),
+        ("metrics/mod.rs", "use prometheus_client::registry::Registry;"),
+        ("trace_context.rs", "use opentelemetry::Context;"),
+        ("door/docker/mod.rs", "use crate::activity::Activity;\nuse crate::trace_context;"),
     ];
     for (file, text) in cases {
         assert_eq!(violations(file, text), Vec::<String>::new(), "{file}: {text}");
@@ -367,6 +385,15 @@ fn violations(file: &str, text: &str) -> Vec<String> {
         whys.for_each(|rule| add(rule.why));
         if BELOW_TOP.iter().any(|part| own(part)) && TOP.iter().any(|top| below(&path, top)) {
             add("only the composition root knows everything, and nothing knows it");
+        }
+        let is_observing = ["metrics", "telemetry", "trace_context"].iter().any(|part| own(part));
+        if !is_observing && OBSERVATION.iter().any(|library| below(&path, library)) {
+            add("what happens is told to `activity` and in spans, and who counts or sends it is not known");
+        }
+        if own("activity")
+            && ["crate::metrics", "crate::door", "crate::export", "crate::engine"].iter().any(|it| below(&path, it))
+        {
+            add("everything tells what happens, so that stands on nothing");
         }
         if let ["door", mine, ..] = module.iter().map(String::as_str).collect::<Vec<_>>()[..]
             && let Some(other) = path.strip_prefix("crate::door::").and_then(|rest| rest.split("::").next())

@@ -10,9 +10,11 @@ use http::{Method, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
+use tracing::{Instrument as _, debug_span};
 
 use crate::net::Principal;
 use crate::passwords::{SharedPasswords, TOO_LONG, Unauthenticated, client_of};
+use crate::trace_context;
 
 /// What is asked before a call.
 #[derive(Clone)]
@@ -102,7 +104,11 @@ where
             match admission.client(peer, authorization).await {
                 Ok(client) => {
                     call.extensions_mut().insert(client);
-                    inner.call(call).await
+                    let span = debug_span!("call", path = call.uri().path());
+                    trace_context::follow_headers(&span, call.headers());
+                    // Called within it, too: some of what a call begins is spawned.
+                    let called = span.in_scope(|| inner.call(call));
+                    called.instrument(span).await
                 }
                 Err(status) => Ok(status.into_http()),
             }

@@ -9,7 +9,7 @@ use super::settings::Settings;
 use super::{CommandError, block_on};
 use crate::config::{Config, Layer, Log, LogFormat, ProcessEnvironment};
 use crate::daemon::{self, DaemonError, Inherited};
-use crate::telemetry;
+use crate::telemetry::{self, Traces};
 
 /// Opens the doors and exports what comes through them, until SIGTERM or SIGINT.
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ exporter API are opened in /run/linkspan (without root: in linkspan/ of
 XDG_RUNTIME_DIR); with another engine than Docker, only the latter. Sockets
 that a service manager hands over (systemd's linkspan.socket) are used for the
 doors of their addresses, or of their names: `docker`, `export`, `registry`,
-`buildkit`.
+`buildkit`, `metrics`.
 
 Examples:
   The default doors, for the engine that is there:
@@ -54,6 +54,8 @@ Examples:
   The same for other machines, with TLS and passwords (`docker login`):
     linkspan serve --registry-listen tcp://0.0.0.0:5000 \\
       --listen-htpasswd /etc/linkspan/users
+  Metrics for Prometheus, beside the default doors:
+    linkspan serve --metrics-listen tcp://127.0.0.1:9464
   A builder behind TLS:
     linkspan serve --builder tcp://builder.example:1234 \\
       --tls-ca ca.pem --tls-cert cert.pem --tls-key key.pem
@@ -75,11 +77,12 @@ impl Serve {
             Ok((config, _)) => Some(config.log),
             Err(_) => requests_json.then_some(Log { level: Level::INFO, format: LogFormat::Json }),
         };
+        let traces = Traces::of_process();
         if let Some(log) = log {
-            telemetry::start(log)?;
+            telemetry::start_with(log, traces.as_ref().ok().and_then(Option::as_ref))?;
         }
         let (config, inherited) = prepared?;
-        block_on(daemon::run(config, inherited))??;
+        block_on(daemon::run(config, inherited, traces))??;
         Ok(ExitCode::SUCCESS)
     }
 }

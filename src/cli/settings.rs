@@ -190,6 +190,12 @@ pub(super) struct Settings {
     )]
     registry_redirect: Option<String>,
 
+    /// Where Prometheus gets metrics (`GET /metrics`); a loopback address, such as `tcp://127.0.0.1:9464`, or a unix socket; any
+    /// other address where clients have passwords or certificates (--listen-htpasswd, --listen-tls-client-ca) [env:
+    /// LINKSPAN_METRICS_LISTEN]
+    #[arg(long, value_name = "ADDR", help_heading = "Doors")]
+    metrics_listen: Option<String>,
+
     /// PEM file of the certificate of TCP listeners, with the intermediate ones behind it. Every listener that other machines
     /// reach has TLS; without this one, certificates are made and signed by an authority in --listen-tls-dir. Changed files are
     /// read again [env: LINKSPAN_LISTEN_TLS_CERT]
@@ -352,6 +358,7 @@ impl From<Settings> for Layer {
             (Setting::RegistryCatalog, flags.registry_catalog),
             (Setting::RegistryWritable, flags.registry_writable),
             (Setting::RegistryRedirect, flags.registry_redirect),
+            (Setting::MetricsListen, flags.metrics_listen),
             (Setting::ListenTlsCert, flags.listen_tls_cert),
             (Setting::ListenTlsKey, flags.listen_tls_key),
             (Setting::ListenTlsDir, flags.listen_tls_dir),

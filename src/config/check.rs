@@ -97,12 +97,27 @@ pub(super) fn check(
             )));
         }
     }
+    let metrics_listen = settings.last(Setting::MetricsListen);
+    let metrics_listen =
+        metrics_listen.map(|given| listen::address(given, settings, Proof::CertificateOrPassword)).transpose()?;
+    if let Some(address) = &metrics_listen {
+        let doors = docker_door.iter().map(|door| &door.listen).chain(&export_listen);
+        let doors = doors.chain(registry_door.iter().map(|door| &door.listen));
+        let is_taken = doors.chain(builders.iter().map(|builder| &builder.listen)).any(|listen| listen == address);
+        if is_taken && !matches!(address, Address::Tcp { port: 0, .. }) {
+            return Err(ConfigError::Contradiction(format!(
+                "--{} is {address}, which is a door's address; metrics need an address of their own",
+                Setting::MetricsListen.name()
+            )));
+        }
+    }
     Ok(Config {
         engine,
         builders,
         docker_door,
         export_listen,
         registry_door,
+        metrics_listen,
         security,
         rules: rules::check(rules)?,
         names: Names {

@@ -77,6 +77,8 @@ pub struct Config {
     pub export_listen: Option<Address>,
     /// The registry door, if there is one.
     pub registry_door: Option<RegistryDoor>,
+    /// Where metrics are served, if they are.
+    pub metrics_listen: Option<Address>,
     /// TLS and authentication of the TCP listeners.
     pub security: ListenerSecurity,
     /// What clients may do; without any rule, all that the name policy allows.

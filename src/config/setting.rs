@@ -45,6 +45,8 @@ pub enum Setting {
     RegistryWritable,
     /// Whether the registry door sends clients to the store for blobs.
     RegistryRedirect,
+    /// Where metrics are served.
+    MetricsListen,
     /// The certificate of the TCP listeners.
     ListenTlsCert,
     /// The key of that certificate.
@@ -101,7 +103,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -123,6 +125,7 @@ impl Setting {
         Self::RegistryCatalog,
         Self::RegistryWritable,
         Self::RegistryRedirect,
+        Self::MetricsListen,
         Self::ListenTlsCert,
         Self::ListenTlsKey,
         Self::ListenTlsDir,
@@ -175,6 +178,7 @@ impl Setting {
             Self::RegistryCatalog => "registry-catalog",
             Self::RegistryWritable => "registry-writable",
             Self::RegistryRedirect => "registry-redirect",
+            Self::MetricsListen => "metrics-listen",
             Self::ListenTlsCert => "listen-tls-cert",
             Self::ListenTlsKey => "listen-tls-key",
             Self::ListenTlsDir => "listen-tls-dir",

@@ -6,9 +6,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::scope::{Scope, Times};
+use crate::activity::{Activities, Activity, Arrival};
 use crate::engine::images::Images;
 use crate::engine::ingest::IngestManager;
-use crate::engine::{EngineError, Lease};
+use crate::engine::{EngineError, Lease, OpenLeases};
 
 /// The blobs of one export.
 #[derive(Debug)]
@@ -26,13 +27,35 @@ pub(crate) struct ExportContent {
     /// Held for reading while blobs are taken out of the scope, and by a Commit that waits for the end of that.
     pub(crate) deleting: tokio::sync::RwLock<()>,
     scope: Mutex<Scope>,
+    /// The door, for whoever counts what comes.
+    door: &'static str,
+    activities: Activities,
+    leases: OpenLeases,
 }
 
 impl ExportContent {
     pub(crate) fn new(id: String, lease: Arc<dyn Lease>, images: Arc<dyn Images>) -> Self {
         let (cancel, writers) = (CancellationToken::new(), TaskTracker::new());
-        let (deleting, scope) = Default::default();
-        Self { id, lease, images, cancel, writers, deleting, scope }
+        let (deleting, scope, activities, leases) = Default::default();
+        Self { id, lease, images, cancel, writers, deleting, scope, door: "", activities, leases }
+    }
+
+    /// Tells `activities` what comes through `door`, and removes the lease from `leases` when it is released.
+    #[must_use]
+    pub(crate) fn counted(self, door: &'static str, activities: &Activities, leases: &OpenLeases) -> Self {
+        Self { door, activities: activities.clone(), leases: leases.clone(), ..self }
+    }
+
+    /// A blob has come, `bytes` of it now.
+    pub(crate) fn arrived(&self, how: Arrival, bytes: u64) {
+        self.activities.emit(Activity::Blobs { door: self.door, how, blobs: 1, bytes });
+    }
+
+    /// Releases the lease.
+    pub(crate) async fn release(&self) -> Result<(), EngineError> {
+        self.lease.release().await?;
+        self.leases.remove(&self.lease);
+        Ok(())
     }
 
     pub(crate) fn scope(&self) -> MutexGuard<'_, Scope> {

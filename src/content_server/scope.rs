@@ -37,6 +37,8 @@ pub(crate) struct Scope {
     writing: HashSet<String>,
     /// Of every ref that was begun, and is neither committed nor aborted.
     times: HashMap<String, Times>,
+    /// Blobs that clients have sent.
+    received: HashSet<Digest>,
 }
 
 impl Scope {
@@ -79,6 +81,16 @@ impl Scope {
         // To the last one: what is there already needs no room.
         let added = blobs.into_iter().map(|(digest, size)| self.add(digest, size, Labels::new()).is_ok());
         added.fold(true, |all, is_added| all & is_added)
+    }
+
+    /// A client has sent a blob.
+    pub(crate) fn receive(&mut self, digest: &Digest) {
+        self.received.insert(digest.clone());
+    }
+
+    /// Blobs that clients have sent.
+    pub(crate) fn received(&self) -> &HashSet<Digest> {
+        &self.received
     }
 
     /// Takes a blob out; whether it was there.

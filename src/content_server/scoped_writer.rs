@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use super::scope::{Labels, Times, check_labels};
 use super::write::exists;
 use super::{Export, Ingester, Writer};
+use crate::activity::Arrival;
 use crate::engine::EngineError;
 use crate::engine::ingest::{Expected, IngestManager, IngestWriter, OpenedIngest};
 use crate::export_v1::ApiError;
@@ -83,6 +84,10 @@ struct ScopedWriter<'a> {
     /// `None` once it is committed or aborted.
     writer: Option<Box<dyn IngestWriter>>,
     times: Times,
+    /// How many bytes the engine had when it was opened.
+    begun: u64,
+    /// Whether these are of an earlier write, and not of another namespace.
+    is_resumed: bool,
 }
 
 impl<'a> ScopedWriter<'a> {
@@ -105,9 +110,11 @@ impl<'a> ScopedWriter<'a> {
                 });
             }
         };
-        let times = times(export, ingests, name, writer.offset()).await?;
+        let is_resumed = export.contents().scope().times(name).is_some();
+        let begun = writer.offset();
+        let times = times(export, ingests, name, begun).await?;
         export.contents().scope().set_times(name, times);
-        Ok(Self { lock, writer: Some(writer), times })
+        Ok(Self { lock, writer: Some(writer), times, begun, is_resumed })
     }
 
     fn open_writer(&mut self) -> Result<&mut Box<dyn IngestWriter>, Status> {
@@ -172,7 +179,9 @@ impl Writer for ScopedWriter<'_> {
     }
 
     async fn restart(&mut self) -> Result<(), Status> {
-        Ok(self.open_writer()?.restart().await.map_err(ApiError::from)?)
+        self.open_writer()?.restart().await.map_err(ApiError::from)?;
+        self.begun = 0;
+        Ok(())
     }
 
     async fn write(&mut self, data: Bytes) -> Result<(), Status> {
@@ -190,6 +199,13 @@ impl Writer for ScopedWriter<'_> {
             Ok((digest, size)) => {
                 export.contents().scope().forget_times(name);
                 export.contents().scope().add(digest.clone(), size, labels)?;
+                export.contents().scope().receive(&digest);
+                if !self.is_resumed && self.begun > 0 && self.begun == size {
+                    export.contents().arrived(Arrival::Adopted, size);
+                } else {
+                    // What came in earlier writes of this ref counts with its last.
+                    export.contents().arrived(Arrival::Sent, size);
+                }
                 Ok(digest)
             }
             Err(EngineError::Present { digest }) => {

@@ -14,6 +14,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::error::DaemonError;
 use super::listen::{Listener, ListenerTls, Stream, Transport};
+use crate::activity::{Activities, Activity};
 use crate::net::{Connection, Drain, Metered};
 
 /// The pause after an accept that failed for lack of resources: the first, and the longest.
@@ -40,6 +41,7 @@ pub(super) struct Listeners {
     drain: CancellationToken,
     /// Cancelled at the end of a drain: every connection is dropped.
     cut: CancellationToken,
+    activities: Activities,
 }
 
 /// One permit for each connection that may be open. Connections over TCP take a quarter of them at most, and those with TLS
@@ -140,8 +142,10 @@ impl Drop for OpenConnection {
 
 impl Listeners {
     /// No doors yet. At most `connections` are served at once; others wait in the sockets' queues.
-    pub(super) fn new(connections: usize) -> Self {
+    /// Tells `activities` of them.
+    pub(super) fn new(connections: usize, activities: Activities) -> Self {
         Self {
+            activities,
             doors: TaskTracker::new(),
             connections: TaskTracker::new(),
             open: OpenConnections::default(),
@@ -159,6 +163,7 @@ impl Listeners {
     {
         let accept = AcceptLoop {
             door,
+            activities: self.activities.clone(),
             connections: self.connections.clone(),
             open: self.open.clone(),
             permits: self.permits.clone(),
@@ -229,6 +234,7 @@ impl Listeners {
 /// The accept loop of one door.
 struct AcceptLoop<S> {
     door: &'static str,
+    activities: Activities,
     connections: TaskTracker,
     open: OpenConnections,
     permits: Permits,
@@ -237,6 +243,25 @@ struct AcceptLoop<S> {
     transport: Transport,
     tls: Option<ListenerTls>,
     serve: Arc<S>,
+}
+
+/// A client's connection, counted until this is dropped.
+struct CountedClient {
+    door: &'static str,
+    activities: Activities,
+}
+
+impl CountedClient {
+    fn new(door: &'static str, activities: &Activities) -> Self {
+        activities.emit(Activity::Connected { door });
+        Self { door, activities: activities.clone() }
+    }
+}
+
+impl Drop for CountedClient {
+    fn drop(&mut self) {
+        self.activities.emit(Activity::Disconnected { door: self.door });
+    }
 }
 
 impl<S, F> AcceptLoop<S>
@@ -295,6 +320,7 @@ where
     fn serve(&self, connection: Connection<Stream>, permit: Option<Permit>) {
         let drain = Drain::from(self.drain.clone());
         let (cut, entry) = (self.cut.clone(), self.open.enter(self.door, drain.clone()));
+        let counted = CountedClient::new(self.door, &self.activities);
         let (listener, tls, serve) = (self.door, self.tls.clone(), Arc::clone(&self.serve));
         let served = async move {
             let address = connection.peer.to_string();
@@ -313,7 +339,7 @@ where
                 () = cut.cancelled() => {}
                 () = served => {}
             }
-            drop((entry, permit));
+            drop((entry, permit, counted));
         });
     }
 }

@@ -120,7 +120,7 @@ impl ListenError {
             )),
             Self::System { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Some(
                 "run it as root, or choose addresses in a folder of yours with --docker-listen, --buildkit-listen, \
-                 --export-listen or --registry-listen"
+                 --export-listen, --registry-listen or --metrics-listen"
                     .to_owned(),
             ),
             _ => None,

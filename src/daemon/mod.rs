@@ -30,10 +30,11 @@ use crate::engine::select::{DockerAddress, Selected};
 use crate::engine::{Engine, EngineError, EngineKind, Identity};
 use crate::export::Exports;
 use crate::http2::ConnectionPool;
-use crate::net::{Address, Principal, ServerTls, ServerTlsError, TlsRules, Upstream, UpstreamError};
+use crate::metrics::{Metrics, MetricsServer};
+use crate::net::{Address, ENGINES, Principal, ServerTls, ServerTlsError, TlsRules, Upstream, UpstreamError};
 use crate::output::folder::Folders;
 use crate::passwords::Passwords;
-use crate::telemetry::announce;
+use crate::telemetry::{RunningTraces, Traces, announce};
 
 use accept::Listeners;
 use listen::{Listener, ListenerTls};
@@ -71,10 +72,24 @@ const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// When the daemon cannot start, or when connections were dropped at the deadline of the drain.
-pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
+/// `traces` are sent until the end, if there is a collector.
+pub(crate) async fn run(
+    config: Config,
+    inherited: Inherited,
+    traces: Result<Option<Traces>, String>,
+) -> Result<(), DaemonError> {
+    let (traces, dropped) = start_traces(traces);
+    let outcome = serve(&config, inherited, dropped).await;
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
+    outcome
+}
+
+async fn serve(config: &Config, inherited: Inherited, dropped: DroppedSpans) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let RunningDaemon { listeners, docker_door, registry_door, exports, caches, clean_up: _clean_up } = tokio::select! {
-        opened = open(&config, inherited) => opened?,
+        opened = open(config, inherited, dropped) => opened?,
         // No client was accepted yet, and dropping the future closes the sockets that are already bound.
         signal = signals.next() => {
             info!(signal, "ended before it was ready");
@@ -113,6 +128,40 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
     outcome
 }
 
+/// Says how many spans were not sent.
+type DroppedSpans = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Begins to send traces, if there is a collector.
+fn start_traces(traces: Result<Option<Traces>, String>) -> (Option<RunningTraces>, DroppedSpans) {
+    let none = || 0_u64;
+    let (traces, dropped): (_, DroppedSpans) = match traces {
+        Ok(None) => return (None, Arc::new(none)),
+        Ok(Some(traces)) => {
+            let dropped = traces.dropped();
+            (traces.start(), dropped)
+        }
+        Err(error) => (Err(error), Arc::new(none)),
+    };
+    match traces {
+        Ok((traces, endpoint)) => {
+            announce(&format!("traces go to {}", shown(&endpoint)));
+            (Some(traces), dropped)
+        }
+        Err(error) => {
+            warn!(error, "no traces are sent: the OTEL_* variables cannot be followed");
+            (None, dropped)
+        }
+    }
+}
+
+/// An endpoint without what may be a password in it.
+fn shown(endpoint: &str) -> String {
+    match endpoint.split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host)),
+        None => endpoint.to_owned(),
+    }
+}
+
 /// What a running daemon consists of.
 struct RunningDaemon {
     listeners: Listeners,
@@ -125,7 +174,7 @@ struct RunningDaemon {
 }
 
 /// Opens all doors of `config`, or none.
-async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon, DaemonError> {
+async fn open(config: &Config, mut inherited: Inherited, dropped: DroppedSpans) -> Result<RunningDaemon, DaemonError> {
     let other_doors = config.docker_door.is_some() || config.export_listen.is_some() || config.registry_door.is_some();
     if config.builders.is_empty() && !other_doors {
         return Err(ConfigError::NoBuilder.into());
@@ -184,6 +233,15 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
         }
         None => None,
     };
+    let metrics_listener = match &config.metrics_listen {
+        Some(address) => {
+            doors.push(address);
+            let tls = tls_of(address, "http/1.1", !with_passwords);
+            let opened = Listener::open(address, config.gid, tls, &mut inherited).await;
+            Some(opened.map_err(at(Setting::MetricsListen))?)
+        }
+        None => None,
+    };
     let unneeded = match docker {
         Some(_) => None,
         None => unneeded(engine.identity(), &mut inherited)?,
@@ -199,8 +257,10 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
     announce(&format!("engine {}: {reason}", engine.identity()));
     left_out(config, engine.identity().kind).iter().for_each(|line| announce(line));
     tls.iter().flat_map(|tls| tls.describe()).for_each(|line| announce(&line));
-    let exports = Arc::new(Exports::with_policy(engine, policy::of(config)));
-    let listeners = Listeners::new(capacity());
+    let counting = metrics_listener.as_ref().map(|_| Metrics::counting(engine.identity().kind.name()));
+    let activities = counting.as_ref().map(|(_, activities)| activities.clone()).unwrap_or_default();
+    let exports = Arc::new(Exports::observed(engine, policy::of(config), activities.clone()));
+    let listeners = Listeners::new(capacity(), activities);
     if let Some(listener) = unneeded {
         // Clients would wait forever otherwise, because the service manager keeps the socket open.
         listeners.open("docker", listener, |stream, _drain| async move { drop(stream) });
@@ -245,6 +305,12 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon
                 }
             }
         });
+    }
+    if let (Some(listener), Some((families, _))) = (metrics_listener, counting) {
+        let metrics = Metrics::new(families, exports.live().clone(), exports.leases().clone(), dropped);
+        let server = Arc::new(MetricsServer::new(metrics, passwords.clone()));
+        announce(&format!("metrics listening on {}", listener.address()));
+        listeners.open("metrics", listener, move |stream, drain| Arc::clone(&server).serve(stream, drain));
     }
     let mut registry_door = None;
     if let (Some(listener), Some(settings)) = (registry_listener, &config.registry_door) {
@@ -313,6 +379,7 @@ fn left_out(config: &Config, engine: EngineKind) -> Option<String> {
 /// The TLS of listeners, if one of them has TLS.
 fn server_tls(config: &Config) -> Result<Option<Arc<ServerTls>>, ServerTlsError> {
     let doors = config.registry_door.iter().map(|door| &door.listen).chain(&config.export_listen);
+    let doors = doors.chain(&config.metrics_listen);
     let mut doors = doors.chain(config.builders.iter().map(|builder| &builder.listen));
     let is_needed = doors.any(|address| config.security.has_tls(address));
     is_needed.then(|| ServerTls::open(config.security.tls.clone()).map(Arc::new)).transpose()
@@ -384,7 +451,7 @@ fn docker_upstream(engine: &Identity, docker: &DockerAddress, listen: &Address) 
     }
     let far = || DaemonError::DockerOverSsh { listen: listen.clone(), docker: engine.address.clone() };
     let address = docker.direct().ok_or_else(far)?;
-    Ok(Upstream::docker(address, docker.tls())?)
+    Ok(Upstream::docker(address, docker.tls())?.counted(&ENGINES))
 }
 
 fn pools(builders: &[Builder]) -> Result<Vec<Arc<ConnectionPool>>, UpstreamError> {

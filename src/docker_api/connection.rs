@@ -16,7 +16,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::early_response::EarlyResponseStream;
 use super::{Api, ApiError};
-use crate::net::{Stream, StreamFailure};
+use crate::net::{ENGINES, Stream, StreamFailure};
+use crate::trace_context;
 
 /// The time limit for connecting to a socket of this machine, or for starting a connection to another one.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -51,6 +52,7 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut request = request.map(boxed);
+        trace_context::inject(request.headers_mut());
         if let Some(pool) = &self.pool {
             while let Some(mut connection) = pool.take().await {
                 match connection.sender.try_send_request(request).await {
@@ -104,7 +106,7 @@ impl Api {
 
     async fn dial(&self) -> Result<(Box<dyn Stream>, StreamFailure), ApiError> {
         match timeout(CONNECT.max(self.limit(Duration::ZERO)), self.dial.dial_with_failure()).await {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok((stream, failure))) => Ok((Box::new(ENGINES.count(stream)), failure)),
             Ok(Err(error)) if is_forbidden(&*error) => Err(ApiError::Permission { address: self.address.clone() }),
             Ok(Err(error)) => Err(self.unreachable(&*error)),
             Err(_) => Err(self.unreachable(&io::Error::from(io::ErrorKind::TimedOut))),

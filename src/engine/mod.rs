@@ -43,7 +43,8 @@ mod lease;
 mod local;
 #[cfg(feature = "object")]
 mod object;
-pub(crate) mod process;
+pub(crate) mod open_leases;
+mod process;
 mod release;
 pub mod remote;
 mod repository;
@@ -82,6 +83,7 @@ pub(crate) use local::{NewLayout, cache_tags, cache_versions, new_cache_index};
 pub use object::{BucketAddress, BucketAddressError, ObjectVariables};
 #[cfg(feature = "object")]
 pub(crate) use object::{failure as object_store_failure, open_store as open_object_store};
+pub use open_leases::OpenLeases;
 pub(crate) use release::release;
 pub use stored::{StoredBlob, StoredBlobs};
 pub use transaction::{BlobWriter, ImageTransaction, Opened, Plan, Precondition, PreparedImage};

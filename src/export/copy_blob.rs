@@ -24,6 +24,7 @@ pub(super) async fn copy_blob(
     events: &Events,
 ) -> Result<(), ExportError> {
     let mut current = writer.offset();
+    events.emit(Event::Sending { digest: blob.digest.clone(), offset: current });
     let mut chunks = match opened.filter(|_| current == 0) {
         Some(chunks) => chunks?,
         None => flight.listen(source.open(blob, current), |_| 0).await?,

@@ -70,6 +70,18 @@ impl ExportError {
         }
     }
 
+    /// The kind of the reason: one of few words, for whoever counts them.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Graph(_) => "image",
+            Self::Source(_) => "source",
+            Self::Engine(error) => error.kind(),
+            Self::NameDenied { .. } | Self::NameTaken { .. } | Self::NameDigest { .. } => "policy",
+            Self::Cancelled => "cancelled",
+            Self::Broken(_) => "internal",
+        }
+    }
+
     /// The blob that the source was expected to hold and does not, if that is the reason.
     pub fn absent(&self) -> Option<&Digest> {
         match self {

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use crate::activity::{Activity, Arrival};
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
 use crate::engine::{BlobWriter, EngineError, Lease};
 use crate::image::Descriptor;
@@ -41,6 +42,8 @@ impl Exports {
             }
         };
         events.emit(Event::Stored { digest: blob.digest.clone() });
+        let how = if sent { Arrival::Sent } else { Arrival::Present };
+        self.activities().emit(Activity::Blobs { door: "cache", how, blobs: 1, bytes: blob.size });
         Ok(sent)
     }
 }

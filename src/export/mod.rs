@@ -32,6 +32,7 @@ mod counted;
 mod error;
 mod fetch;
 mod id;
+mod leases;
 mod live;
 mod pinned_blobs;
 mod policy;
@@ -44,6 +45,7 @@ mod run;
 mod shared;
 mod single_flight;
 mod state_machine;
+mod tally;
 mod transaction;
 mod transfer;
 

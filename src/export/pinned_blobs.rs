@@ -76,7 +76,7 @@ async fn pinned(
     origin: &Origin,
     pins: &[Pin],
 ) -> Result<(Arc<dyn Lease>, Vec<Option<u64>>), EngineError> {
-    let lease = exports.engine().lease(origin, Lifetime::Process).await?;
+    let lease = exports.lease(origin, Lifetime::Process).await?;
     match lease.pin(pins).await {
         Ok(sizes) => Ok((lease, sizes)),
         Err(error) => {

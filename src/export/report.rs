@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ExportError;
 use super::request::{Outcome, Request};
+use crate::activity::{Activities, Activity, EndedExport, ExportEnd};
 
 /// What is known when an export begins.
 #[derive(Debug)]
@@ -19,10 +20,11 @@ pub(super) struct Report {
     begun: Instant,
     /// Bytes that the engine held; [`u64::MAX`] as long as that is not known.
     spared: Arc<AtomicU64>,
+    ending: Ending,
 }
 
 impl Report {
-    pub(super) fn of(request: &Request, spared: Arc<AtomicU64>) -> Self {
+    pub(super) fn of(request: &Request, spared: Arc<AtomicU64>, ending: Ending) -> Self {
         spared.store(u64::MAX, Ordering::Relaxed);
         let origin = request.origin.clone();
         let names: Vec<_> = request.names.iter().map(ToString::to_string).collect();
@@ -36,15 +38,21 @@ impl Report {
             names,
             begun: Instant::now(),
             spared,
+            ending,
         }
     }
 
     /// Records how it ended; hands that on.
     pub(super) fn end(self, result: Result<Outcome, ExportError>) -> Result<Outcome, ExportError> {
-        let Self { door, builder, principal, export, root, names, begun, spared } = self;
+        let Self { door, builder, principal, export, root, names, begun, spared, mut ending } = self;
+        let engine = ending.ended.engine;
+        ending.ended.after = begun.elapsed();
+
         let seconds = begun.elapsed().as_millis() as f64 / 1e3;
         // An image that is there as a whole is not looked into.
         let spared_bytes = Some(spared.load(Ordering::Relaxed)).filter(|bytes| *bytes != u64::MAX);
+        ending.ended.end = end_of(&result, spared_bytes.is_some());
+        drop(ending);
         match &result {
             Ok(Outcome { sent_blobs, sent_bytes, present_blobs }) => tracing::info!(
                 door,
@@ -58,12 +66,43 @@ impl Report {
                 spared_bytes,
                 seconds,
                 principal,
+                engine,
                 "exported"
             ),
             Err(error) => {
-                tracing::info!(door, builder, export, root, names, seconds, principal, %error, "not exported")
+                tracing::info!(door, builder, export, root, names, seconds, principal, engine, %error, "not exported")
             }
         }
         result
+    }
+}
+
+/// Tells that an export has ended, when this is dropped: a defect, unless it was told how.
+#[derive(Debug)]
+pub(super) struct Ending {
+    activities: Activities,
+    ended: EndedExport,
+}
+
+impl Ending {
+    pub(super) fn new(door: &'static str, engine: &'static str, activities: Activities) -> Self {
+        let end = ExportEnd::Failed("internal");
+        Self { activities, ended: EndedExport { door, engine, end, after: Duration::ZERO } }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.activities.emit(Activity::Ended(self.ended.clone()));
+    }
+}
+
+/// How an export ended whose image was looked into, or was there as a whole.
+fn end_of(result: &Result<Outcome, ExportError>, is_planned: bool) -> ExportEnd {
+    match result {
+        Ok(_) if is_planned => ExportEnd::Exported,
+        Ok(_) => ExportEnd::Unchanged,
+        Err(ExportError::Cancelled) => ExportEnd::Cancelled,
+        Err(error) => ExportEnd::Failed(error.kind()),
     }
 }

@@ -1,7 +1,9 @@
 //! What is exported, and what came of it.
 
+use std::collections::HashSet;
+
 use crate::engine::{Origin, Precondition, UnpackFor};
-use crate::image::{Descriptor, Reference};
+use crate::image::{Descriptor, Digest, Reference};
 
 /// What to export.
 #[derive(Debug, Clone)]
@@ -14,6 +16,8 @@ pub struct Request {
     pub preconditions: Vec<Precondition>,
     /// Whether the image is unpacked before it becomes visible, where the engine leaves the choice.
     pub unpack: UnpackFor,
+    /// Blobs that the client sent under the lease before, and that were counted then.
+    pub received: HashSet<Digest>,
     /// Who exports.
     pub origin: Origin,
 }
@@ -21,7 +25,8 @@ pub struct Request {
 impl Request {
     /// An image that becomes visible under `names` when it is unpacked, whatever they were before.
     pub fn new(root: Descriptor, names: Vec<Reference>, origin: Origin) -> Self {
-        Self { root, names, preconditions: Vec::new(), unpack: UnpackFor::Commit, origin }
+        let (preconditions, received) = Default::default();
+        Self { root, names, preconditions, unpack: UnpackFor::Commit, received, origin }
     }
 }
 

@@ -7,22 +7,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span};
 
-use crate::engine::{Engine, EngineError, EngineKind, Lease, Origin};
+use crate::activity::Activities;
+use crate::engine::{Engine, EngineError, EngineKind, Lease, OpenLeases, Origin};
 use crate::image::{Digest, Graph, Limits, Reference};
 use crate::net::Principal;
 use crate::progress::Events;
 use crate::source::Source;
+use crate::trace_context;
 
 use super::ExportError;
 use super::counted::{Counted, UNPACKING};
 use super::live::LiveExports;
 use super::policy::NamePolicy;
-use super::report::Report;
+use super::report::{Ending, Report};
 use super::request::{Outcome, Request};
 use super::rights::Rights;
 use super::shared::Shared;
 use super::single_flight::SingleFlight;
 use super::state_machine::StateMachine;
+use super::tally::Tally;
 use super::transaction::Transaction;
 
 /// The exports into one engine.
@@ -39,12 +42,19 @@ impl Exports {
 
     /// The same for names that `policy` allows.
     pub fn with_policy(engine: Arc<dyn Engine>, policy: NamePolicy) -> Self {
+        Self::observed(engine, policy, Activities::default())
+    }
+
+    /// The same, told to `activities`.
+    pub fn observed(engine: Arc<dyn Engine>, policy: NamePolicy, activities: Activities) -> Self {
         let shared = Shared {
             engine,
             flights: SingleFlight::default(),
             limits: Limits::default(),
             policy,
             live: LiveExports::default(),
+            leases: OpenLeases::default(),
+            activities,
             tasks: TaskTracker::new(),
             keeping: AtomicBool::default(),
             completed: AtomicUsize::default(),
@@ -62,6 +72,8 @@ impl Exports {
             limits: self.shared.limits,
             policy: self.shared.policy.clone(),
             live: self.shared.live.clone(),
+            leases: self.shared.leases.clone(),
+            activities: self.shared.activities.clone(),
             tasks: self.shared.tasks.clone(),
             keeping: AtomicBool::default(),
             completed: AtomicUsize::default(),
@@ -107,6 +119,16 @@ impl Exports {
     /// Those that are under way, and whatever else is added to them.
     pub fn live(&self) -> &LiveExports {
         &self.shared.live
+    }
+
+    /// The leases that this process holds.
+    pub fn leases(&self) -> &OpenLeases {
+        &self.shared.leases
+    }
+
+    /// Whoever counts what happens.
+    pub fn activities(&self) -> &Activities {
+        &self.shared.activities
     }
 
     /// Refuses what policy does not let `principal` make of `name`, for those who set names by other ways: another image
@@ -180,19 +202,29 @@ impl Exports {
         F: Future<Output = Result<Outcome, ExportError>> + Send + 'static,
     {
         let _cancel_when_dropped = cancel.clone().drop_guard();
-        let report = Report::of(&transaction.request, transaction.spared.clone());
-        let Origin { export, door, principal, .. } = &transaction.request.origin;
-        let span = tracing::info_span!("export", id = export, door, %principal);
+        let Origin { export, door, principal, .. } = transaction.request.origin.clone();
+        let engine = self.engine().identity().kind.name();
+        let ending = Ending::new(door, engine, self.activities().clone());
+        let report = Report::of(&transaction.request, transaction.spared.clone(), ending);
+        let span = tracing::info_span!("export", id = export, door, engine, %principal);
+        let spared = transaction.spared.clone();
         let work = work(transaction, cancel);
         // The report has what the span has: it is logged in the span around it.
-        let work = work.instrument(span);
+        let work = work.instrument(span.clone());
         let shared = self.shared.clone();
         let work = async move {
-            let outcome = report.end(work.await);
-            if outcome.is_ok() {
-                shared.completed.fetch_add(1, Ordering::AcqRel);
+            let result = report.end(work.await);
+            match &result {
+                Ok(outcome) => {
+                    shared.completed.fetch_add(1, Ordering::AcqRel);
+                    trace_context::bytes(&span, "sent_bytes", outcome.sent_bytes);
+                    if let Some(bytes) = Some(spared.load(Ordering::Relaxed)).filter(|bytes| *bytes != u64::MAX) {
+                        trace_context::bytes(&span, "spared_bytes", bytes);
+                    }
+                }
+                Err(error) => trace_context::fail(&span, error),
             }
-            outcome
+            result
         };
         let task = self.shared.tasks.spawn(work.instrument(Span::current()));
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
@@ -204,20 +236,26 @@ impl Exports {
         let (asked, counting) = (counted.clone(), counted.clone());
         listed.ask(move || Some(asked.progress()));
         let (live, id) = (self.shared.live.clone(), request.origin.export.clone());
+        let activities = self.activities().clone();
+        let received = request.received.clone();
+        let tally = Arc::new(Tally::new(request.origin.door, activities.clone(), received));
+        let tallying = tally.clone();
         let events = events.and(move |event| {
+            tallying.note(event);
             if counting.count(event) {
                 live.enter(&id, UNPACKING);
             }
         });
         Transaction {
             shared: self.shared.clone(),
-            machine: StateMachine::new(listed, events.clone()),
+            machine: StateMachine::new(listed, events.clone(), activities),
             request,
             source,
             part: None,
             events,
             spared: Arc::default(),
             counted,
+            tally,
         }
     }
 

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{self, Engine, EngineError, Lease};
+use crate::activity::Activities;
+use crate::engine::{self, Engine, EngineError, Lease, OpenLeases};
 use crate::image::Limits;
 use crate::net::Principal;
 
@@ -23,6 +24,9 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) policy: NamePolicy,
     pub(super) live: LiveExports,
+    pub(super) leases: OpenLeases,
+    /// Whoever counts what happens.
+    pub(super) activities: Activities,
     pub(super) tasks: TaskTracker,
     /// Whether what a cancelled export has sent is kept for the next one.
     pub(super) keeping: AtomicBool,
@@ -39,9 +43,14 @@ impl Shared {
 
     /// Releases `lease` in the background.
     pub(super) fn release(&self, lease: Arc<dyn Lease>) {
+        let leases = self.leases.clone();
         self.release_by(move || {
-            let lease = lease.clone();
-            async move { lease.release().await }
+            let (lease, leases) = (lease.clone(), leases.clone());
+            async move {
+                lease.release().await?;
+                leases.remove(&lease);
+                Ok(())
+            }
         });
     }
 

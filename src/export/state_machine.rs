@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::live::Listed;
+use crate::activity::{Activities, Activity};
 use crate::progress::{Event, Events, State};
 
 /// The state of one export. Steps are only possible in the order of the transaction.
@@ -12,11 +13,12 @@ pub(super) struct StateMachine {
     state: Option<State>,
     entered: Instant,
     events: Events,
+    activities: Activities,
 }
 
 impl StateMachine {
-    pub(super) fn new(listed: Listed, events: Events) -> Self {
-        Self { listed, state: None, entered: Instant::now(), events }
+    pub(super) fn new(listed: Listed, events: Events, activities: Activities) -> Self {
+        Self { listed, state: None, entered: Instant::now(), events, activities }
     }
 
     /// Enters `next` and emits it as an event.
@@ -24,7 +26,9 @@ impl StateMachine {
         debug_assert!(follows(self.state, next), "{:?} -> {next:?}", self.state);
         tracing::debug!(export = self.listed.id(), from = ?self.state, to = ?next, after = ?self.entered.elapsed());
         self.listed.enter(next.name());
-        self.state = Some(next);
+        if let Some(state) = self.state.replace(next) {
+            self.activities.emit(Activity::StateLeft { state, after: self.entered.elapsed() });
+        }
         self.entered = Instant::now();
         self.events.emit(Event::State(next));
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, debug_span};
 
 use crate::engine::{EngineError, ImageTransaction, Lease, Lifetime, Precondition, PreparedImage, TransactionOptions};
 use crate::image::{Graph, Reference, Walk};
@@ -19,6 +20,7 @@ use super::request::{Outcome, Request};
 use super::rights::Rights;
 use super::shared::Shared;
 use super::state_machine::StateMachine;
+use super::tally::Tally;
 use super::transfer::transfer;
 
 /// How often an export is planned at most: an engine that cannot pin what it has may lose some of it again and again.
@@ -42,6 +44,8 @@ pub(super) struct Transaction {
     pub(super) spared: Arc<AtomicU64>,
     /// How far it is.
     pub(super) counted: Arc<Counted>,
+    /// Counts its blobs.
+    pub(super) tally: Arc<Tally>,
 }
 
 impl Transaction {
@@ -52,8 +56,10 @@ impl Transaction {
         }
         // Not cut short: a lease that was created must come into our hands, so that it can be released.
         let leasing = self.shared.engine.lease(&self.request.origin, Lifetime::Process);
+        let leasing = leasing.instrument(debug_span!("lease"));
         let (lease, graph) = tokio::join!(leasing, until(&cancel, self.walk()));
         let lease = lease?;
+        self.shared.leases.add(&lease);
         self.machine.enter(State::Open);
         let result = match graph {
             Ok(graph) => self.export(&lease, Arc::new(graph), &cancel).await,
@@ -113,6 +119,7 @@ impl Transaction {
         let Some(present_blobs) = until(cancel, self.shared.engine.already_complete(root, names)).await? else {
             return Ok(None);
         };
+        self.tally.unchanged(present_blobs);
         self.machine.enter(State::Committed);
         Ok(Some(Outcome { present_blobs, ..Outcome::default() }))
     }
@@ -147,7 +154,10 @@ impl Transaction {
             names: self.request.names.clone(),
             events: self.events.clone(),
         };
+        // Not entered: what is begun here, such as unpacking, goes on after it.
+        let planning = debug_span!("plan");
         let image = until(cancel, lease.clone().begin(graph.clone(), options)).await?;
+        drop(planning);
         let result = self.store(&*image, cancel).await;
         if result.is_err() {
             image.cancel().await;
@@ -166,7 +176,7 @@ impl Transaction {
         let free = |name: &Reference| Precondition { name: name.clone(), expected: expected.clone() };
         let policy = self.policy();
         preconditions.extend(self.request.names.iter().filter(|name| !policy.may_move(name)).map(free));
-        let committing = prepared.commit(&self.request.names, &preconditions);
+        let committing = prepared.commit(&self.request.names, &preconditions).instrument(debug_span!("commit"));
         finish_commit(cancel, committing).await?.map_err(|error| match error {
             EngineError::NameMoved { name, current: Some(current) }
                 if name.parse().is_ok_and(|name: Reference| !policy.may_move(&name)) =>
@@ -188,6 +198,7 @@ impl Transaction {
         self.machine.enter(State::Planned);
         let present = plan.present.len();
         self.counted.plan(plan);
+        self.tally.plan(plan);
         self.spared.store(plan.present.iter().map(|blob| blob.size).sum(), Ordering::Relaxed);
         let (missing, stored) = (plan.missing.clone(), plan.stored.clone());
         self.events.emit(Event::Planned { present, missing, stored });
@@ -201,7 +212,7 @@ impl Transaction {
                 return Err(EngineError::Missing { digests }.into());
             }
         };
-        let prepared = image.prepare().await?;
+        let prepared = image.prepare().instrument(debug_span!("prepare")).await?;
         self.machine.enter(State::Ready);
         let outcome = Outcome {
             sent_blobs: blobs + plan.stored.len(),

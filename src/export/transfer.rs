@@ -1,6 +1,7 @@
 //! Moves what a plan found missing, several blobs at a time.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tracing::{Instrument as _, debug_span};
 
 use crate::engine::{ImageTransaction, InFlight, Opened, PARALLEL};
 use crate::image::Descriptor;
@@ -17,16 +18,20 @@ const SMALL: u64 = 1 << 20;
 
 /// Sends `missing` and returns how many blobs and bytes went. Blobs that another export of this process, or
 /// another client of the engine, brought in meanwhile are not sent.
-pub(super) async fn transfer(
+pub(super) async fn transfer<'a>(
     source: &dyn Source,
     image: &dyn ImageTransaction,
-    missing: &[Descriptor],
+    missing: &'a [Descriptor],
     flights: &SingleFlight,
     events: &Events,
 ) -> Result<(usize, u64), ExportError> {
     let in_flight = &InFlight::new();
     // Collected first: a lazy iterator held across an await defeats the compiler's check that this is `Send`.
-    let sending: Vec<_> = missing.iter().map(|blob| send(source, image, blob, flights, in_flight, events)).collect();
+    let send = |blob: &'a Descriptor| {
+        let span = debug_span!("blob", digest = %blob.digest, bytes = blob.size as i64);
+        send(source, image, blob, flights, in_flight, events).instrument(span)
+    };
+    let sending: Vec<_> = missing.iter().map(send).collect();
     stream::iter(sending)
         .buffer_unordered(PARALLEL)
         .try_fold((0, 0), |(blobs, bytes), sent| async move {

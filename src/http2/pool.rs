@@ -20,7 +20,8 @@ use tonic::Status;
 use super::body::BodyError;
 use super::connection::{ProxyError, UpstreamConnection, Windows};
 use super::health;
-use crate::net::{Dial, Stream};
+use crate::net::{BUILDERS, CountedDial, Dial, Stream};
+use crate::trace_context;
 
 /// Whether clients share a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,7 @@ impl ConnectionPool {
     /// The connections that `dial` opens. Connects when first needed, and again after the upstream was restarted.
     pub fn new(dial: Box<dyn Dial>, sharing: ConnectionSharing) -> Arc<Self> {
         let (shared, users) = (Mutex::default(), watch::Sender::new(0));
+        let dial = Box::new(CountedDial::new(dial, &BUILDERS));
         Arc::new(Self { dial, sharing, shared, users })
     }
 
@@ -172,6 +174,7 @@ impl ConnectionPool {
     /// # Errors
     /// When it does not speak HTTP/2.
     pub async fn adopt(self: &Arc<Self>, stream: Box<dyn Stream>) -> Result<PooledConnection, ProxyError> {
+        let stream = Box::new(BUILDERS.count(stream));
         let connection = UpstreamConnection::over(self.dial.name(), stream, self.windows()).await?;
         Ok(self.keep(&mut *self.shared.lock().await, connection))
     }
@@ -271,7 +274,8 @@ impl tower::Service<Request<tonic::body::Body>> for Calls {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<tonic::body::Body>) -> Self::Future {
+        trace_context::inject(request.headers_mut());
         let pool = Arc::clone(&self.0);
         Box::pin(async move {
             let held = pool.usable().await.map_err(|error| error.status())?;

@@ -13,6 +13,7 @@
 mod address;
 mod command;
 mod connection;
+mod counted;
 mod dial;
 mod drain;
 mod linked_close;
@@ -28,6 +29,7 @@ mod verification;
 pub use address::{Address, AddressError};
 pub use command::CommandStream;
 pub use connection::Connection;
+pub use counted::{BUILDERS, ConnectionCount, Counted, CountedDial, ENGINES, OpenConnection};
 pub use dial::{Dial, DialError};
 pub use drain::{Call, Drain, IDLE, KindGuard, Metered};
 pub use linked_close::CloseWith;

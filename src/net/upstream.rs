@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::counted::ConnectionCount;
 use super::tls_alert::TlsAlertStream;
 use super::verification::Unverified;
 use super::{Address, pem};
@@ -73,6 +74,7 @@ pub struct Tls {
 pub struct Upstream {
     address: Address,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    count: Option<&'static ConnectionCount>,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -124,12 +126,12 @@ impl Upstream {
     /// When a TLS file cannot be used, or TLS is asked for on a unix socket.
     pub fn new(address: Address, tls: Option<&Tls>) -> Result<Self, UpstreamError> {
         let tls = tls.map(|tls| connector(&address, tls, HTTP2)).transpose()?;
-        Ok(Self { address, tls })
+        Ok(Self { address, tls, count: None })
     }
 
     /// An upstream without TLS.
     pub(crate) fn plain(address: Address) -> Self {
-        Self { address, tls: None }
+        Self { address, tls: None, count: None }
     }
 
     /// Like [`Upstream::new`], for a docker engine, whose TLS listeners speak HTTP/1.1 only (go-connections
@@ -139,7 +141,13 @@ impl Upstream {
     /// When a TLS file cannot be used, or TLS is asked for on a unix socket.
     pub fn docker(address: Address, tls: Option<&Tls>) -> Result<Self, UpstreamError> {
         let tls = tls.map(|tls| connector(&address, tls, HTTP1)).transpose()?;
-        Ok(Self { address, tls })
+        Ok(Self { address, tls, count: None })
+    }
+
+    /// The same, with its connections counted in `count`.
+    #[must_use]
+    pub fn counted(self, count: &'static ConnectionCount) -> Self {
+        Self { count: Some(count), ..self }
     }
 
     /// The address.
@@ -153,10 +161,14 @@ impl Upstream {
     /// When the upstream does not accept the connection or TLS fails, with the system's reason.
     pub async fn connect(&self) -> Result<Box<dyn Stream>, UpstreamError> {
         let timeout = || io::Error::new(io::ErrorKind::TimedOut, "no response within 10 seconds");
-        tokio::time::timeout(CONNECT_TIMEOUT, self.dial())
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.dial())
             .await
             .unwrap_or_else(|_| Err(timeout()))
-            .map_err(|source| UpstreamError::Connect { address: self.address.clone(), source })
+            .map_err(|source| UpstreamError::Connect { address: self.address.clone(), source })?;
+        Ok(match self.count {
+            Some(count) => Box::new(count.count(stream)),
+            None => stream,
+        })
     }
 
     /// The process that listens at a unix socket, as the kernel knows it (unix(7), `SO_PEERCRED`); `None` if this process

@@ -29,6 +29,7 @@ mod inputs;
 mod interrupts;
 mod lazy;
 mod names;
+mod observed;
 mod output_store;
 mod outputs;
 mod partial_failures;

@@ -108,6 +108,18 @@ impl Linkspan {
         linkspan
     }
 
+    /// The same without waiting for its doors: where log lines are JSON, they have another form.
+    #[track_caller]
+    pub(crate) fn spawned(
+        stack: &Stack,
+        args: &[impl AsRef<OsStr>],
+        builders: &[&str],
+        doors: Vec<PathBuf>,
+        variables: &[(String, String)],
+    ) -> Self {
+        Self::spawn(stack, args, builders, doors, variables)
+    }
+
     #[track_caller]
     fn spawn(
         stack: &Stack,

@@ -106,6 +106,7 @@ fn every_setting_can_be_given_by_variable() {
             builders: vec![builder],
             export_listen: Some("unix:///e.sock".parse().unwrap()),
             registry_door: None,
+            metrics_listen: None,
             security: ListenerSecurity {
                 tls: ServerTlsSettings {
                     certificate: ServerCertificate::Files { cert: "l.pem".into(), key: "l.key".into() },

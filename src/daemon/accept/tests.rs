@@ -41,7 +41,7 @@ async fn greeted(path: &Path) -> UnixStream {
 async fn a_drain_ends_when_the_last_client_leaves() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, path) = listener(&folder).await;
-    let listeners = Listeners::new(8);
+    let listeners = Listeners::new(8, Activities::default());
     let (drained, mut drains) = mpsc::unbounded_channel();
     listeners.open("test", listener, move |stream, drain: Drain| {
         let drained = drained.clone();
@@ -68,7 +68,7 @@ async fn a_drain_ends_when_the_last_client_leaves() {
 async fn a_drain_ends_at_its_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, path) = listener(&folder).await;
-    let listeners = Listeners::new(8);
+    let listeners = Listeners::new(8, Activities::default());
     listeners.open("test", listener, |stream, _| echo(stream));
     let mut client = greeted(&path).await;
     let error = listeners.close(Duration::from_secs(30), future::pending()).await.unwrap_err();
@@ -80,7 +80,7 @@ async fn a_drain_ends_at_its_deadline() {
 async fn a_second_signal_ends_a_drain() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, path) = listener(&folder).await;
-    let listeners = Listeners::new(8);
+    let listeners = Listeners::new(8, Activities::default());
     listeners.open("test", listener, |stream, _| echo(stream));
     let _client = greeted(&path).await;
     let force = future::ready("before a second signal (SIGINT)".to_owned());
@@ -92,7 +92,7 @@ async fn a_second_signal_ends_a_drain() {
 async fn a_drain_does_not_wait_for_what_is_not_to_be_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, path) = listener(&folder).await;
-    let listeners = Listeners::new(8);
+    let listeners = Listeners::new(8, Activities::default());
     // A client's first byte selects its kind: an endless stream, a tunnel, or an exchange.
     listeners.open("test", listener, |mut stream, drain| async move {
         let mut kind = [0];
@@ -133,7 +133,7 @@ async fn a_drain_does_not_wait_for_what_is_not_to_be_waited_for() {
 async fn who_has_come_when_a_drain_begins_is_served() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, path) = listener(&folder).await;
-    let listeners = Listeners::new(8);
+    let listeners = Listeners::new(8, Activities::default());
     listeners.open("test", listener, |stream, _| echo(stream));
     // The accept loop has not run yet, so the connection is still in the queue.
     let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
@@ -151,7 +151,7 @@ async fn who_has_come_when_a_drain_begins_is_served() {
 async fn connections_above_the_limit_wait_for_room() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, path) = listener(&folder).await;
-    let listeners = Listeners::new(2);
+    let listeners = Listeners::new(2, Activities::default());
     listeners.open("test", listener, |stream, _| echo(stream));
     let (first, _second) = (greeted(&path).await, greeted(&path).await);
     let mut third = UnixStream::connect(&path).await.unwrap();
@@ -181,7 +181,7 @@ async fn connections_over_tcp_leave_room_for_unix_sockets() {
     let (unix, path) = listener(&folder).await;
     let tcp = Listener::bind(&"tcp://127.0.0.1:0".parse().unwrap(), 0, None).await.unwrap();
     let Address::Tcp { host, port } = tcp.address().clone() else { unreachable!("it is a TCP address") };
-    let listeners = Listeners::new(8);
+    let listeners = Listeners::new(8, Activities::default());
     listeners.open("tcp", tcp, |stream, _| echo(stream));
     listeners.open("unix", unix, |stream, _| echo(stream));
     let mut flood = Vec::new();

@@ -25,11 +25,12 @@ const COUNT: &str = "LISTEN_FDS";
 const PROCESS: &str = "LISTEN_PID";
 const NAMES: &str = "LISTEN_FDNAMES";
 /// The doors by the names of their sockets.
-const DOORS: [(&str, Setting); 4] = [
+const DOORS: [(&str, Setting); 5] = [
     ("docker", Setting::DockerListen),
     ("export", Setting::ExportListen),
     ("registry", Setting::RegistryListen),
     ("buildkit", Setting::BuildkitListen),
+    ("metrics", Setting::MetricsListen),
 ];
 /// The doors by their default addresses.
 const USUAL: [(&str, Setting); 2] =
@@ -120,7 +121,7 @@ impl Inherited {
             socket: address.to_string(),
             reason: format!(
                 "no door listens there; make ListenStream= of the socket unit one of {doors}, or say with \
-                 FileDescriptorName= whether it is the `docker`, the `export` or a `buildkit` door"
+                 FileDescriptorName= whether it is the `docker`, the `export` or a `buildkit` door, or for `metrics`"
             ),
         })
     }
@@ -211,6 +212,8 @@ mod tests {
             let given = given.last(setting).unwrap();
             assert_eq!((given.text.as_str(), &given.origin), (usual, &Origin::Default(setting)));
         }
+        let metrics = passed("metrics", "unix:///run/other.sock");
+        assert_eq!(metrics.last(Setting::MetricsListen).unwrap().text, "unix:///run/other.sock");
         let named = passed("docker", DEFAULT_DOCKER_LISTEN);
         assert_ne!(named.last(Setting::DockerListen).unwrap().origin, Origin::Default(Setting::DockerListen));
         assert!(passed("linkspan.socket", "unix:///run/other.sock").last(Setting::DockerListen).is_none());

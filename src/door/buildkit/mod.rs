@@ -106,7 +106,7 @@ impl Door {
             outputs,
             slow_loads: SlowLoads::default(),
             builds: Builds::default(),
-            sessions: Sessions::new([finalizers.clone() as _]),
+            sessions: Sessions::new([finalizers.clone() as _]).counted(exports.activities()),
             finalizers,
             exports,
             caching,
@@ -143,7 +143,7 @@ impl Door {
     fn with_sessions(mut self) -> Self {
         let calls = [self.finalizers.clone() as Arc<dyn SessionCalls>, self.caching.clone() as _];
         let of_images = self.engine_images.clone().map(|images| images as _);
-        self.sessions = Sessions::new(calls.into_iter().chain(of_images));
+        self.sessions = Sessions::new(calls.into_iter().chain(of_images)).counted(self.exports.activities());
         self
     }
 

@@ -145,7 +145,7 @@ impl Inner {
                 let blobs = if *sent_blobs == 1 { "1 blob".to_owned() } else { format!("{sent_blobs} blobs") };
                 self.line(&format!("{node}: {blobs}, {} sent", byte_size::in_line(*sent_bytes)));
             }
-            Event::State(_) | Event::Planned { .. } => {}
+            Event::State(_) | Event::Planned { .. } | Event::Sending { .. } => {}
         }
     }
 

@@ -23,6 +23,7 @@ use super::unary::build_id;
 use super::wire::fields;
 use crate::http2::{Body, BodyError, PooledConnection, ProxyError};
 use crate::net::Principal;
+use crate::trace_context;
 
 const STATUS: &str = "/moby.buildkit.v1.Control/Status";
 
@@ -42,7 +43,11 @@ impl Route {
 
     pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
         let response = match request.uri().path() {
-            SOLVE => self.solve(request).instrument(info_span!("solve", build = Empty)).await,
+            SOLVE => {
+                let span = info_span!("solve", build = Empty);
+                trace_context::follow_headers(&span, request.headers());
+                self.solve(request).instrument(span).await
+            }
             STATUS => self.status(request).await,
             SESSION => self.door.sessions.serve(request, &self.upstream).await,
             GATEWAY_SOLVE | GATEWAY_RETURN => self.gateway(request).await,

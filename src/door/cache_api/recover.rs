@@ -25,8 +25,9 @@ impl Sessions {
     async fn restore(&self, DurableLease { export, record, created }: DurableLease) -> Result<bool, EngineError> {
         let Some(record) = Record::read(&record).filter(|record| record.server == self.name) else { return Ok(false) };
         let (origin, engine) = (Session::origin(&export, &record, &record.principal), self.exports.engine());
-        let lease = engine.lease(&origin, engine::Lifetime::Durable { record: "" }).await?;
+        let lease = self.exports.lease(&origin, engine::Lifetime::Durable { record: "" }).await?;
         let session = Session::restored(export, record, (lease, engine.images()?), Lifetime::since(created));
+        let session = session.counted(&self.exports);
         restore_scope(&session.contents).await?;
         let session = Arc::new(session);
         session.list(self.exports.live(), &origin);

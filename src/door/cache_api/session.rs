@@ -15,7 +15,7 @@ use crate::cache_v1::proto::{self, CommitTarget, Target, TargetResult};
 use crate::content_server::{Export, ExportContent};
 use crate::engine::images::Images;
 use crate::engine::{Lease, Origin};
-use crate::export::{Listed, LiveExports, Progress};
+use crate::export::{Exports, Listed, LiveExports, Progress};
 use crate::export_v1::convert::timestamp;
 use crate::export_v1::limits::RESULT_RETENTION;
 use crate::export_v1::proto::{ExportState, Reason};
@@ -75,6 +75,13 @@ impl Session {
             records: Mutex::default(),
             stage: Mutex::new(stage),
         }
+    }
+
+    /// Whoever counts what happens in `exports` is told of this one, too.
+    #[must_use]
+    pub(super) fn counted(self, exports: &Exports) -> Self {
+        let contents = self.contents.counted("cache", exports.activities(), exports.leases());
+        Self { contents, ..self }
     }
 
     /// One that an earlier process opened.

@@ -102,9 +102,10 @@ impl Sessions {
         }
         let (id, engine) = (format!("{PREFIX}{}", unique_id()), self.exports.engine());
         let (origin, images) = (Session::origin(&id, &record, client), engine.images()?);
-        let lease = engine.lease(&origin, engine::Lifetime::Durable { record: &text }).await?;
+        let lease = self.exports.lease(&origin, engine::Lifetime::Durable { record: &text }).await?;
         lease.ingests()?;
-        let session = Arc::new(Session::new(id, record, (lease, images), Lifetime::new(ttl)));
+        let session = Session::new(id, record, (lease, images), Lifetime::new(ttl)).counted(&self.exports);
+        let session = Arc::new(session);
         session.list(self.exports.live(), &origin);
         self.insert(session.clone());
         Ok((session, false))

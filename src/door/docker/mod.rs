@@ -20,6 +20,7 @@ use crate::export::Exports;
 use crate::http1::{ClientConnection, Incoming, RelayError};
 use crate::net::{self, Drain, Principal, Stream, Upstream};
 use crate::status::StatusReport;
+use crate::trace_context;
 
 use builders::Builders;
 use load::Loads;
@@ -111,6 +112,7 @@ impl Door {
             };
             let (method, target) = (exchange.head().method(), Target::of(exchange.head().target()));
             let span = info_span!("exchange", method, path = target.path());
+            trace_context::follow(&span, |name| std::str::from_utf8(exchange.head().headers().get(name)?).ok());
             let next = self.route(exchange, client, drain).instrument(span).await?;
             if self.is_away.swap(false, Ordering::Relaxed) {
                 tracing::info!("the engine responds again");

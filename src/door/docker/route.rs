@@ -49,7 +49,10 @@ impl Door {
                     load.serve(exchange.take(), &self.upstream).await;
                     Ok(None)
                 }
-                None => exchange.pass().await,
+                None => {
+                    let _listed = self.loads.list(client);
+                    exchange.pass().await
+                }
             },
             _ => exchange.pass().await,
         }

@@ -1,9 +1,11 @@
 //! Commit: each exporter by itself and to its end, watched or not.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use tonic::Code;
+use tracing::Instrument as _;
 
 use super::commit_task::{CommitTask, CommitWatcher};
 use super::errors::other_image;
@@ -11,6 +13,7 @@ use super::exporters::{self, Job};
 use super::session::Session;
 use super::sessions::Sessions;
 use super::{record, sessions};
+use crate::activity::{Activity, EndedExport, ExportEnd};
 use crate::engine::Engine;
 use crate::export_v1::ApiError;
 use crate::export_v1::convert;
@@ -80,7 +83,7 @@ pub(super) fn commit(
 
 /// Runs `work`, a Commit, in a task of its own; a panic ends it with results, too.
 fn watch_over(session: Arc<Session>, running: Arc<CommitTask>, work: impl Future<Output = ()> + Send + 'static) {
-    let task = tokio::spawn(work);
+    let task = tokio::spawn(work.in_current_span());
     tokio::spawn(async move {
         if let Err(error) = task.await {
             tracing::error!(export = session.id, %error, "a Commit broke off");
@@ -288,10 +291,23 @@ async fn run_target(
         names: checked.names.clone(),
         attributes: checked.exporter.attributes.clone(),
         origin,
+        received: session.scope().received().clone(),
         events,
         cancel: session.contents.cancel.child_token(),
     };
-    Ok((checked.root.clone(), exporter.run(job).await?))
+    let begun = Instant::now();
+    let outcome = exporter.run(job).await;
+    // Images are exports of the engine, which tell of themselves.
+    if checked.exporter.kind != exporters::IMAGE {
+        let end = match &outcome {
+            Ok(_) => ExportEnd::Exported,
+            Err(error) if error.code == Code::Cancelled => ExportEnd::Cancelled,
+            Err(_) => ExportEnd::Failed("output"),
+        };
+        let (engine, after) = (engine.identity().kind.name(), begun.elapsed());
+        exports.activities().emit(Activity::Ended(EndedExport { door: "export", engine, end, after }));
+    }
+    Ok((checked.root.clone(), outcome?))
 }
 
 /// Reads the image of `root` out of the scope. All that is missing is named, as far as the documents that are there tell.

@@ -37,8 +37,9 @@ impl Sessions {
         }
         let lifetime = Lifetime::Durable { record: "" };
         let origin = Session::origin(&export, &record, &record.principal);
-        let lease = engine.lease(&origin, lifetime).await?;
+        let lease = self.exports.lease(&origin, lifetime).await?;
         let session = Session::new(export.clone(), record, (lease, engine.images()?), created, None);
+        let session = session.counted(&self.exports);
         restore_scope(&session).await?;
         session.list(self.exports.live(), &origin);
         self.sessions().insert(export, Arc::new(session));

@@ -12,7 +12,7 @@ use crate::content_server::{Export, ExportContent, Scope};
 use crate::engine::images::Images;
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, Lease, Origin};
-use crate::export::{Listed, LiveExports};
+use crate::export::{Exports, Listed, LiveExports};
 use crate::export_v1::convert::timestamp;
 use crate::export_v1::limits::{DEFAULT_TTL, MAX_LIFETIME, RESULT_RETENTION};
 use crate::export_v1::proto::{self, ExportState, Reason};
@@ -68,6 +68,13 @@ impl Session {
         };
         let contents = ExportContent::new(id.clone(), lease, images);
         Self { id, record, contents, opened, stage: Mutex::new(stage) }
+    }
+
+    /// Whoever counts what happens in `exports` is told of this one, too.
+    #[must_use]
+    pub(super) fn counted(self, exports: &Exports) -> Self {
+        let contents = self.contents.counted("export", exports.activities(), exports.leases());
+        Self { contents, ..self }
     }
 
     /// Who exports: `client`.

@@ -89,9 +89,10 @@ impl Sessions {
         let images = engine.images()?;
         let lifetime = Lifetime::Durable { record: &text };
         let origin = Session::origin(&id, &record, client);
-        let lease = engine.lease(&origin, lifetime).await?;
+        let lease = self.exports.lease(&origin, lifetime).await?;
         lease.ingests()?;
-        let session = Arc::new(Session::new(id.clone(), record, (lease, images), SystemTime::now(), ttl));
+        let session = Session::new(id.clone(), record, (lease, images), SystemTime::now(), ttl);
+        let session = Arc::new(session.counted(&self.exports));
         session.list(self.exports.live(), &origin);
         self.sessions().insert(id, session.clone());
         Ok((session, false))
@@ -205,7 +206,7 @@ pub(super) async fn close(session: &Session, state: ExportState) -> Result<(), A
     if let Some(running) = running {
         running.finished().await;
     }
-    Ok(session.contents.lease.release().await?)
+    Ok(session.contents.release().await?)
 }
 
 /// Ends an export whose client went away before it knew of it.

@@ -18,6 +18,7 @@ use super::refusal::{Code, Refusal};
 use super::repository::Repository;
 use super::response::{CONTENT_DIGEST, empty, put};
 use super::subjects::Subject;
+use crate::activity::Arrival;
 use crate::engine::images::Images;
 use crate::engine::{EngineError, UnpackFor};
 use crate::export::{ExportError, Request, Rights};
@@ -126,7 +127,7 @@ impl Door {
         if pushed.awaits_index() {
             let pinned: HashSet<_> =
                 leased.lease.pin_graph(&graph).await?.into_iter().map(|blob| blob.digest).collect();
-            push.uploaded(&root.digest, root.size);
+            push.uploaded(&root.digest, root.size, Arrival::Sent);
             let leaves = graph.leaves().iter().filter(|leaf| leaf.kind() != Kind::ForeignLayer);
             let gone: Vec<_> = leaves.map(|leaf| leaf.digest.clone()).filter(|leaf| !pinned.contains(leaf)).collect();
             return if gone.is_empty() { Ok(()) } else { Err(blobs_unknown(&gone)) };
@@ -138,7 +139,8 @@ impl Door {
             names.extend(format!("{}@{}", push.repository, root.digest).parse::<Reference>());
         }
         let origin = push.origin();
-        let request = Request { unpack: UnpackFor::CommitIfPossible, ..Request::new(root.clone(), names, origin) };
+        let (unpack, received) = (UnpackFor::CommitIfPossible, push.received());
+        let request = Request { unpack, received, ..Request::new(root.clone(), names, origin) };
         let (packed, cancel) = (Arc::<OnceLock<String>>::default(), CancellationToken::new());
         let first = packed.clone();
         let events = Events::new(move |event| {

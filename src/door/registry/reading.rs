@@ -104,7 +104,7 @@ impl Readers {
             (graph.root().digest.clone(), graph.descriptors().map(|blob| blob.digest.clone()).collect());
         let (export, builder, principal) = (unique_id(), String::new(), client.clone());
         let origin = Origin { export, door: "registry", builder, principal };
-        let lease = match self.exports.engine().read_lease(&origin, &Arc::new(graph)).await {
+        let lease = match self.exports.read_lease(&origin, &Arc::new(graph)).await {
             Ok(lease) => lease,
             Err(error) => {
                 tracing::debug!(%error, %root, "what is read has no lease");

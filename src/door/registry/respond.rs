@@ -7,6 +7,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
+use tracing::{Instrument as _, debug_span};
 
 use super::Door;
 use super::guard;
@@ -17,9 +18,11 @@ use super::repository::Repository;
 use super::response::{json, put};
 use super::route::Route;
 use super::uploads::UploadRequest;
+use crate::activity::Activity;
 use crate::http2::{Body, full};
 use crate::net::Principal;
 use crate::status::{self, StatusReport};
+use crate::trace_context;
 
 /// Which protocol is spoken, for clients that ask (Docker's registries have it).
 const VERSION: (HeaderName, HeaderValue) =
@@ -33,7 +36,10 @@ impl Door {
         let namespace = query::value(request.uri().query(), "ns");
         let is_head = request.method() == Method::HEAD;
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let mut response = match self.route(request, client).await {
+        let route = Route::of(&path).map_or("other", |route| route.kind());
+        let span = debug_span!("request", %method, route);
+        trace_context::follow_headers(&span, request.headers());
+        let mut response = match self.route(request, client).instrument(span).await {
             Ok(response) => response,
             Err(refusal) => {
                 let status = refusal.status;
@@ -46,6 +52,8 @@ impl Door {
                 .response()
             }
         };
+        let (method, status) = (method_of(&method), response.status().as_u16());
+        self.exports.activities().emit(Activity::RegistryRequest { method, route, status });
         if is_head {
             // The length of what a GET gets stays.
             *response.body_mut() = full(bytes::Bytes::new());
@@ -87,14 +95,14 @@ impl Door {
         let pushes = self.pushes.clone().ok_or_else(only_read)?;
         let (door, client) = (self.clone(), client.clone());
         // In a task of its own, which does not stop in the middle if the client goes away.
-        let writing = tokio::spawn(async move {
+        let writing = async move {
             let outcome = door.write(&pushes, route, &head, &mut body, &client).await;
             if outcome.is_err() {
                 body.skip_little().await;
             }
             outcome
-        });
-        writing.await.unwrap_or_else(|error| {
+        };
+        tokio::spawn(writing.in_current_span()).await.unwrap_or_else(|error| {
             tracing::error!(%error, "a request broke off");
             Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown, "the request broke off"))
         })
@@ -158,6 +166,12 @@ impl Door {
             _ => Err(unsupported()),
         }
     }
+}
+
+/// The method, as it is counted: clients may send any word.
+fn method_of(method: &Method) -> &'static str {
+    const KNOWN: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("other")
 }
 
 /// Whether a mirror's client is told: its range is wrong, or it is to show its password.

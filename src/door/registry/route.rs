@@ -28,6 +28,19 @@ pub(super) enum Route {
 }
 
 impl Route {
+    /// What kind of thing is requested, in one word.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Catalog => "catalog",
+            Self::Tags { .. } => "tags",
+            Self::Manifest { .. } => "manifest",
+            Self::Blob { .. } => "blob",
+            Self::Uploads { .. } | Self::Upload { .. } => "upload",
+            Self::Referrers { .. } => "referrers",
+        }
+    }
+
     /// The route of a path. The name of a repository has any number of parts, so it is read from its end.
     pub(super) fn of(path: &str) -> Result<Self, Refusal> {
         let unknown = || Refusal::absent(Code::Unknown, "a registry has nothing at this path; see GET /v2/");

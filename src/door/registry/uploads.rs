@@ -141,7 +141,7 @@ impl Door {
         let (upload, length) = (push.begin(), body.length());
         let outcome = upload.finish(push, None, (digest, is_limited), body).await;
         match outcome {
-            Ok(()) => push.uploaded(digest, uploaded(&upload, length)),
+            Ok(how) => push.uploaded(digest, uploaded(&upload, length), how),
             // Nobody knows its id.
             Err(_) => drop(upload.cancel(push).await),
         }
@@ -220,8 +220,8 @@ impl Door {
                 let digest = request.digest().unwrap_or_else(|| Err(missing()))?;
                 let is_limited = !self.exports.policy(request.client).may_pull_all();
                 let length = body.length();
-                upload.finish(push, start, (&digest, is_limited), body).await?;
-                push.uploaded(&digest, uploaded(upload, length));
+                let how = upload.finish(push, start, (&digest, is_limited), body).await?;
+                push.uploaded(&digest, uploaded(upload, length), how);
                 Ok(request.created(&digest))
             }
             Method::DELETE => {

@@ -28,7 +28,8 @@ use tonic::{Code, Request, Response, Status};
 use crate::engine::EngineError;
 use crate::engine::stream::Store;
 pub(crate) use crate::engine::stream::{SILENCE, UNARY};
-use crate::net::{Dial, DialError, Stream};
+use crate::net::{Dial, DialError, ENGINES, Stream};
+use crate::trace_context;
 
 /// containerd's own limit on a message (containerd `defaults.DefaultMaxRecvMsgSize`).
 pub(crate) const MESSAGE_BYTES: usize = 16 << 20;
@@ -168,6 +169,7 @@ impl Client {
         if let Some(lease) = &self.lease {
             request.metadata_mut().insert("containerd-lease", lease.header.clone());
         }
+        trace_context::inject(request.metadata_mut().as_mut());
         request
     }
 
@@ -266,7 +268,7 @@ fn channel(dial: Arc<dyn Dial>) -> Channel {
         .initial_connection_window_size(CONNECTION_WINDOW);
     endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
         let dial = dial.clone();
-        async move { Ok::<_, DialError>(TokioIo::new(dial.dial().await?)) }
+        async move { Ok::<_, DialError>(TokioIo::new(ENGINES.count(dial.dial().await?))) }
     }))
 }
 

@@ -1,6 +1,7 @@
 //! What can go wrong at an engine.
 
 mod hint;
+mod kind;
 
 use std::time::Duration;
 

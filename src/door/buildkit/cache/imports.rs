@@ -12,6 +12,7 @@ use super::build::CacheBuild;
 use super::options::{CacheOptions, edit_gateway};
 use super::stored::Stored;
 use super::{KIND, STORE_PREFIX, display};
+use crate::activity::Activity;
 use crate::caches::Part;
 use crate::image::Digest;
 
@@ -60,6 +61,7 @@ impl CacheBuild {
         }
         for name in imported(import)? {
             let (parts, unusable) = stored.caches.resolve_all(&name).await.map_err(|error| error.to_string())?;
+            let is_hit = !parts.is_empty();
             for error in unusable {
                 let hint = error.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
                 remark(&self.frames, &format!("{error}{hint}"));
@@ -67,6 +69,8 @@ impl CacheBuild {
             if parts.is_empty() {
                 entries.extend(self.inline(stored, name.as_str()).await?.iter().map(|root| self.local(root)));
             }
+            let is_hit = is_hit || !entries.is_empty();
+            self.context.exports.activities().emit(Activity::CacheLookup { is_hit });
             if let Some(text) = display::found(self.engine(), name.as_str(), &parts) {
                 remark_now(&self.frames, &text);
             }

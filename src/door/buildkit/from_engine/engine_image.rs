@@ -41,7 +41,7 @@ impl EngineImage {
         let Some(root) = images.resolve(name).await.map_err(|error| error.to_string())? else { return Ok(None) };
         let Some(graph) = graph(images, &root, platform).await? else { return Ok(None) };
         let graph = Arc::new(graph);
-        let lease = exports.engine().read_lease(origin, &graph).await.map_err(|error| error.to_string())?;
+        let lease = exports.read_lease(origin, &graph).await.map_err(|error| error.to_string())?;
         let blobs = graph.descriptors().cloned().collect();
         let image = Self { root, blobs, exports: exports.clone(), lease };
         // Only what is there now stays.

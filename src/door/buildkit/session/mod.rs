@@ -21,6 +21,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
+use crate::activity::{Activities, Activity};
 use crate::http2::{Body, BodyError, PooledConnection, ProxyError};
 use deferred_body::{Split, UndecidedBody};
 use pipe::pipe;
@@ -64,12 +65,18 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 pub(super) struct Sessions {
     calls: Arc<[Arc<dyn SessionCalls>]>,
     registry: Registry,
+    activities: Activities,
 }
 
 impl Sessions {
     /// Sessions in which each of `calls` handles those that are its own; without any, every session passes as bytes.
     pub(super) fn new(calls: impl IntoIterator<Item = Arc<dyn SessionCalls>>) -> Self {
-        Self { calls: calls.into_iter().collect(), registry: Registry::default() }
+        Self { calls: calls.into_iter().collect(), registry: Registry::default(), activities: Activities::default() }
+    }
+
+    /// Tells `activities` of each session that is split.
+    pub(super) fn counted(self, activities: &Activities) -> Self {
+        Self { activities: activities.clone(), ..self }
     }
 
     /// Serves the call that carries a session.
@@ -83,7 +90,9 @@ impl Sessions {
         let mode = gives_files_only(request.headers()).then_some(SessionMode::Bytes);
         let session = self.registry.enter(id, mode);
         let ((from_client, client), (from_builder, builder)) = (side(), side());
-        tokio::spawn(split(Arc::clone(&session), from_client, from_builder, Arc::clone(&self.calls)));
+        let counted = self.activities.clone();
+        let told = move || counted.emit(Activity::SessionSplit);
+        tokio::spawn(split(Arc::clone(&session), from_client, from_builder, Arc::clone(&self.calls), told));
         // The output of the one is exchanged for the input of the other.
         let (client, builder) =
             (Split { give: client.give, take: builder.take }, Split { give: builder.give, take: client.take });

@@ -25,9 +25,16 @@ pub(super) struct Side {
     pub(super) input: Pipe,
 }
 
-/// Splits a session, if it comes to that, until both sides have ended.
-pub(super) async fn split(session: Arc<Session>, client: Side, builder: Side, calls: Arc<[Arc<dyn SessionCalls>]>) {
+/// Splits a session, if it comes to that, until both sides have ended; `begun` is called then.
+pub(super) async fn split(
+    session: Arc<Session>,
+    client: Side,
+    builder: Side,
+    calls: Arc<[Arc<dyn SessionCalls>]>,
+    begun: impl FnOnce(),
+) {
     let (Ok(from_client), Ok(from_builder)) = (client.output.await, builder.output.await) else { return };
+    begun();
     // However this ends, neither side waits for more.
     let _broken = [Broken(client.input.clone()), Broken(builder.input.clone())];
     // If a session ends during a call, the builder takes the client for one that does not implement it, and goes on (BuildKit

@@ -9,8 +9,10 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::unpacking::Unpacking;
+use crate::activity::{Activity, Arrival};
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
-use crate::engine::{Engine, EngineError, Lease, Lifetime, Origin, Pin, StoredBlob, StoredBlobs};
+use crate::engine::{EngineError, Lease, Lifetime, Origin, Pin, StoredBlob, StoredBlobs};
+use crate::export::Exports;
 use crate::image::Digest;
 
 /// Blobs that may be omitted from an archive.
@@ -41,7 +43,7 @@ pub(super) trait EngineBlobs: Debug + Send + Sync {
 /// The blobs of an engine, under a lease that is created with the first pin: many loads omit nothing.
 #[derive(Debug)]
 pub(super) struct LeasedBlobs {
-    engine: Arc<dyn Engine>,
+    exports: Arc<Exports>,
     store: Arc<dyn StoredBlobs>,
     origin: Origin,
     lease: Mutex<LeaseState>,
@@ -59,11 +61,11 @@ enum LeaseState {
 }
 
 impl LeasedBlobs {
-    /// The blobs in `store`, which is `engine`'s, for the load `origin`.
-    pub(super) fn new(engine: Arc<dyn Engine>, store: Arc<dyn StoredBlobs>, origin: Origin) -> Self {
-        let unpacking = Mutex::new(engine.images().ok().map(Unpacking::new));
+    /// The blobs in `store`, which is the engine's of `exports`, for the load `origin`.
+    pub(super) fn new(exports: Arc<Exports>, store: Arc<dyn StoredBlobs>, origin: Origin) -> Self {
+        let unpacking = Mutex::new(exports.engine().images().ok().map(Unpacking::new));
         Self {
-            engine,
+            exports,
             store,
             origin,
             lease: Mutex::new(LeaseState::Unopened),
@@ -75,7 +77,7 @@ impl LeasedBlobs {
     async fn lease(&self) -> Result<Arc<dyn Lease>, EngineError> {
         let mut state = self.lease.lock().await;
         let lease = match &*state {
-            LeaseState::Unopened => self.engine.lease(&self.origin, Lifetime::Process).await?,
+            LeaseState::Unopened => self.exports.lease(&self.origin, Lifetime::Process).await?,
             LeaseState::Open(lease) => return Ok(lease.clone()),
             LeaseState::Released => return Err(EngineError::LeaseLost { lease: self.origin.export.clone() }),
         };
@@ -108,6 +110,8 @@ impl EngineBlobs for LeasedBlobs {
     }
 
     async fn stored(&self, digest: &Digest, size: u64) {
+        let sent = Activity::Blobs { door: self.origin.door, how: Arrival::Sent, blobs: 1, bytes: size };
+        self.exports.activities().emit(sent);
         if let Some(unpacking) = &mut *self.unpacking.lock().await
             && let Ok(lease) = self.lease().await
         {

@@ -44,17 +44,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, warn};
+use tracing::{Instrument as _, debug, info_span, warn};
 
 use self::blobs::{EngineBlobs, LeasedBlobs, NoBlobs};
 use self::guard::{Guard, Watch};
 use self::half_close::{HalfCloseStream, UploadEnd};
 use self::lines::{Edit, edited};
-use self::report::Report;
+use self::report::{LOADING, Report};
 use self::response::{Body, announcement, failure, is_quiet, names_platforms, refusal};
 use self::upload::{Archive, ArchiveFacts, Upload};
 use crate::engine::Origin;
-use crate::export::{Exports, unique_id};
+use crate::export::{Exports, Listed, unique_id};
 use crate::http1::linger_on;
 use crate::net::{Principal, Upstream};
 
@@ -74,6 +74,7 @@ pub(super) struct Load {
     watch: Watch,
     known: Arc<ArchiveFacts>,
     report: Report,
+    origin: Origin,
 }
 
 /// Blobs whose pins are released when this is dropped, which is when the response to a load is delivered or cancelled.
@@ -104,11 +105,17 @@ impl Loads {
         self.exports.policy(client).is_restrictive()
     }
 
+    /// Lists a load whose archive passes unchanged, until its end.
+    pub(super) fn list(&self, client: &Principal) -> Listed {
+        let listed = self.exports.live().add(&origin(client), Vec::new());
+        listed.enter(LOADING);
+        listed
+    }
+
     /// Prepares a load. `None` if its archive has to pass unchanged, because we cannot read this engine's store. If
     /// names are restricted, every archive is parsed.
     pub(super) async fn begin(&self, client: &Principal) -> Option<Load> {
-        let (builder, principal) = ("docker load".to_owned(), client.clone());
-        let origin = Origin { export: unique_id(), door: "docker", builder, principal };
+        let origin = origin(client);
         let engine = self.exports.engine();
         let store = engine.load_store().await.unwrap_or_else(|error| {
             warn!(%error, "nothing is omitted from an archive");
@@ -117,19 +124,28 @@ impl Loads {
         let (guard, by_index) = (Guard::new(&self.exports, client), store.is_some());
         let watch = Watch { guard, by_index, left: CancellationToken::new() };
         let blobs: Arc<dyn EngineBlobs> = match store {
-            Some(store) => Arc::new(LeasedBlobs::new(engine.clone(), store, origin.clone())),
+            Some(store) => Arc::new(LeasedBlobs::new(self.exports.clone(), store, origin.clone())),
             None if watch.guard.is_some() => Arc::new(NoBlobs),
             None => return None,
         };
         let known = Arc::new(ArchiveFacts::default());
+        let kind = engine.identity().kind.name();
         let report = Report::begin(self.exports.live(), &origin, known.clone());
-        Some(Load { pinned: Pinned { blobs, exports: self.exports.clone() }, watch, known, report })
+        let report = report.counted(kind, self.exports.activities());
+        Some(Load { pinned: Pinned { blobs, exports: self.exports.clone() }, watch, known, report, origin })
     }
 }
 
 impl Load {
     /// Serves the one request that `client` begins with, which must be `POST /images/load`, and ends the connection.
     pub(super) async fn serve(self, client: impl AsyncRead + AsyncWrite + Unpin + Send, upstream: &Upstream) {
+        let Origin { export, door, principal, .. } = &self.origin;
+        let engine = self.pinned.exports.engine().identity().kind.name();
+        let span = info_span!("export", id = export, door, engine, %principal);
+        self.serve_one(client, upstream).instrument(span).await;
+    }
+
+    async fn serve_one(self, client: impl AsyncRead + AsyncWrite + Unpin + Send, upstream: &Upstream) {
         let held = Mutex::new(Some(self));
         let service = hyper::service::service_fn(|request| {
             let held = held.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -160,7 +176,7 @@ impl Load {
     }
 
     async fn exchange(self, request: Request<Incoming>, upstream: &Upstream) -> Result<Response<Body>, Infallible> {
-        let Self { pinned, watch, known, mut report } = self;
+        let Self { pinned, watch, known, mut report, origin: _ } = self;
         let engine = pinned.exports.engine().clone();
         let (mut head, body) = request.into_parts();
         let is_quiet = is_quiet(head.uri.query());
@@ -261,6 +277,12 @@ fn send(
         let _ = outcome_sender.send((outcome, lasting));
     });
     outcome_receiver
+}
+
+/// A new load of `client`'s.
+fn origin(client: &Principal) -> Origin {
+    let (builder, principal) = ("docker load".to_owned(), client.clone());
+    Origin { export: unique_id(), door: "docker", builder, principal }
 }
 
 /// Whether a response is a sequence of lines, as dockerd's are.

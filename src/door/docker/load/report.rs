@@ -6,8 +6,12 @@ use std::time::Instant;
 use tracing::info;
 
 use super::upload::ArchiveFacts;
+use crate::activity::{Activities, Activity, Arrival, EndedExport, ExportEnd};
 use crate::engine::Origin;
 use crate::export::{Listed, LiveExports};
+
+/// The state of a load, as it is listed.
+pub(super) const LOADING: &str = "loading";
 
 /// How many images one line lists.
 pub(super) const MOST_NAMED: usize = 5;
@@ -20,6 +24,9 @@ const LEFT: &str = "the client left before docker's response had ended";
 pub(super) struct Report {
     begun: Instant,
     principal: String,
+    export: String,
+    engine: &'static str,
+    activities: Activities,
     _listed: Listed,
     /// The facts about the archive: what was omitted, and why it was not sent.
     known: Arc<ArchiveFacts>,
@@ -39,8 +46,28 @@ impl Report {
     /// Begins the report of the load `origin`, which is listed in `exports` until its end.
     pub(super) fn begin(exports: &LiveExports, origin: &Origin, known: Arc<ArchiveFacts>) -> Self {
         let (principal, listed) = (origin.principal.to_string(), exports.add(origin, Vec::new()));
-        listed.enter("loading");
-        Self { begun: Instant::now(), principal, _listed: listed, known, names: Vec::new(), end: End::Unknown }
+        listed.enter(LOADING);
+        let (engine, activities) = ("", Activities::default());
+        let begun = Instant::now();
+        let export = origin.export.clone();
+        Self {
+            begun,
+            principal,
+            export,
+            engine,
+            activities,
+            _listed: listed,
+            known,
+            names: Vec::new(),
+            end: End::Unknown,
+        }
+    }
+
+    /// Tells `activities` of the load into an engine of the kind `engine`.
+    #[must_use]
+    pub(super) fn counted(mut self, engine: &'static str, activities: &Activities) -> Self {
+        (self.engine, self.activities) = (engine, activities.clone());
+        self
     }
 
     /// Records that dockerd loaded `name`.
@@ -76,14 +103,32 @@ impl Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let principal = &self.principal;
+        let (principal, export) = (&self.principal, &self.export);
         let (seconds, names) = (self.begun.elapsed().as_millis() as f64 / 1e3, self.names.join(","));
         let savings = self.known.savings.get().copied().unwrap_or_default();
         let (spared_blobs, spared_bytes) = (savings.blobs, savings.bytes);
+        let present = (savings.blobs as u64, savings.bytes);
+        if present.0 > 0 {
+            let (blobs, bytes) = present;
+            self.activities.emit(Activity::Blobs { door: "docker", how: Arrival::Present, blobs, bytes });
+        }
+        let end = match &self.end {
+            End::Loaded => ExportEnd::Exported,
+            End::Failed(_) => ExportEnd::Failed("docker"),
+            End::Unknown if self.known.trouble.get().is_some() => ExportEnd::Failed("docker"),
+            End::Unknown => ExportEnd::Cancelled,
+        };
+        let (engine, after) = (self.engine, self.begun.elapsed());
+        self.activities.emit(Activity::Ended(EndedExport { door: "docker", engine, end, after }));
         match self.failure() {
-            None => info!(door = "docker", names, spared_blobs, spared_bytes, seconds, principal, "loaded"),
+            None => {
+                info!(door = "docker", names, spared_blobs, spared_bytes, seconds, principal, export, engine, "loaded")
+            }
             Some(error) => {
-                info!(door = "docker", names, spared_blobs, spared_bytes, seconds, principal, error, "not loaded")
+                info!(
+                    door = "docker",
+                    names, spared_blobs, spared_bytes, seconds, principal, export, engine, error, "not loaded"
+                )
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{Exporter, Job, Success, attribute, response};
+use super::{Exporter, IMAGE, Job, Success, attribute, response};
 use crate::engine::{EngineKind, Identity, UnpackFor};
 use crate::export::Request;
 use crate::export_v1::ApiError;
@@ -23,7 +23,7 @@ impl Exporter for Image {
             _ => &["true"],
         };
         ExporterType {
-            name: "image".to_owned(),
+            name: IMAGE.to_owned(),
             documentation: "Makes the image visible in the engine, under its names or, without any, by its digest."
                 .to_owned(),
             output: OutputKind::Record.into(),
@@ -62,7 +62,8 @@ impl Exporter for Image {
         }
         let is_unpacked = job.attributes.get("unpack").is_none_or(|value| value != "false");
         let unpack = if is_unpacked { UnpackFor::Commit } else { UnpackFor::Nobody };
-        let request = Request { unpack, ..Request::new(job.root.clone(), names.clone(), job.origin) };
+        let request =
+            Request { unpack, received: job.received, ..Request::new(job.root.clone(), names.clone(), job.origin) };
         let response = response(&job.root, &job.graph, &names);
         job.exports.commit(request, job.graph, job.lease, job.events, job.cancel).await?;
         Ok(Success { response, names, output: None })

@@ -5,7 +5,7 @@ mod dest;
 mod files;
 mod image;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -19,11 +19,14 @@ use crate::export::response::image_response;
 use crate::export::{Exports, Rights};
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::{self, Attribute, AttributeKind, ExporterType, NameUse, Reason};
-use crate::image::{Descriptor, Graph, Reference, View};
+use crate::image::{Descriptor, Digest, Graph, Reference, View};
 use crate::output::Output;
 use crate::output::archive::ArchiveFormat;
 use crate::output::folder::Folders;
 use crate::progress::Events;
+
+/// The type that makes an image of the engine.
+pub(super) const IMAGE: &str = "image";
 
 /// One type of exporter.
 #[async_trait]
@@ -70,6 +73,8 @@ pub(super) struct Job {
     /// The attributes that were given.
     pub(super) attributes: BTreeMap<String, String>,
     pub(super) origin: Origin,
+    /// Blobs that the client has sent.
+    pub(super) received: HashSet<Digest>,
     pub(super) events: Events,
     pub(super) cancel: CancellationToken,
 }

@@ -46,7 +46,7 @@ pub(super) async fn inspect(
 async fn pin(exports: &Exports, client: &Principal, root: &Descriptor) -> Option<Arc<dyn Lease>> {
     let (export, builder) = (format!("inspect-{}", unique_id()), String::new());
     let origin = Origin { export, door: "export", builder, principal: client.clone() };
-    let lease = exports.engine().lease(&origin, Lifetime::Process).await;
+    let lease = exports.lease(&origin, Lifetime::Process).await;
     let lease = lease.inspect_err(|error| tracing::debug!(%error, "an image is read without being pinned")).ok()?;
     if let Err(error) = lease.pin(&[Pin::from(&root.digest)]).await {
         tracing::debug!(%error, "an image is read without being pinned");

@@ -1,5 +1,6 @@
 //! Push: an image, and a name for it, if the name points to what the client thinks.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::super::errors::other_image;
+use crate::activity::{Activity, Arrival};
 use crate::api_server::next_message;
 use crate::engine::images::Images;
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
@@ -71,7 +73,7 @@ pub(super) async fn push(
     push.compare(&*images).await?;
     let export = format!("push-{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
     let origin = Origin { export, door: "export", builder: String::new(), principal: client };
-    let lease = exports.engine().lease(&origin, Lifetime::Process).await.map_err(ApiError::from)?;
+    let lease = exports.lease(&origin, Lifetime::Process).await.map_err(ApiError::from)?;
     let pushed = run(exports, locks, &push, &*images, (origin, lease.clone()), &mut messages).await;
     exports.release(lease);
     pushed
@@ -85,7 +87,8 @@ async fn run(
     (origin, lease): (Origin, Arc<dyn Lease>),
     messages: &mut Streaming<PushRequest>,
 ) -> Result<PushResponse, Status> {
-    let stored = receive(&*lease, messages).await?;
+    let received = receive(exports, &*lease, messages).await?;
+    let stored = received.len();
     let graph = graph(images, &push.root).await?;
     let _lock = match &push.name {
         Some(name) => Some(locks.lock(name).await),
@@ -96,7 +99,7 @@ async fn run(
     let names: Vec<_> = push.name.clone().into_iter().collect();
     // Compared once more by the engine, which knows of other processes.
     let preconditions = push.preconditions();
-    let request = Request { preconditions, ..Request::new(push.root.clone(), names, origin) };
+    let request = Request { preconditions, received, ..Request::new(push.root.clone(), names, origin) };
     let done = exports.commit(request, Arc::new(graph), lease, Events::none(), CancellationToken::new()).await;
     done.map_err(ApiError::from)?;
     Ok(PushResponse {
@@ -199,9 +202,13 @@ struct Incoming {
     left: u64,
 }
 
-/// Stores the blobs that come; how many were stored.
-async fn receive(lease: &dyn Lease, messages: &mut Streaming<PushRequest>) -> Result<usize, Status> {
-    let (mut stored, mut blobs, mut current) = (0, 0, None::<Incoming>);
+/// Stores the blobs that come, and returns those that were stored.
+async fn receive(
+    exports: &Exports,
+    lease: &dyn Lease,
+    messages: &mut Streaming<PushRequest>,
+) -> Result<HashSet<Digest>, Status> {
+    let (mut stored, mut blobs, mut current) = (HashSet::new(), 0, None::<Incoming>);
     while let Some(message) = next(messages).await? {
         let Message::Part(PushPart { descriptor, data }) = message else {
             return Err(ApiError::field("begin", "only the first message may hold it").into());
@@ -209,7 +216,7 @@ async fn receive(lease: &dyn Lease, messages: &mut Streaming<PushRequest>) -> Re
         if let Some(descriptor) = descriptor {
             let blob = convert::descriptor("part.descriptor", &descriptor).map_err(ApiError::fields)?;
             if current.as_ref().is_none_or(|incoming| incoming.blob.digest != blob.digest) {
-                stored += finish(current.take()).await?;
+                stored.extend(finish(exports, current.take()).await?);
                 blobs += 1;
                 if blobs > BLOBS {
                     let message = format!("more than {BLOBS} blobs in one push");
@@ -232,7 +239,8 @@ async fn receive(lease: &dyn Lease, messages: &mut Streaming<PushRequest>) -> Re
             writer.write(data).await.map_err(ApiError::from)?;
         }
     }
-    Ok(stored + finish(current).await?)
+    stored.extend(finish(exports, current).await?);
+    Ok(stored)
 }
 
 async fn begin(lease: &dyn Lease, blob: Descriptor) -> Result<Incoming, ApiError> {
@@ -249,17 +257,21 @@ async fn begin(lease: &dyn Lease, blob: Descriptor) -> Result<Incoming, ApiError
     Ok(Incoming { left: blob.size, blob, writer })
 }
 
-/// Completes a blob; 1 if it was stored, 0 if the engine has it from elsewhere.
-async fn finish(incoming: Option<Incoming>) -> Result<usize, ApiError> {
-    let Some(Incoming { blob, writer, left }) = incoming else { return Ok(0) };
+/// Completes a blob, and returns it if it was stored, and the engine has it from nowhere else.
+async fn finish(exports: &Exports, incoming: Option<Incoming>) -> Result<Option<Digest>, ApiError> {
+    let Some(Incoming { blob, writer, left }) = incoming else { return Ok(None) };
     if left > 0 {
         let what = format!("{left} bytes of {} are missing", blob.digest);
         return Err(ApiError::field("part.data", what));
     }
-    let Some(writer) = writer else { return Ok(0) };
+    let Some(writer) = writer else { return Ok(None) };
     match writer.commit(Expected::default()).await {
-        Ok(_) => Ok(1),
-        Err(EngineError::Present { .. }) => Ok(0),
+        Ok(_) => {
+            let sent = Activity::Blobs { door: "export", how: Arrival::Sent, blobs: 1, bytes: blob.size };
+            exports.activities().emit(sent);
+            Ok(Some(blob.digest))
+        }
+        Err(EngineError::Present { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -1,6 +1,6 @@
 //! How a push is listed among the exports that are under way: from the first upload on, until its images are committed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{MAX_AWAITED, Uploads};
@@ -55,6 +55,11 @@ impl Listing {
         if blobs.len() < MAX_AWAITED {
             blobs.insert(digest.clone(), bytes);
         }
+    }
+
+    /// The blobs that were uploaded.
+    pub(super) fn received(&self) -> HashSet<Digest> {
+        self.uploaded.blobs().keys().cloned().collect()
     }
 
     /// The image of `graph` was committed: its blobs belong to the push no longer.

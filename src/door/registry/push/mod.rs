@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::refusal::Refusal;
 use super::repository::Repository;
+use crate::activity::{Activity, Arrival};
 use crate::engine::images::Images;
 use crate::engine::{EngineError, Lifetime, Origin};
 use crate::export::{Exports, unique_id};
@@ -165,7 +166,7 @@ impl Push {
         let (export, repository) = (&self.id, &self.repository);
         tracing::warn!(export, repository, "the lease of a push was deleted by something else; it is created again");
         let lifetime = Lifetime::Durable { record: &self.record };
-        let renewed = Arc::new(PushLease::new(self.exports.engine().lease(&self.origin(), lifetime).await?));
+        let renewed = Arc::new(PushLease::new(self.exports.lease(&self.origin(), lifetime).await?));
         *self.leased.lock().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
         Ok(renewed)
     }
@@ -199,13 +200,19 @@ impl Push {
     }
 
     /// A blob of `bytes` was uploaded, whose image is still to come.
-    pub(super) fn uploaded(&self, digest: &Digest, bytes: u64) {
+    pub(super) fn uploaded(&self, digest: &Digest, bytes: u64, how: Arrival) {
+        self.exports.activities().emit(Activity::Blobs { door: "registry", how, blobs: 1, bytes });
         let mut awaited = self.awaited();
         awaited.add(Some(digest));
         awaited.is_sent = true;
         drop(awaited);
         self.listing.count(digest, bytes);
         self.list();
+    }
+
+    /// What was uploaded, and belongs to no image that was committed.
+    pub(super) fn received(&self) -> HashSet<Digest> {
+        self.listing.received()
     }
 
     /// Forgets an upload that has ended.

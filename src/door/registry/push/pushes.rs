@@ -73,7 +73,7 @@ impl Pushes {
         let (id, record) = (unique_id(), Record::new(&self.server, &repository.full, client));
         let origin = origin(&id, &record);
         let text = record.write();
-        let lease = self.exports.engine().lease(&origin, Lifetime::Durable { record: &text }).await?;
+        let lease = self.exports.lease(&origin, Lifetime::Durable { record: &text }).await?;
         lease.ingests()?;
         Ok(self.insert(id, record, lease, SystemTime::now()))
     }
@@ -129,7 +129,7 @@ impl Pushes {
             return Ok(false);
         };
         let lifetime = Lifetime::Durable { record: "" };
-        let lease = self.exports.engine().lease(&origin(&export, &record), lifetime).await?;
+        let lease = self.exports.lease(&origin(&export, &record), lifetime).await?;
         if lease.pinned().await?.is_empty() && lease.ingests()?.statuses().await?.is_empty() {
             self.exports.release(lease);
             return Ok(false);

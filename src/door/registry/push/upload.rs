@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Push;
 use super::body::UploadBody;
 use super::limits::{BLOB_BYTES, STREAM_IDLE, TURN, UNSENT_IDLE};
+use crate::activity::Arrival;
 use crate::door::registry::refusal::{Code, Refusal};
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
 use crate::engine::{EngineError, Lease};
@@ -204,14 +205,14 @@ impl Upload {
     }
 
     /// Appends a body, and makes the upload the blob `digest`. What is no such blob is gone afterwards, and so is the upload.
-    /// With the digest comes whether the client must have all of it, even if the engine has it, too.
+    /// With the digest comes whether the client must have all of it, even if the engine has it, too. Returns how it came.
     pub(in crate::door::registry) async fn finish(
         &self,
         push: &Push,
         start: Option<u64>,
         digest: (&Digest, bool),
         body: &mut UploadBody,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Arrival, Refusal> {
         let leased = push.leased();
         match self.finish_under(&*leased.lease, start, digest, body).await {
             Err(refusal) if refusal.is_lease_lost && body.is_unread() => {
@@ -227,7 +228,7 @@ impl Upload {
         start: Option<u64>,
         (digest, is_shown): (&Digest, bool),
         body: &mut UploadBody,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Arrival, Refusal> {
         let mut stream = self.turn().await?;
         self.check_start(start)?;
         let mut expected = Expected { digest: Some(digest.clone()), size: None };
@@ -237,12 +238,13 @@ impl Upload {
             if !self.open(lease, &mut stream, &expected).await? {
                 if is_shown { body.verify(digest).await } else { body.skip().await }?;
                 stream.has_ended = true;
-                return Ok(());
+                return Ok(Arrival::Present);
             }
             let adopted = stream.writer.as_ref().map_or(0, |writer| writer.offset());
             if adopted > 0 && !is_shown && expected.size.is_none_or(|size| size == adopted) {
                 body.skip().await?;
-                return self.commit(lease, stream, expected).await;
+                self.commit(lease, stream, expected).await?;
+                return Ok(Arrival::Adopted);
             }
             if let Some(writer) = stream.writer.as_mut().filter(|_| adopted > 0) {
                 writer.restart().await?;
@@ -252,7 +254,8 @@ impl Upload {
             return Err(unknown());
         }
         self.write(&mut stream, body).await?;
-        self.commit(lease, stream, expected).await
+        self.commit(lease, stream, expected).await?;
+        Ok(Arrival::Sent)
     }
 
     async fn commit(

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use self::apply::LayerApplier;
 pub(crate) use self::host::Host;
@@ -158,7 +159,7 @@ impl Unpack {
         events: Events,
     ) -> Self {
         let task = async move { unpack(&snapshots, &job, parallel, &committed, &events).await };
-        Self(AbortOnDropHandle::new(tokio::spawn(task)))
+        Self(AbortOnDropHandle::new(tokio::spawn(task.in_current_span())))
     }
 
     /// Whether it has come to its end, good or bad.

@@ -67,6 +67,7 @@ pub(super) enum AppliedBy {
 
 /// Unpacks `layer` into `snapshot`. `below` is the chain that it lies on. With `sync` containerd syncs what it has unpacked; what
 /// this process unpacks is synced by the caller. `None` if its chain exists by now, or what it was to lie on is gone.
+#[tracing::instrument(name = "unpack", level = "debug", skip_all, fields(digest = %layer.blob.digest, bytes = layer.blob.size as i64))]
 pub(super) async fn unpack_layer(
     snapshots: &Snapshots,
     applier: &LayerApplier,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::limits::UNSENT_IDLE;
 use super::*;
+use crate::activity::Arrival;
 use crate::engine::fixture::layout;
 use crate::image::Digest;
 
@@ -28,7 +29,7 @@ async fn what_nobody_would_miss_ends_before_anybody_is_refused() {
     let is_there = |name: &str| pushes.find(&repository(name), &one).is_some();
     let digest = Digest::sha256(b"blob");
 
-    pushes.of(&repository("sent"), &one).await.unwrap().uploaded(&digest, 1);
+    pushes.of(&repository("sent"), &one).await.unwrap().uploaded(&digest, 1, Arrival::Sent);
     pushes.of(&repository("found"), &one).await.unwrap().awaits(Some(&digest));
     pushes.of(&repository("begun"), &one).await.unwrap().begin();
     for number in 3..PUSHES_OF_CLIENT {

@@ -1,8 +1,13 @@
-//! Logs, on stderr.
+//! Logs, on stderr; and traces, to a collector ([`traces`]).
 //!
 //! Only our own events are shown at the configured level. The libraries beneath us carry other people's bytes: at `debug`
 //! h2 logs header lists and at `trace` hyper logs buffers, and what passes through a door includes build secrets and
 //! registry credentials. They are held at `warn`, whatever is configured.
+
+mod json;
+mod otlp;
+mod queue;
+mod traces;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
@@ -10,12 +15,14 @@ use std::sync::OnceLock;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FilterExt as _, Targets, filter_fn};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::{Log, LogFormat};
+use json::ExportLines;
+pub(crate) use traces::{RunningTraces, Traces};
 
 /// What announcements and errors are logged as where lines are JSON: shown at every level.
 const ANNOUNCEMENTS: &str = "announcement";
@@ -50,12 +57,28 @@ fn is_json() -> bool {
 /// # Errors
 /// When something else receives the process's logs already.
 pub fn start(log: Log) -> Result<(), TryInitError> {
+    start_with(log, None)
+}
+
+/// The same, with the spans of this process as those of `traces`.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn start_with(log: Log, traces: Option<&Traces>) -> Result<(), TryInitError> {
     let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let lines = match log.format {
-        LogFormat::Text => lines.boxed(),
-        LogFormat::Json => lines.json().boxed(),
+        LogFormat::Text => lines.with_filter(filter(log.level)).boxed(),
+        // Whatever the level of a line, its spans say which export it belongs to.
+        LogFormat::Json => {
+            let filter = filter(log.level).or(filter_fn(|metadata| {
+                let is_ours = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
+                metadata.is_span() && is_ours && *metadata.level() <= Level::INFO
+            }));
+            lines.json().event_format(ExportLines::new()).with_filter(filter).boxed()
+        }
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter(log.level))).try_init()?;
+    let traces = traces.map(Traces::layer);
+    tracing_subscriber::registry().with(lines).with(traces).try_init()?;
     let _ = FORMAT.set(log.format);
     Ok(())
 }

@@ -1,0 +1,23 @@
+//! The kinds of errors of engines.
+
+use super::EngineError;
+
+impl EngineError {
+    /// One of few words, for whoever counts errors.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Node { error, .. } | Self::NamedOnSome { error, .. } => error.kind(),
+            Self::Unreachable { .. } | Self::Stopped { .. } | Self::Daemon { is_lost: true, .. } => "unreachable",
+            Self::Timeout { .. } => "timeout",
+            Self::Permission { .. } => "permission",
+            Self::NoSpace { .. } | Self::LayoutFull { .. } => "no_space",
+            Self::Missing { .. } | Self::Vanished { .. } => "missing_blobs",
+            Self::Corrupt { .. } | Self::Graph(_) => "image",
+            Self::Unpack { .. } => "unpack",
+            Self::LeaseLost { .. } => "lease_lost",
+            Self::NameMoved { .. } => "name_moved",
+            Self::Commit { .. } => "commit",
+            _ => "engine",
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The HTTP server of metrics: `GET /metrics`, and nothing else.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::Metrics;
+use crate::net::{Connection, Drain, Principal, Stream};
+use crate::passwords::{SharedPasswords, TOO_LONG, Unauthenticated, client_of};
+
+/// The path that Prometheus asks for.
+const PATH: &str = "/metrics";
+/// The type of every other response.
+const TEXT: &str = "text/plain; charset=utf-8";
+/// How many connections are served at once. A scraper needs one.
+const CONNECTIONS: usize = 16;
+/// How long a client may take for the head of a request, and how long its connection may be idle: Prometheus asks again after a
+/// minute, by default.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a connection may last, whatever is done with it.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
+const CHALLENGE: &str = "Basic realm=\"linkspan\", charset=\"UTF-8\"";
+
+/// Serves metrics to scrapers.
+#[derive(Debug)]
+pub(crate) struct MetricsServer {
+    metrics: Metrics,
+    passwords: SharedPasswords,
+    connections: Semaphore,
+}
+
+impl MetricsServer {
+    /// `passwords` are those of clients over TCP, where they need one.
+    pub(crate) fn new(metrics: Metrics, passwords: SharedPasswords) -> Self {
+        Self { metrics, passwords, connections: Semaphore::new(CONNECTIONS) }
+    }
+
+    /// Serves one connection until either side ends it, or `drain` is cancelled.
+    pub(crate) async fn serve<T: Stream + 'static>(self: Arc<Self>, connection: Connection<T>, drain: Drain) {
+        // One too many is closed: its scraper tries again.
+        let Ok(_permit) = self.connections.try_acquire() else {
+            return tracing::debug!("a connection for metrics was closed: {CONNECTIONS} are open");
+        };
+        let Connection { io, peer } = connection;
+        // Nothing is lost with a scrape: no drain waits for one.
+        let _endless = drain.endless();
+        let service = service_fn(|request| {
+            let (server, peer) = (self.clone(), peer.clone());
+            async move { Ok::<_, Infallible>(server.respond(&request, &peer).await) }
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        let served = http.serve_connection(TokioIo::new(io), service);
+        tokio::select! {
+            outcome = timeout(CONNECTION_TIMEOUT, served) => if let Ok(Err(error)) = outcome {
+                tracing::debug!(%error, "a connection for metrics broke off");
+            },
+            () = drain.cancelled() => {}
+        }
+    }
+
+    async fn respond(&self, request: &Request<Incoming>, peer: &Principal) -> Response<Full<Bytes>> {
+        if let Err(why) = client_of(&self.passwords, peer, request.headers().get(AUTHORIZATION)).await {
+            return refused(why);
+        }
+        if request.uri().path() != PATH {
+            return plain(StatusCode::NOT_FOUND, "there is nothing here; see GET /metrics\n");
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "metrics can only be read\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        let accepted = request.headers().get_all(ACCEPT).iter().filter_map(|accepted| accepted.to_str().ok());
+        let is_open_metrics = accepted.flat_map(|list| list.split(',')).any(wants_open_metrics);
+        match self.metrics.text(is_open_metrics) {
+            Ok((text, kind)) => response(StatusCode::OK, kind, text),
+            Err(error) => {
+                tracing::error!(%error, "metrics could not be written");
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n")
+            }
+        }
+    }
+}
+
+/// Whether an entry of `Accept` is the type of OpenMetrics. Prometheus names it before its own.
+fn wants_open_metrics(accepted: &str) -> bool {
+    let (kind, parameters) = accepted.split_once(';').unwrap_or((accepted, ""));
+    let refused = |parameter: &str| matches!(parameter.trim(), "q=0" | "q=0.0");
+    kind.trim() == "application/openmetrics-text" && !parameters.split(';').any(refused)
+}
+
+fn refused(why: Unauthenticated) -> Response<Full<Bytes>> {
+    let message = match why {
+        Unauthenticated::NoCredentials => "a name and a password are expected (`basic_auth` of Prometheus)",
+        Unauthenticated::Wrong => "there is no such user, or the password is another",
+        Unauthenticated::TooLong => TOO_LONG,
+        Unauthenticated::Busy => {
+            let mut response = plain(StatusCode::TOO_MANY_REQUESTS, "too many passwords are being checked\n");
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            return response;
+        }
+    };
+    let mut response = response(StatusCode::UNAUTHORIZED, TEXT, format!("{message}\n"));
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+    response
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    response(status, TEXT, text.to_owned())
+}
+
+fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scraper_gets_the_format_that_it_asks_for() {
+        for (accepted, expected) in [
+            ("application/openmetrics-text;version=1.0.0;q=0.8", true),
+            (" application/openmetrics-text", true),
+            ("application/openmetrics-text;q=0", false),
+            ("text/plain;version=0.0.4;q=0.5", false),
+            ("*/*", false),
+        ] {
+            assert_eq!(wants_open_metrics(accepted), expected, "{accepted}");
+        }
+    }
+}

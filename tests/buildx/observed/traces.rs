@@ -1,0 +1,137 @@
+//! Traces: one from buildx through Linkspan, by both protocols; and collectors that take none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+
+use super::collector::{GrpcCollector, Sent, over_http};
+use super::{Scrape, archive, image, random, serve};
+use crate::common::{Stack, linkspan, text, unix, until};
+
+/// Variables of OpenTelemetry for a collector at `endpoint`, which gets spans soon.
+fn variables(endpoint: &str, protocol: &str, more: &[(&str, &str)]) -> Vec<(String, String)> {
+    let usual = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ("NO_PROXY", "127.0.0.1"),
+    ];
+    usual.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// Linkspan's spans of the trace that has an export, by name.
+fn exported(spans: &[Sent]) -> Option<BTreeMap<String, Vec<Sent>>> {
+    let ours = || spans.iter().filter(|sent| sent.service == "linkspan");
+    let trace = &ours().find(|sent| sent.span.name == "export")?.span.trace_id;
+    let mut named = BTreeMap::<_, Vec<_>>::new();
+    for sent in ours().filter(|sent| sent.span.trace_id == *trace) {
+        named.entry(sent.span.name.clone()).or_default().push(sent.clone());
+    }
+    Some(named)
+}
+
+#[test]
+fn a_build_is_one_trace_from_buildx_to_the_engine() {
+    let (stack, collector) = (Stack::shared(), GrpcCollector::start());
+    let variables = variables(&collector.endpoint, "grpc", &[]);
+    let args = stack.containerd_flags("observed-traces");
+    let (linkspan, metrics) = serve(stack, &args, &[stack.buildkit_host()], &variables);
+    assert!(linkspan.log().contains(&format!("traces go to {}", collector.endpoint)), "{}", linkspan.log());
+    let context = image(random(), random());
+    let output = format!("type=linkspan,name=observed.example/traced:{}", random());
+    let build = stack.builder(&linkspan.address()).build(context.path(), ["--provenance=false", "-o", &output]);
+    build.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint).env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").ok();
+
+    let spans = || collector.collected.spans();
+    let is_whole = |spans: &Vec<Sent>| exported(spans).is_some_and(|named| named.contains_key("solve"));
+    let named = exported(&until("the trace of the build", spans, is_whole)).unwrap();
+    let one = |name: &str| match &named.get(name).map(Vec::as_slice) {
+        Some([one]) => one.clone(),
+        found => panic!("{name}: {found:?} of {:?}", named.keys()),
+    };
+    let (solve, export) = (one("solve"), one("export"));
+    assert_eq!(export.span.parent_span_id, solve.span.span_id);
+    for name in ["lease", "plan", "prepare", "commit"] {
+        assert_eq!(one(name).span.parent_span_id, export.span.span_id, "{name}");
+    }
+    // The config and two layers are sent one by one, with the manifest in the plan; layers are unpacked.
+    for (name, least) in [("blob", 2), ("unpack", 2)] {
+        let found = &named[name];
+        assert!(found.len() >= least, "{name}: {found:?}");
+        assert!(found.iter().all(|it| it.span.parent_span_id == export.span.span_id), "{name}: {found:?}");
+        assert!(found.iter().map(|it| it.number("bytes").unwrap()).sum::<i64>() > 150_000, "{name}: {found:?}");
+    }
+    assert!(export.number("sent_bytes").unwrap() > 150_000, "{export:?}");
+
+    // buildx began the trace, and the span that ours hangs on is its own.
+    let of_buildx = |spans: &Vec<Sent>| {
+        let parent = spans.iter().find(|sent| sent.span.span_id == solve.span.parent_span_id);
+        parent.is_some_and(|parent| parent.service != "linkspan" && parent.span.trace_id == solve.span.trace_id)
+    };
+    until("buildx's own spans", spans, of_buildx);
+    assert_eq!(Scrape::of(&metrics).sum("linkspan_spans_dropped_total"), 0.0);
+    // No connection is a span: it would end long after the trace.
+    let ours: BTreeSet<_> = spans().into_iter().filter(|it| it.service == "linkspan").map(|it| it.span.name).collect();
+    assert!(!ours.contains("connection"), "{ours:?}");
+}
+
+#[test]
+fn the_last_spans_are_sent_over_http_before_the_end() {
+    let (stack, (collected, endpoint)) = (Stack::shared(), over_http());
+    let more = [
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=let-me-in"),
+        ("OTEL_SERVICE_NAME", "observed"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "600000"),
+    ];
+    let variables = variables(&endpoint, "http/protobuf", &more);
+    let (folder, export) = (stack.fresh_path("-layout"), unix(&stack.fresh_path("-export.sock")));
+    let args = ["--engine", "layout", "--layout", text(&folder), "--export-listen", &export];
+    let (mut daemon, metrics) = serve(stack, &args, &[], &variables);
+    linkspan(["load", "-i", text(&archive(stack, "oci")), "--to", &export]).ok();
+    assert_eq!(Scrape::of(&metrics).sum("linkspan_exports_total"), 1.0);
+    assert!(daemon.terminate().success(), "{}", daemon.log());
+    let spans = collected.spans();
+    let names: BTreeSet<_> = spans.iter().map(|sent| sent.span.name.as_str()).collect();
+    assert!(names.contains("export") && names.contains("commit") && names.contains("call"), "{names:?}");
+    assert!(spans.iter().all(|sent| sent.service == "observed"), "{spans:?}");
+    assert!(!daemon.log().contains("let-me-in"), "{}", daemon.log());
+}
+
+#[test]
+fn a_collector_that_takes_nothing_costs_only_spans() {
+    let stack = Stack::shared();
+    // One that accepts and says nothing, and one that is not there.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let absent = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let archive = archive(stack, "oci");
+    for (endpoint, protocol) in [
+        (format!("http://{}", silent.local_addr().unwrap()), "grpc"),
+        (format!("http://{}", silent.local_addr().unwrap()), "http/protobuf"),
+        (format!("http://{absent}"), "grpc"),
+    ] {
+        let more = [("OTEL_BSP_MAX_QUEUE_SIZE", "2"), ("OTEL_BSP_EXPORT_TIMEOUT", "500")];
+        let variables = variables(&endpoint, protocol, &more);
+        let (folder, export) = (stack.fresh_path("-layout"), unix(&stack.fresh_path("-export.sock")));
+        let args = ["--engine", "layout", "--layout", text(&folder), "--export-listen", &export];
+        let (mut daemon, metrics) = serve(stack, &args, &[], &variables);
+        for number in 0..3 {
+            let name = format!("observed.example/kept:{number}");
+            linkspan(["load", "-i", text(&archive), "--to", &export, "-t", &name]).ok();
+        }
+        let dropped = |scrape: &Scrape| scrape.sum("linkspan_spans_dropped_total");
+        let scrape = until("spans to be dropped", || Scrape::of(&metrics), |scrape| dropped(scrape) > 0.0);
+        assert_eq!(scrape.sum("linkspan_exports_total"), 3.0);
+        assert!(daemon.terminate().success(), "{}", daemon.log());
+    }
+}
+
+#[test]
+fn variables_that_cannot_be_followed_are_reported_and_nothing_fails() {
+    let stack = Stack::shared();
+    let (folder, export) = (stack.fresh_path("-layout"), unix(&stack.fresh_path("-export.sock")));
+    let args = ["--engine", "layout", "--layout", text(&folder), "--export-listen", &export];
+    let variables = variables("http://127.0.0.1:1", "http/json", &[]);
+    let (linkspan, metrics) = serve(stack, &args, &[], &variables);
+    let expected = "OTEL_EXPORTER_OTLP_PROTOCOL is `http/json`; expected `grpc` or `http/protobuf`";
+    assert!(linkspan.log().contains(expected), "{}", linkspan.log());
+    assert_eq!(Scrape::of(&metrics).sum("linkspan_spans_dropped_total"), 0.0);
+}
