@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use super::{ENABLED, OURS, UNITS, files, machine, take_over};
 use crate::common::Run;
@@ -60,6 +61,26 @@ fn a_take_over_is_two_units_and_three_drop_ins_and_leaves_nothing_when_it_is_und
     assert_eq!(files(root.path()), before);
     let output = take_over(root.path()).arg("--undo").fails();
     assert!(output.stderr.contains("nothing was taken over"), "{output}");
+}
+
+#[test]
+fn units_of_a_package_stay_and_are_enabled_again_after_an_undo() {
+    let root = machine();
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd");
+    for unit in ["linkspan.socket", "linkspan.service"] {
+        fs::copy(scripts.join(unit), root.path().join("usr/lib/systemd/system").join(unit)).unwrap();
+    }
+    Run::new("systemctl").arg("--root").arg(root.path()).args(["enable", "linkspan.socket", "linkspan.service"]).ok();
+    let before = files(root.path());
+    let units = root.path().join(UNITS);
+    let drop_ins = OURS.iter().filter(|name| name.contains(".d/"));
+    let names: Vec<_> = drop_ins.chain(&ENABLED).map(|name| units.join(name)).collect();
+    for _ in 0..2 {
+        take_over(root.path()).ok();
+        assert_eq!(files(&units), names);
+    }
+    take_over(root.path()).arg("--undo").ok();
+    assert_eq!(files(root.path()), before);
 }
 
 #[test]
