@@ -73,18 +73,13 @@ impl Load {
 
     /// Sends what is left of the archive, the file that makes an image of it last. Returns what dockerd says.
     async fn rest(&self, upload: Upload) -> Result<Vec<String>, EngineError> {
-        let files = async {
-            for document in self.graph.documents() {
-                upload.file(&blob_path(&document.descriptor.digest), document.bytes.clone()).await?;
-            }
-            let images = self.docker.images();
-            for blob in self.archived.spooled.iter().chain(&self.archived.repeated) {
-                copy(&upload, &images, blob).await?;
-            }
-            Ok(())
-        };
-        // At the same time: the files make no image.
-        futures_util::try_join!(files, self.unnamed.look())?;
+        for document in self.graph.documents() {
+            upload.file(&blob_path(&document.descriptor.digest), document.bytes.clone()).await?;
+        }
+        let images = self.docker.images();
+        for blob in self.archived.spooled.iter().chain(&self.archived.repeated) {
+            copy(&upload, &images, blob).await?;
+        }
         let entries = layout::entries(&self.graph.root().clone().without_names(), &[]);
         let index = layout::index(&entries).map_err(|error| refused(error.to_string()))?;
         self.unnamed.expect();

@@ -70,9 +70,11 @@ impl DockerApiTransaction {
             return Err(EngineError::NotOffered { engine: EngineKind::DockerApi.name(), what });
         }
         let is_whole = next_is_whole.load(Ordering::Acquire);
-        let archived = plan(&docker.content, spool.as_ref(), &graph, !is_whole).await?;
+        // Before the archive, which may take the connection that others would need one more for, over ssh for instance.
+        let unnamed = UnnamedRecord::look(docker.clone(), graph.root().digest.clone());
+        let planned = plan(&docker.content, spool.as_ref(), &graph, !is_whole);
+        let (archived, unnamed) = futures_util::try_join!(planned, unnamed)?;
         let archive = Arc::new(AsyncMutex::new(Archive::NotBegun));
-        let unnamed = UnnamedRecord::new(docker.clone(), graph.root().digest.clone());
         let load = Load { docker, graph, options, archived, is_whole, next_is_whole, archive, unnamed, cancelled };
         Ok(Self { load: Arc::new(load), notes: Mutex::default(), commits })
     }

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 use super::DockerApi;
@@ -23,39 +22,21 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub(super) struct UnnamedRecord {
     docker: Arc<DockerApi>,
     root: Digest,
-    before: OnceCell<Before>,
+    /// Whether it was there before, so that it must stay.
+    was_there: bool,
     /// Whether a load of ours may have made it.
     is_expected: AtomicBool,
     /// Whether dockerd has said how that load ended.
     is_settled: AtomicBool,
 }
 
-/// What dockerd had of the image before it was loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Before {
-    Nothing,
-    /// The record is there, and is not ours.
-    Unnamed,
-    Named,
-}
-
 impl UnnamedRecord {
-    pub(super) fn new(docker: Arc<DockerApi>, root: Digest) -> Self {
+    /// Looks at what is there before the first load.
+    pub(super) async fn look(docker: Arc<DockerApi>, root: Digest) -> Result<Self, EngineError> {
+        let found = inspect(&docker.api, root.as_str()).await?;
+        let was_there = found.is_some_and(|found| found.target().digest == root && found.is_dangling());
         let (is_expected, is_settled) = (AtomicBool::new(false), AtomicBool::new(true));
-        Self { docker, root, before: OnceCell::new(), is_expected, is_settled }
-    }
-
-    /// Looks, once, at what is there before the first load.
-    pub(super) async fn look(&self) -> Result<(), EngineError> {
-        let look = async || {
-            Ok(match inspect(&self.docker.api, self.root.as_str()).await? {
-                Some(found) if found.target().digest != self.root => Before::Nothing,
-                Some(found) if found.is_dangling() => Before::Unnamed,
-                Some(_) => Before::Named,
-                None => Before::Nothing,
-            })
-        };
-        self.before.get_or_try_init(look).await.map(drop)
+        Ok(Self { docker, root, was_there, is_expected, is_settled })
     }
 
     /// From now on dockerd may make it at our request.
@@ -76,12 +57,12 @@ impl UnnamedRecord {
 
     /// Whether the image was there without a name, so that it must stay.
     pub(super) fn was_there(&self) -> bool {
-        self.before.get() == Some(&Before::Unnamed)
+        self.was_there
     }
 
     /// Removes it if it is ours, and with it the image if nothing else names it. Never by force: what a container uses stays.
     pub(super) async fn forget(&self) {
-        if !self.is_expected.load(Ordering::Acquire) || self.was_there() {
+        if !self.is_expected.load(Ordering::Acquire) || self.was_there {
             return;
         }
         let looks = if self.is_settled.load(Ordering::Acquire) { 1 } else { LOOKS };
