@@ -18,7 +18,7 @@ use crate::engine::remote::{Daemon, DaemonAddress, DaemonConnection, READS};
 use crate::export::{HELD, LiveExport};
 use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
 use crate::image::Reference;
-use crate::running::{First, Probe, probe};
+use crate::running::{First, Probe, probe, probe_with_tls};
 use crate::status::Kind;
 
 /// Lists the exports of a daemon that are under way, whichever of its doors they came through, and what clients hold of build
@@ -115,7 +115,10 @@ impl Ps {
 /// The exports of a daemon, ordered by id.
 async fn exports(daemon: &Daemon) -> Result<Vec<Row>, CommandError> {
     let probed = match &daemon.address {
-        DaemonAddress::Socket(address) => probe(address, First::Http2).await,
+        DaemonAddress::Socket(address) => match &daemon.tls {
+            Some(tls) => probe_with_tls(address, tls).await,
+            None => probe(address, First::Http2).await,
+        },
         // One connection is enough; it has the exports of the API.
         DaemonAddress::Ssh(_) => Probe::OtherProgram,
     };

@@ -16,7 +16,7 @@ use crate::status::{Kind, Status};
 
 pub use folders::SearchFolders;
 pub use known::known;
-pub use probe::{First, Probe, probe};
+pub use probe::{First, Probe, probe, probe_with_tls};
 pub use program::program;
 
 /// The most sockets that are probed; no machine has this many.

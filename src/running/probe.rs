@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::net::{Address, Stream};
+use crate::net::{Address, Stream, Tls, Upstream};
 use crate::status::{MAX_BYTES, PATH, SERVER, Status};
 
 /// The time limit for connecting, and again for the response.
@@ -68,6 +68,14 @@ pub async fn probe(address: &Address, first: First) -> Probe {
         }
     }
     Probe::OtherProgram
+}
+
+/// Probes the listener at `address` with TLS. Of Linkspan's doors with TLS only that of the registry says what runs.
+pub async fn probe_with_tls(address: &Address, tls: &Tls) -> Probe {
+    let Ok(upstream) = Upstream::docker(address.clone(), Some(tls)) else { return Probe::OtherProgram };
+    // It has a limit of its own.
+    let Ok(stream) = upstream.connect().await else { return Probe::OtherProgram };
+    timeout(TIMEOUT, over_http1(TokioIo::new(stream))).await.ok().flatten().unwrap_or(Probe::OtherProgram)
 }
 
 pub(super) async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {

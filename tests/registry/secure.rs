@@ -139,7 +139,7 @@ fn certificates(folder: &Path) {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     fs::write(folder.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
     let authority = Issuer::new(params, key);
-    for (file, name) in [("server", "127.0.0.1"), ("client", "ci.test"), ("other", "other.test")] {
+    for (file, name) in [("server", "127.0.0.1"), ("client", "ci.test"), ("other", "other.test"), ("ops", "ops.test")] {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([name.to_owned()]).unwrap();
         fs::write(folder.join(format!("{file}.cert")), params.signed_by(&key, &authority).unwrap().pem()).unwrap();
@@ -153,8 +153,8 @@ async fn clients_are_known_by_their_certificates() {
     certificates(folder.path());
     let path = |file: &str| text(&folder.path().join(file)).to_owned();
     let rules = path("config.toml");
-    let text_of =
-        "[[rule]]\nprincipals = ['certificate:ci.test']\nnames = ['docker.io/certified/*']\nallow = ['pull', 'push']\n";
+    let text_of = "[[rule]]\nprincipals = ['certificate:ci.test']\nnames = ['docker.io/certified/*']\nallow = ['pull', 'push']\n\
+         [[rule]]\nprincipals = ['certificate:ops.test']\nnames = ['*']\nallow = ['pull']\n";
     fs::write(&rules, text_of).unwrap();
     let [cert, key, ca] = ["server.cert", "server.key", "ca.pem"].map(path);
     let tls = ["--listen-tls-loopback", "--listen-tls-cert", &cert, "--listen-tls-key", &key];
@@ -207,5 +207,13 @@ async fn clients_are_known_by_their_certificates() {
     };
     pull(&hosts("other")).fails();
     pull(&hosts("client")).ok();
+    // Who may see everything sees what is under way, too.
+    let ps = |name: &str| {
+        let (to, cert, key) =
+            (format!("tcp://{}", served.address), path(&format!("{name}.cert")), path(&format!("{name}.key")));
+        linkspan(["ps", "--to", &to, "--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key])
+    };
+    assert_eq!(ps("ops").ok().lines().len(), 1, "only the heads of the columns");
+    ps("client").fails();
     assert_eq!(stack.image_of("registry-certified-pulled", &name), Some(image.root.digest.to_string()));
 }
