@@ -17,7 +17,7 @@ use crate::common::{Context, Stack, until};
 
 /// A docker door in front of the stack's dockerd, whose connections wait for `keep`.
 async fn open(stack: &'static Stack, socket: &std::path::Path, keep: Duration) -> Arc<docker::Door> {
-    let docker_host = Some(stack.docker_host().to_owned());
+    let docker_host = Some(stack.docker_host().parse().unwrap());
     let containerd_address = Some(stack.containerd_address().into());
     let selection =
         Selection { kind: Some(EngineKind::Docker), docker_host, containerd_address, ..Selection::default() };
