@@ -94,7 +94,7 @@ mod tests {
         let lines = wrapped(text, Some(60));
         assert_eq!(lines.lines().count(), 2, "{lines}");
         assert!(
-            lines.lines().all(|line| line.len() <= 60) && lines.lines().nth(1).unwrap().starts_with("  many"),
+            lines.lines().all(|line| line.len() <= 60) && lines.lines().nth(1).unwrap().starts_with("  cannot"),
             "{lines}"
         );
         assert_eq!(lines.split_whitespace().collect::<Vec<_>>(), text.split_whitespace().collect::<Vec<_>>());

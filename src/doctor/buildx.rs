@@ -198,9 +198,7 @@ fn through(status: &Status, builder: Option<&BuilderProbe>, buildx: Option<&Vers
         // Whether docker's client finds another Docker, is not known here.
         _ if matches!(status.engine.kind, EngineKind::Containerd | EngineKind::Cluster) => {
             let why = format!(
-                "its loads into {} are direct exports where docker's client finds a Docker with the containerd image store, or \
-                 with {POLICY}",
-                status.engine.kind
+                "its loads are direct exports where docker's client finds a Docker with the containerd image store, or with {POLICY}"
             );
             return Route::Depends(kind, why);
         }

@@ -98,7 +98,7 @@ fn loads_are_called_direct_exports_only_where_they_are() {
             (EngineKind::Docker, false, recent(), "0.13.1", Mark::Slow),
             (EngineKind::Docker, false, recent(), "v0.23.0", Mark::Slow),
             (EngineKind::DockerClassic, false, recent(), "v0.36.1", Mark::Slow),
-            (EngineKind::Containerd, false, recent(), "v0.36.1", Mark::Slow),
+            (EngineKind::Containerd, false, recent(), "v0.36.1", Mark::Note),
             (EngineKind::Layout, false, recent(), "v0.36.1", Mark::Slow),
             (EngineKind::Docker, false, BuilderProbe::TooOld, "v0.36.1", Mark::Slow),
             (EngineKind::Docker, true, BuilderProbe::NoBuilder, "v0.36.1", Mark::Slow),
