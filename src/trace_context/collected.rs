@@ -84,3 +84,62 @@ pub(crate) fn fail(span: &Span, error: &impl ToString) {
         span.set_status(Status::error(error.to_string()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanProcessor};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    /// Takes spans, so that they are made.
+    #[derive(Debug)]
+    struct Taken;
+
+    impl SpanProcessor for Taken {
+        fn on_start(&self, _: &mut opentelemetry_sdk::trace::Span, _: &Context) {}
+
+        fn on_end(&self, _: SpanData) {}
+
+        fn force_flush(&self) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_trace_is_joined_and_passed_on() {
+        const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+        const PARENT: &str = "b7ad6b7169203331";
+        activate();
+        let provider = SdkTracerProvider::builder().with_span_processor(Taken).build();
+        let layer = tracing_opentelemetry::OpenTelemetryLayer::new(provider.tracer("test"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let headers = HeaderMap::from_iter([(
+                HeaderName::from_static("traceparent"),
+                HeaderValue::try_from(format!("00-{TRACE}-{PARENT}-01")).unwrap(),
+            )]);
+            let span = tracing::info_span!("joined");
+            follow_headers(&span, &headers);
+            let _entered = span.enter();
+            let mut ours = HeaderMap::new();
+            inject(&mut ours);
+            let ours = ours["traceparent"].to_str().unwrap();
+            assert!(ours.starts_with(&format!("00-{TRACE}-")) && !ours.contains(PARENT), "{ours}");
+            // What passes through stays as it is.
+            let mut passing = headers.clone();
+            inject(&mut passing);
+            assert_eq!(passing, headers);
+        });
+        let mut outside = HeaderMap::new();
+        inject(&mut outside);
+        assert!(outside.is_empty());
+    }
+}
