@@ -121,7 +121,8 @@ impl EngineError {
 fn of_certificates(reason: &str) -> Option<&'static str> {
     let says = |words: &[&str]| words.iter().any(|words| reason.contains(words));
     // The texts of rustls, and of our own reading of files.
-    if says(&["UnknownIssuer"]) {
+    // An authority of the same name, with another key, is that of a bad signature.
+    if says(&["UnknownIssuer", "BadSignature"]) {
         return Some(
             "the engine's certificate is of another authority: name the one that signed it, as ca.pem in DOCKER_CERT_PATH or as \
              `ca` of the docker context",
@@ -178,6 +179,7 @@ mod tests {
         };
         for (reason, words) in [
             ("cannot connect to tcp://h:2376: invalid peer certificate: UnknownIssuer", "ca.pem in DOCKER_CERT_PATH"),
+            ("invalid peer certificate: BadSignature", "ca.pem in DOCKER_CERT_PATH"),
             ("invalid peer certificate: NotValidForName", "for the host of its address"),
             ("received fatal alert: CertificateRequired", "cert.pem and key.pem"),
             (
