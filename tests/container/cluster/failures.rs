@@ -79,7 +79,8 @@ fn unknown_clusters_and_nodes_are_answered_with_those_that_there_are() {
     let cluster = Cluster::start(stack, "known");
     // Whoever starts a container chooses its labels.
     let label = "io.x-k8s.kind.cluster=evil\u{1b}[31m\"},{\n";
-    start(stack, "hostile", &["--label", label, "--entrypoint", "sleep"], &["900"]);
+    let role = "io.x-k8s.kind.role=worker";
+    start(stack, "hostile", &["--label", label, "--label", role, "--entrypoint", "sleep"], &["900"]);
     let refused = |address: &str| load(stack, "cl-none:1", address).fails();
     let output = refused("kind://nonesuch");
     assert!(
