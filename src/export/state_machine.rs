@@ -42,8 +42,8 @@ fn follows(state: Option<State>, next: State) -> bool {
         // Everything is there and named already.
         | (None, Committed)
         | (Some(Open), Planned)
-        // Something that the plan relied on has gone.
-        | (Some(Ready), Planned)
+        // Something that the plan relied on has gone, as is found when dockerd loads the image or after its names are set.
+        | (Some(Transferring | Ready), Planned)
         | (Some(Planned), Transferring)
         | (Some(Transferring), Ready)
         | (Some(Ready), Committed) => true,
@@ -72,7 +72,9 @@ mod tests {
             assert!(!follows(Some(state), Committed), "{state:?}");
         }
         assert!(follows(Some(Ready), Committed));
-        assert!(follows(Some(Ready), Planned), "what the plan relied on may have gone");
+        for state in [Transferring, Ready] {
+            assert!(follows(Some(state), Planned), "what the plan relied on may have gone");
+        }
         assert!(!follows(Some(Committed), Planned));
     }
 }
