@@ -3,13 +3,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use async_trait::async_trait;
-use rustix::process::Pid;
 use tokio::io::{AsyncRead, AsyncWrite};
-
-use super::dial::{Dial, DialError};
-use super::stream_failure::StreamFailure;
-use super::upstream::Stream;
 
 /// Connections to builders.
 pub static BUILDERS: ConnectionCount = ConnectionCount::new();
@@ -58,40 +52,6 @@ pub struct OpenConnection(&'static ConnectionCount);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A way to an upstream whose connections are counted.
-#[derive(Debug)]
-pub struct CountedDial {
-    dial: Box<dyn Dial>,
-    count: &'static ConnectionCount,
-}
-
-impl CountedDial {
-    /// Counts what `dial` opens in `count`.
-    pub fn new(dial: Box<dyn Dial>, count: &'static ConnectionCount) -> Self {
-        Self { dial, count }
-    }
-}
-
-#[async_trait]
-impl Dial for CountedDial {
-    fn name(&self) -> String {
-        self.dial.name()
-    }
-
-    async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
-        Ok(Box::new(self.count.count(self.dial.dial().await?)))
-    }
-
-    async fn dial_with_failure(&self) -> Result<(Box<dyn Stream>, StreamFailure), DialError> {
-        let (stream, failure) = self.dial.dial_with_failure().await?;
-        Ok((Box::new(self.count.count(stream)), failure))
-    }
-
-    async fn process(&self) -> Option<Pid> {
-        self.dial.process().await
     }
 }
 
