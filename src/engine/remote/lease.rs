@@ -22,7 +22,7 @@ use crate::engine::stream::SILENCE;
 use crate::engine::{EngineError, Origin, Precondition};
 use crate::export_v1::convert::{descriptor_message, duration_message};
 use crate::export_v1::proto::{
-    Export, ExportState, Exporter, ListRequest, NegotiateRequest, OpenRequest, RenewRequest, Standing,
+    Export, ExportState, Exporter, GetRequest, ListRequest, NegotiateRequest, OpenRequest, RenewRequest, Standing,
 };
 use crate::image::{Descriptor, Digest, Graph};
 
@@ -164,15 +164,29 @@ impl RemoteLease {
         loop {
             let call = async { self.connection.exports().list(request.clone()).await };
             let page = self.connection.unary("looking for an export to resume", call).await?;
-            if let Some(export) = page.exports.into_iter().find(is_abandoned) {
-                tracing::debug!(export = export.id, "resuming an export that was left behind");
-                return Ok(Some(export.id));
+            for export in page.exports.into_iter().filter(is_abandoned) {
+                if self.is_open(&export.id).await? {
+                    tracing::debug!(export = export.id, "resuming an export that was left behind");
+                    return Ok(Some(export.id));
+                }
             }
             // A server that gives the same page again would be queried for ever.
             if page.next_page_token.is_empty() || page.next_page_token == request.page_token {
                 return Ok(None);
             }
             request.page_token = page.next_page_token;
+        }
+    }
+
+    /// Whether an export whose process is gone is open still: since it was listed, that process may have committed it and ended.
+    async fn is_open(&self, id: &str) -> Result<bool, EngineError> {
+        let request = GetRequest { export_id: id.to_owned() };
+        let call = async { self.connection.exports().get(request).await };
+        match self.connection.unary("looking at an export to resume", call).await {
+            Ok(response) => Ok(response.export.is_some_and(|export| export.state() == ExportState::Open)),
+            Err(error) if error.is_disconnect() => Err(error),
+            // It is forgotten, or somebody else's by now.
+            Err(_) => Ok(false),
         }
     }
 
