@@ -65,9 +65,8 @@ fn docker_knows_the_plugin_and_calls_it() {
 #[test]
 fn docker_s_own_options_say_which_engine_is_meant() {
     let (user, stack) = (User::new(), Stack::shared());
-    stack.base_image();
-    let name = "plugin-base:1";
-    stack.docker(["tag", stack.base_image(), name]).ok();
+    stack.docker(["pull", stack.base_image()]).ok();
+    stack.docker(["tag", stack.base_image(), "plugin-base:1"]).ok();
     let host = format!("host={}", stack.docker_host());
     user.docker(&["context", "create", "far", "--docker", &host]).ok();
     let engine = ["linkspan", "images", "--engine", "docker"];
