@@ -6,8 +6,9 @@ import signal
 import threading
 import time
 
+from engines import OURS
 from images import full
-from machine import Failed, say
+from machine import Failed, run, say
 from parallel import is_right
 from proxy import Proxy
 from resources import at_rest, back
@@ -89,6 +90,7 @@ def faults(machine, engine, random):
         if server.has_ended():
             raise Failed(f"linkspan ended with {server.process.returncode}:\n{server.last_words()}")
         server.check_log()
+        kept = expire(machine, engine, server)
         after = back(server.process.pid, before, engine)
     except Failed as failed:
         raise Failed(f"{failed}\nafter {broken.done}; see {server.log}") from None
@@ -96,8 +98,19 @@ def faults(machine, engine, random):
         for proxy in proxies.values():
             proxy.close()
     server.stop()
-    return {"rounds": sum(broken.done.values()), "result": f"{tally['right']} loads right, {tally['refused']} failed with a reason, in {epochs} epochs",
+    return {"rounds": sum(broken.done.values()), "result": f"{tally['right']} loads right, {tally['refused']} failed with a reason, in {epochs} epochs; {kept} exports waited for their clients",
             "faults": broken.done, "errors": errors, "before": before, "after": after}
+
+
+def expire(machine, engine, server):
+    """Ends the exports of the API that wait for clients which will not come back, as the end of their time does; how many there are.
+
+    A load that failed leaves its export to the next load of the same image, which does not ask for it where the image is there by now.
+    """
+    listed = run(machine.binary, "ps", "--quiet", "--no-trunc", "--to", f"unix://{server.sockets['export']}", env=engine.env).output.split()
+    for export in listed:
+        engine.ctr("leases", "rm", f"{OURS}{export}")
+    return len(listed)
 
 
 def numbered(machine, engine, random):

@@ -43,6 +43,8 @@ class Proxy:
         self.open.add(pair)
         try:
             await asyncio.gather(self.pass_on(reader, there[1]), self.pass_on(there[0], writer))
+        except asyncio.CancelledError:
+            pass  # the proxy ends
         finally:
             self.open.discard(pair)
             for end in pair:
