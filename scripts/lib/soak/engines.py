@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 
 from images import check_graph, full
 from machine import Failed, run
 
 # What Linkspan stores under its own leases has keys that begin so.
 OURS = "linkspan-"
+# Our unfinished snapshots; dockerd's and containerd's own have four letters behind the time.
+UNFINISHED = re.compile(r"extract-\d+-[0-9a-f]+\.[0-9a-f]+")
 
 
 def read_file(path):
@@ -86,7 +89,7 @@ class Containerd(Engine):
         leases = self.ctr("leases", "ls", "-q").output.split()
         found = [f"lease {lease}" for lease in leases if lease.startswith(OURS)]
         found += [f"ingest {row[0]}" for row in self.rows("content", "active") if row[0].startswith(OURS)]
-        found += [f"snapshot {row[0]}" for row in self.rows("snapshots", "ls") if row[0].startswith("extract-")]
+        found += [f"snapshot {row[0]}" for row in self.rows("snapshots", "ls") if UNFINISHED.fullmatch(row[0])]
         return found + super().left()
 
 
