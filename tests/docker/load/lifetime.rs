@@ -237,6 +237,8 @@ fn loads_at_the_same_time_do_not_meet() {
 #[test]
 fn memory_does_not_grow_with_the_archive() {
     let engines = TwoEngines::new();
+    // How much of the program itself is resident depends on how it was built.
+    let begun = engines.linkspan.peak_bytes();
     let large: Vec<u8> =
         (0..(32 << 20) / 4_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let image = Image::of(&[&large]);
@@ -250,7 +252,7 @@ fn memory_does_not_grow_with_the_archive() {
     upload.send(&image.oci("large:2").end().0);
     let response = upload.finish();
     assert!(response.contains(r#"Loaded image: large:2\n"#), "{response}");
-    let peak = engines.linkspan.peak_bytes();
-    assert!(peak <= 64 << 20, "{peak} bytes at most were resident while 1.2 GB passed");
+    let grown = engines.linkspan.peak_bytes() - begun;
+    assert!(grown <= 32 << 20, "{grown} bytes more than at the beginning were resident while 1.2 GB passed");
     assert!(fs::metadata(engines.door()).is_ok());
 }
