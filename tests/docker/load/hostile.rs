@@ -196,6 +196,8 @@ fn garbled(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn countless_members_and_endless_zeros_cost_neither_memory_nor_much_time() {
     let bench = Bench::new();
+    // How much of the program itself is resident depends on how it was built.
+    let begun = bench.engines.linkspan.peak_bytes();
     let image = Image::of(&[b"one"]);
     let present = bench.write("present", image.oci("many:1").end());
     bench.engines.compare("what is present", &present, &[]);
@@ -218,8 +220,8 @@ fn countless_members_and_endless_zeros_cost_neither_memory_nor_much_time() {
     fs::remove_file(zeros).unwrap();
     bench.engines.compare("zeros", &bomb, &[]);
     assert_eq!(bench.engines.load(&repeated(2_000), &[], true).code, Some(0));
-    let peak = bench.engines.linkspan.peak_bytes();
-    assert!(peak <= 64 << 20, "{peak} bytes at most were resident");
+    let grown = bench.engines.linkspan.peak_bytes() - begun;
+    assert!(grown <= 32 << 20, "{grown} bytes more than at the beginning were resident");
 }
 
 /// dockerd responds before it was sent all of it, and its client is in the middle of sending.
