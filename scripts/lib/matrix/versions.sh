@@ -47,8 +47,14 @@ install_version() {
         ) >"$folder/log" 2>&1
     fi && { echo "$module" >"$folder/done"; rm -f "$folder/log"; return 0; }
     rm -rf "$folder/bin"
-    # The last line of a failed build says what is wrong.
-    grep -E 'hint: the last lines|error|E:' "$folder/log" | tail -1 | sed 's/^.*the last lines: //' | cut -c1-300 >"$folder/reason"
+    # What a release depends on may be gone, as pseudo-versions are; else the last line of a build says what is wrong.
+    local missing
+    missing=$(grep -oE '[a-z0-9./-]+@v[^ :]+: reading' "$folder/log" | tail -1 | cut -d: -f1)
+    if [ -n "$missing" ]; then
+        echo "the module proxy does not serve $missing, which it needs" >"$folder/reason"
+    else
+        grep -vE '^(go|matrix): (downloading|building)' "$folder/log" | tail -1 | cut -c1-300 >"$folder/reason"
+    fi
     say "$id is not installed: $(cat "$folder/reason")"
 }
 
