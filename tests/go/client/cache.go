@@ -46,6 +46,9 @@ func OpenCache(ctx context.Context, conn grpc.ClientConnInterface, request *cach
 
 // Commit stores versions. An error is that of the targets that have failed; the results of the others are returned with it.
 func (c *CacheExport) Commit(ctx context.Context, targets ...*cachev1.CommitTarget) ([]*cachev1.TargetResult, error) {
+	// The stream is not read to its end.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stream, err := c.caches.Commit(ctx, &cachev1.CommitRequest{ExportId: c.id, Targets: targets})
 	for err == nil {
 		var message *cachev1.CommitResponse

@@ -70,7 +70,7 @@ func write(t *testing.T, export *Export) ocispec.Descriptor {
 }
 
 func TestAnExportIsRenewed(t *testing.T) {
-	export := open(t, &exportv1.OpenRequest{Ttl: durationpb.New(15 * time.Second)})
+	export := open(t, &exportv1.OpenRequest{Ttl: durationpb.New(time.Minute)})
 	first := get(t, export).GetExpireTime().AsTime()
 	for end := time.Now().Add(2 * time.Minute); !get(t, export).GetExpireTime().AsTime().After(first); {
 		if time.Now().After(end) {
@@ -135,16 +135,17 @@ func TestWhyACommitFailed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for response, expected := range map[string]string{
-		"":        "the build's response has no containerimage.descriptor; hint: export with the type oci or docker, and tar=false",
-		"!":       "containerimage.descriptor of the build's response is not base64: illegal base64 data at input byte 0",
-		"bm90aQ=": "containerimage.descriptor of the build's response is not base64: illegal base64 data at input byte 7",
-		"W10=":    "containerimage.descriptor of the build's response is no descriptor: json: cannot unmarshal array into Go value of type v1.Descriptor",
+		"": "the build's response has no containerimage.descriptor; hint: export with the type oci or docker, and tar=false",
+		// What follows is Go's own text.
+		"!":       "containerimage.descriptor of the build's response is not base64: ",
+		"bm90aQ=": "containerimage.descriptor of the build's response is not base64: ",
+		"W10=":    "containerimage.descriptor of the build's response is no descriptor: ",
 	} {
 		built := map[string]string{}
 		if response != "" {
 			built[builtDescriptor] = response
 		}
-		if _, err := export.CommitBuild(t.Context(), built); err == nil || err.Error() != expected {
+		if _, err := export.CommitBuild(t.Context(), built); err == nil || !strings.HasPrefix(err.Error(), expected) {
 			t.Errorf("%q: %v", response, err)
 		}
 	}

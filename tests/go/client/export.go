@@ -109,6 +109,9 @@ func (e *Export) Commit(ctx context.Context, root ocispec.Descriptor, names ...s
 		}
 		request.Targets = append(request.Targets, target)
 	}
+	// The stream is not read to its end.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stream, err := e.exports.Commit(ctx, request)
 	for err == nil {
 		var message *exportv1.CommitResponse
