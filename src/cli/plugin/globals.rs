@@ -163,7 +163,9 @@ fn option<'a>(name: &'a str, value: Option<&'a str>, word: &'a str) -> Option<(&
 mod tests {
     use super::*;
 
-    fn split(line: &str) -> Result<(Vec<(&'static str, Option<OsString>)>, usize), GlobalsError> {
+    type Variables = Vec<(&'static str, Option<OsString>)>;
+
+    fn split(line: &str) -> Result<(Variables, usize), GlobalsError> {
         let arguments: Vec<_> = line.split(' ').map(OsString::from).collect();
         let (globals, rest) = Globals::split(&arguments)?;
         Ok((globals.0, rest.len()))
