@@ -1,8 +1,6 @@
 //! The leases of a bucket: an object for each, with what it pins and the uploads that are under way under it.
 //!
-//! A lease is written before what it pins is looked up, and renewed as a whole. One is abandoned when its process is gone, which
-//! only a process of the same boot can tell, else when it has not been written for a day; a durable one eight hours after it
-//! was created. Its uploads are aborted then. Long before that its own process trusts it no more, whatever the clocks say.
+//! When one is abandoned, [`StoredLease`] says; its uploads are aborted then. A lease of this process is [`StoredPins`].
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;

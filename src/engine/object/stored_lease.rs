@@ -1,7 +1,7 @@
 //! A lease as a bucket has it: an object of JSON, with what it pins and the uploads that are under way under it.
 //!
 //! One is abandoned when its process is gone, which only a process of the same boot can tell, else when it has not been written
-//! for a day; a durable one eight hours after it was created.
+//! for a day; a durable one eight hours after it was created, and what clocks may differ by.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
