@@ -97,6 +97,11 @@ pub struct EndedExport {
     pub after: Duration,
 }
 
+/// dockerd refused what it was sent, or its load was not completed.
+pub const DOCKER_FAILED: &str = "docker";
+/// An archive or a folder could not be made of an image.
+pub const OUTPUT_FAILED: &str = "output";
+
 /// How an export ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportEnd {

@@ -81,6 +81,8 @@ pub(crate) async fn run(
     let (traces, dropped) = start_traces(traces);
     let outcome = serve(&config, inherited, dropped).await;
     if let Some(traces) = traces {
+        let most = traces.flush().saturating_add(CLOSE_TIMEOUT);
+        notify::state(&format!("EXTEND_TIMEOUT_USEC={}", most.as_micros()));
         traces.finish().await;
     }
     outcome

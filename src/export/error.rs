@@ -70,6 +70,9 @@ impl ExportError {
         }
     }
 
+    /// The words of [`ExportError::kind`] that are not the engine's, and not of an export that was given up.
+    pub const KINDS: [&str; 4] = ["image", "source", "policy", "internal"];
+
     /// The kind of the reason: one of few words, for whoever counts them.
     pub fn kind(&self) -> &'static str {
         match self {

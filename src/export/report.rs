@@ -52,7 +52,6 @@ impl Report {
         // An image that is there as a whole is not looked into.
         let spared_bytes = Some(spared.load(Ordering::Relaxed)).filter(|bytes| *bytes != u64::MAX);
         ending.ended.end = end_of(&result, spared_bytes.is_some());
-        drop(ending);
         match &result {
             Ok(Outcome { sent_blobs, sent_bytes, present_blobs }) => tracing::info!(
                 door,
@@ -73,6 +72,8 @@ impl Report {
                 tracing::info!(door, builder, export, root, names, seconds, principal, engine, %error, "not exported")
             }
         }
+        // Counted when the line is there, so that whoever sees the one finds the other.
+        drop(ending);
         result
     }
 }

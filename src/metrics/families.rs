@@ -9,16 +9,14 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::labels::{Blobs, Build, Door, Ended, ErrorKind, Lookup, Request, State};
 use super::states::DOORS;
-use crate::activity::{Activity, Arrival, EndedExport, ExportEnd};
+use crate::activity::{Activity, Arrival, DOCKER_FAILED, EndedExport, ExportEnd, OUTPUT_FAILED};
+use crate::engine::EngineError;
+use crate::export::ExportError;
 use crate::progress::State as Step;
 
 /// Upper bounds of durations in seconds: an export that finds everything takes milliseconds, one of a large image minutes.
 const SECONDS: [f64; 16] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
-
-/// Kinds of errors that are shown as 0 before they happen.
-const ERRORS: [&str; 9] =
-    ["unreachable", "timeout", "no_space", "missing_blobs", "image", "unpack", "source", "policy", "internal"];
 
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -144,7 +142,9 @@ impl Families {
         for state in [Step::Open, Step::Planned, Step::Transferring, Step::Ready] {
             drop(self.state_seconds.get_or_create(&State { state: state.name() }));
         }
-        for kind in ERRORS {
+        // Those that two of them have are one series.
+        let kinds = EngineError::KINDS.into_iter().chain(ExportError::KINDS).chain([DOCKER_FAILED, OUTPUT_FAILED]);
+        for kind in kinds {
             drop(self.errors.get_or_create(&ErrorKind { kind }));
         }
         for result in ["hit", "miss"] {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ const CONNECTIONS: usize = 16;
 /// How long a client may take for the head of a request, and how long its connection may be idle: Prometheus asks again after a
 /// minute, by default.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a client may take from its connection to a request that is admitted: who only connects keeps others out.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may last, whatever is done with it.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
 const CHALLENGE: &str = "Basic realm=\"linkspan\", charset=\"UTF-8\"";
@@ -57,10 +60,22 @@ impl MetricsServer {
         let Connection { io, peer } = connection;
         // Nothing is lost with a scrape: no drain waits for one.
         let _endless = drain.endless();
+        let is_admitted = Arc::new(AtomicBool::new(false));
         let service = service_fn(|request| {
-            let (server, peer) = (self.clone(), peer.clone());
-            async move { Ok::<_, Infallible>(server.respond(&request, &peer).await) }
+            let (server, peer, is_admitted) = (self.clone(), peer.clone(), is_admitted.clone());
+            async move {
+                let response = server.respond(&request, &peer).await;
+                let is_refused = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS].contains(&response.status());
+                is_admitted.fetch_or(!is_refused, Ordering::Relaxed);
+                Ok::<_, Infallible>(response)
+            }
         });
+        let strange = async {
+            tokio::time::sleep(FIRST_TIMEOUT).await;
+            if is_admitted.load(Ordering::Relaxed) {
+                std::future::pending().await
+            }
+        };
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         let served = http.serve_connection(TokioIo::new(io), service);
@@ -68,6 +83,7 @@ impl MetricsServer {
             outcome = timeout(CONNECTION_TIMEOUT, served) => if let Ok(Err(error)) = outcome {
                 tracing::debug!(%error, "a connection for metrics broke off");
             },
+            () = strange => tracing::debug!("a connection for metrics is closed: nothing was admitted on it in time"),
             () = drain.cancelled() => {}
         }
     }

@@ -3,6 +3,7 @@
 //! endpoint nothing is sent.
 
 use std::env;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -15,6 +16,9 @@ use tonic::transport::ClientTlsConfig;
 
 use crate::registry::install_cryptography;
 
+/// How long a request may take unless a variable says otherwise, in milliseconds (OpenTelemetry Protocol Exporter), and at most.
+const DEFAULT_TIMEOUT: u64 = 10_000;
+const MAX_TIMEOUT: u64 = 600_000;
 /// The longest response of a collector that is read.
 const MAX_RESPONSE: usize = 64 << 10;
 
@@ -23,6 +27,8 @@ const MAX_RESPONSE: usize = 64 << 10;
 pub(super) struct Target {
     pub(super) endpoint: String,
     pub(super) protocol: Protocol,
+    /// How long one request may take.
+    pub(super) limit: Duration,
 }
 
 /// Why the variables cannot be followed.
@@ -57,7 +63,10 @@ pub(super) fn target(variable: impl Fn(&str) -> Option<String>) -> Result<Option
             return Err(OtlpError::Protocol { variable, value });
         }
     };
-    Ok(Some(Target { endpoint, protocol }))
+    let limit = get("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").or_else(|| get("OTEL_EXPORTER_OTLP_TIMEOUT"));
+    let limit = limit.and_then(|(_, limit)| limit.trim().parse().ok()).filter(|limit| *limit > 0);
+    let limit = Duration::from_millis(limit.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT));
+    Ok(Some(Target { endpoint, protocol, limit }))
 }
 
 /// The variables of this process.
@@ -70,7 +79,8 @@ pub(super) fn exporter(target: &Target) -> Result<SpanExporter, OtlpError> {
     install_cryptography();
     let builder = SpanExporter::builder();
     if target.protocol != Protocol::Grpc {
-        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+        let client =
+            reqwest::Client::builder().timeout(target.limit).redirect(reqwest::redirect::Policy::none()).build()?;
         let builder = builder.with_http().with_protocol(Protocol::HttpBinary);
         return Ok(builder.with_http_client(Client(client)).build()?);
     }
@@ -110,6 +120,10 @@ mod tests {
         target(|name| variables.iter().find(|(it, _)| *it == name).map(|(_, value)| (*value).to_owned()))
     }
 
+    fn expected(endpoint: &str, protocol: Protocol, limit: u64) -> Target {
+        Target { endpoint: endpoint.to_owned(), protocol, limit: Duration::from_millis(limit) }
+    }
+
     #[test]
     fn nothing_is_sent_unless_an_endpoint_is_set() {
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318");
@@ -123,7 +137,7 @@ mod tests {
             assert_eq!(read(variables).unwrap(), None, "{variables:?}");
         }
         for variables in [&[endpoint][..], &[endpoint, ("OTEL_SDK_DISABLED", "")]] {
-            let expected = Target { endpoint: "http://c:4318".to_owned(), protocol: Protocol::HttpBinary };
+            let expected = expected("http://c:4318", Protocol::HttpBinary, 10_000);
             assert_eq!(read(variables).unwrap(), Some(expected));
         }
     }
@@ -135,8 +149,10 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://traces:2"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
             ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "7"),
         ];
-        let expected = Target { endpoint: "http://traces:2".to_owned(), protocol: Protocol::Grpc };
+        let expected = expected("http://traces:2", Protocol::Grpc, 7);
         assert_eq!(read(&variables).unwrap(), Some(expected));
         let error = read(&[variables[0], ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]).unwrap_err();
         assert_eq!(error.to_string(), "OTEL_EXPORTER_OTLP_PROTOCOL is `http/json`; expected `grpc` or `http/protobuf`");

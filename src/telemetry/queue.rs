@@ -22,11 +22,17 @@ use tokio_util::sync::CancellationToken;
 const MAX_SPANS: usize = 65_536;
 const MAX_MILLISECONDS: u64 = 600_000;
 
+/// How long the last spans may take, unless `OTEL_BSP_EXPORT_TIMEOUT` is set; and at most.
+const FLUSH: Duration = Duration::from_secs(3);
+const MAX_FLUSH: Duration = Duration::from_secs(60);
+
 /// How spans are batched (OpenTelemetry specification, "Batch Span Processor").
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Batching {
     delay: Duration,
     limit: Duration,
+    /// How long the last spans may take at the end of the process.
+    flush: Duration,
     queue: usize,
     batch: usize,
 }
@@ -40,11 +46,14 @@ impl Batching {
                 .filter(|it| *it > 0)
                 .unwrap_or(default)
         };
-        let time = |name, default| number(name, MAX_MILLISECONDS).map_or(default, Duration::from_millis);
+        let set = |name| number(name, MAX_MILLISECONDS).map(Duration::from_millis);
+        // No time at all would be no export at all.
+        let limit = set(OTEL_BSP_EXPORT_TIMEOUT).filter(|limit| !limit.is_zero());
         let queue = spans(OTEL_BSP_MAX_QUEUE_SIZE, OTEL_BSP_MAX_QUEUE_SIZE_DEFAULT);
         Self {
-            delay: time(OTEL_BSP_SCHEDULE_DELAY, OTEL_BSP_SCHEDULE_DELAY_DEFAULT),
-            limit: time(OTEL_BSP_EXPORT_TIMEOUT, OTEL_BSP_EXPORT_TIMEOUT_DEFAULT),
+            delay: set(OTEL_BSP_SCHEDULE_DELAY).unwrap_or(OTEL_BSP_SCHEDULE_DELAY_DEFAULT),
+            limit: limit.unwrap_or(OTEL_BSP_EXPORT_TIMEOUT_DEFAULT),
+            flush: limit.unwrap_or(FLUSH).min(MAX_FLUSH),
             batch: spans(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, OTEL_BSP_MAX_EXPORT_BATCH_SIZE_DEFAULT).min(queue),
             queue,
         }
@@ -111,6 +120,11 @@ impl SpanProcessor for Queue {
 impl Sending {
     pub(super) fn dropped(&self) -> Dropped {
         self.dropped.clone()
+    }
+
+    /// How long the last spans may take.
+    pub(super) fn flush(&self) -> Duration {
+        self.batching.flush
     }
 
     /// Sends spans until `end` is cancelled, and then those that have ended by then. `end` may be cut short by dropping this.

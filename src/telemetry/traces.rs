@@ -24,8 +24,6 @@ use crate::trace_context;
 
 /// The name of the service where `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` give none.
 const SERVICE: &str = "linkspan";
-/// How long the last spans may take at the end of the process.
-const FLUSH: Duration = Duration::from_secs(3);
 
 /// Traces of a process, before its runtime has started.
 #[derive(Debug)]
@@ -43,6 +41,7 @@ pub(crate) struct RunningTraces {
     _provider: SdkTracerProvider,
     task: AbortOnDropHandle<()>,
     end: CancellationToken,
+    flush: Duration,
 }
 
 impl Traces {
@@ -78,17 +77,22 @@ impl Traces {
         let Self { target, provider, resource, sending } = self;
         let mut exporter = otlp::exporter(&target).map_err(|error| error.to_string())?;
         exporter.set_resource(&resource);
-        let end = CancellationToken::new();
+        let (end, flush) = (CancellationToken::new(), sending.flush());
         let task = AbortOnDropHandle::new(tokio::spawn(sending.run(exporter, end.clone())));
-        Ok((RunningTraces { _provider: provider, task, end }, target.endpoint))
+        Ok((RunningTraces { _provider: provider, task, end, flush }, target.endpoint))
     }
 }
 
 impl RunningTraces {
+    /// How long [`RunningTraces::finish`] may take.
+    pub(crate) fn flush(&self) -> Duration {
+        self.flush
+    }
+
     /// Sends what has ended, for a bounded time.
     pub(crate) async fn finish(self) {
         self.end.cancel();
-        if tokio::time::timeout(FLUSH, self.task).await.is_err() {
+        if tokio::time::timeout(self.flush, self.task).await.is_err() {
             tracing::warn!("the collector of traces did not take the last spans in time");
         }
     }

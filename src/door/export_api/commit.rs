@@ -13,7 +13,7 @@ use super::exporters::{self, Job};
 use super::session::Session;
 use super::sessions::Sessions;
 use super::{record, sessions};
-use crate::activity::{Activity, EndedExport, ExportEnd};
+use crate::activity::{Activity, EndedExport, ExportEnd, OUTPUT_FAILED};
 use crate::engine::Engine;
 use crate::export_v1::ApiError;
 use crate::export_v1::convert;
@@ -302,7 +302,7 @@ async fn run_target(
         let end = match &outcome {
             Ok(_) => ExportEnd::Exported,
             Err(error) if error.code == Code::Cancelled => ExportEnd::Cancelled,
-            Err(_) => ExportEnd::Failed("output"),
+            Err(_) => ExportEnd::Failed(OUTPUT_FAILED),
         };
         let (engine, after) = (engine.identity().kind.name(), begun.elapsed());
         exports.activities().emit(Activity::Ended(EndedExport { door: "export", engine, end, after }));

@@ -3,6 +3,21 @@
 use super::EngineError;
 
 impl EngineError {
+    /// All words of [`EngineError::kind`].
+    pub const KINDS: [&str; 11] = [
+        "unreachable",
+        "timeout",
+        "permission",
+        "no_space",
+        "missing_blobs",
+        "image",
+        "unpack",
+        "lease_lost",
+        "name_moved",
+        "commit",
+        "engine",
+    ];
+
     /// One of few words, for whoever counts errors.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -39,7 +39,9 @@ fn serve(stack: &Stack, args: &[&str], builders: &[&str], variables: &[(String, 
 /// The lines of a log, which are all JSON.
 fn lines(log: &str) -> Vec<Value> {
     let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    log.lines().map(parse).collect()
+    // The last one may be on its way.
+    let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().map(parse).collect()
 }
 
 /// The sum of a field of all lines with the message `message`.
@@ -47,6 +49,11 @@ fn sum_of(log: &str, message: &str, field: &str) -> f64 {
     let lines = lines(log);
     let of_message = lines.iter().filter(|line| line["fields"]["message"] == message);
     of_message.map(|line| line["fields"][field].as_f64().unwrap_or_default()).sum()
+}
+
+/// How many lines have the message `message`.
+fn count_of(log: &str, message: &str) -> usize {
+    lines(log).iter().filter(|line| line["fields"]["message"] == message).count()
 }
 
 #[test]
@@ -83,7 +90,8 @@ fn builds_are_counted_and_their_lines_say_which_export() {
     let blobs = |how: &str| scrape.get(&format!("linkspan_blobs_total{{door=\"buildkit\",how=\"{how}\"}}"));
     assert_eq!([blobs("sent"), blobs("present"), blobs("adopted")], [4.0 + 3.0, 4.0 + 1.0, 0.0]);
     let bytes = |what: &str| scrape.get(&format!("linkspan_{what}_bytes_total{{door=\"buildkit\"}}"));
-    let log = linkspan.log();
+    let is_logged = |log: &String| count_of(log, "exported") == 3;
+    let log = until("the lines of three exports", || linkspan.log(), is_logged);
     assert_eq!(bytes("sent"), sum_of(&log, "exported", "sent_bytes"));
     assert_eq!(bytes("spared"), sum_of(&log, "exported", "spared_bytes"));
     assert!(bytes("sent") > 200_000.0 && bytes("spared") > 100_000.0, "{scrape:?}");
@@ -155,7 +163,8 @@ fn loads_into_docker_are_counted_and_listed() {
         2.0,
         "{scrape:?}"
     );
-    let log = linkspan.log();
+    let is_loaded = |log: &String| count_of(log, "loaded") == 2;
+    let log = until("the lines of two loads", || linkspan.log(), is_loaded);
     for (field, sample) in [
         ("spared_blobs", "linkspan_blobs_total{door=\"docker\",how=\"present\"}"),
         ("spared_bytes", "linkspan_spared_bytes_total{door=\"docker\"}"),

@@ -88,6 +88,8 @@ fn the_last_spans_are_sent_over_http_before_the_end() {
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=let-me-in"),
         ("OTEL_SERVICE_NAME", "observed"),
         ("OTEL_BSP_SCHEDULE_DELAY", "600000"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "60000"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000"),
     ];
     let variables = variables(&endpoint, "http/protobuf", &more);
     let (folder, export) = (stack.fresh_path("-layout"), unix(&stack.fresh_path("-export.sock")));

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tracing::info;
 
 use super::upload::ArchiveFacts;
-use crate::activity::{Activities, Activity, Arrival, EndedExport, ExportEnd};
+use crate::activity::{Activities, Activity, Arrival, DOCKER_FAILED, EndedExport, ExportEnd};
 use crate::engine::Origin;
 use crate::export::{Listed, LiveExports};
 
@@ -107,6 +107,8 @@ impl Drop for Report {
         let (seconds, names) = (self.begun.elapsed().as_millis() as f64 / 1e3, self.names.join(","));
         let savings = self.known.savings.get().copied().unwrap_or_default();
         let (spared_blobs, spared_bytes) = (savings.blobs, savings.bytes);
+
+        // Counted when the line is there, so that whoever sees the one finds the other.
         let present = (savings.blobs as u64, savings.bytes);
         if present.0 > 0 {
             let (blobs, bytes) = present;
@@ -114,8 +116,8 @@ impl Drop for Report {
         }
         let end = match &self.end {
             End::Loaded => ExportEnd::Exported,
-            End::Failed(_) => ExportEnd::Failed("docker"),
-            End::Unknown if self.known.trouble.get().is_some() => ExportEnd::Failed("docker"),
+            End::Failed(_) => ExportEnd::Failed(DOCKER_FAILED),
+            End::Unknown if self.known.trouble.get().is_some() => ExportEnd::Failed(DOCKER_FAILED),
             End::Unknown => ExportEnd::Cancelled,
         };
         let (engine, after) = (self.engine, self.begun.elapsed());
