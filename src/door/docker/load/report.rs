@@ -103,11 +103,21 @@ impl Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let (principal, export) = (&self.principal, &self.export);
+        let (principal, export, engine) = (&self.principal, &self.export, self.engine);
         let (seconds, names) = (self.begun.elapsed().as_millis() as f64 / 1e3, self.names.join(","));
         let savings = self.known.savings.get().copied().unwrap_or_default();
         let (spared_blobs, spared_bytes) = (savings.blobs, savings.bytes);
-
+        match self.failure() {
+            None => {
+                info!(door = "docker", names, spared_blobs, spared_bytes, seconds, principal, export, engine, "loaded")
+            }
+            Some(error) => {
+                info!(
+                    door = "docker",
+                    names, spared_blobs, spared_bytes, seconds, principal, export, engine, error, "not loaded"
+                )
+            }
+        }
         // Counted when the line is there, so that whoever sees the one finds the other.
         let present = (savings.blobs as u64, savings.bytes);
         if present.0 > 0 {
@@ -120,19 +130,8 @@ impl Drop for Report {
             End::Unknown if self.known.trouble.get().is_some() => ExportEnd::Failed(DOCKER_FAILED),
             End::Unknown => ExportEnd::Cancelled,
         };
-        let (engine, after) = (self.engine, self.begun.elapsed());
+        let after = self.begun.elapsed();
         self.activities.emit(Activity::Ended(EndedExport { door: "docker", engine, end, after }));
-        match self.failure() {
-            None => {
-                info!(door = "docker", names, spared_blobs, spared_bytes, seconds, principal, export, engine, "loaded")
-            }
-            Some(error) => {
-                info!(
-                    door = "docker",
-                    names, spared_blobs, spared_bytes, seconds, principal, export, engine, error, "not loaded"
-                )
-            }
-        }
     }
 }
 
