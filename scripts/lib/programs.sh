@@ -44,7 +44,7 @@ TABLE
 azurite="azurite@3.37.0"
 
 # Debian packages: what the programs above link with or call, and the clients.
-packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs rsync openssh-client openssh-server openssl python3-venv xz-utils zstd bzip2 uidmap libcap2-bin man-db debootstrap systemd-container"
+packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs rsync openssh-client openssh-server openssl python3-venv xz-utils zstd bzip2 uidmap libcap2-bin man-db"
 
 # What the tests' programs in Python need: gRPC's C core, which other languages than Go and Java stand on, and the schemas of Kubernetes.
 python_packages="grpcio==1.85.3 grpcio-reflection==1.85.1 protobuf==7.36.2 kubernetes-validate==1.37.0"

@@ -101,13 +101,13 @@ impl Repair {
     ///
     /// # Errors
     /// When the system refuses, or it is no longer as it was found: then it stays as it is.
-    pub async fn apply(&self, users: Option<&Store>) -> Result<(), RepairError> {
+    pub fn apply(&self, users: Option<&Store>) -> Result<(), RepairError> {
         let failed = |path: &PathBuf| {
             let path = path.clone();
             move |source| RepairError::Io { path, source }
         };
         match self {
-            Self::StaleSocket { path } => remove_stale(path).await.map_err(failed(path)),
+            Self::StaleSocket { path } => remove_stale(path).map_err(failed(path)),
             // It fails for one that is not empty.
             Self::EmptyFolder { path } => fs::remove_dir(path).map_err(failed(path)),
             Self::OpenKey { path, .. } => {
@@ -175,8 +175,8 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn only_what_nobody_uses_is_found_and_only_that_is_removed() {
+    #[test]
+    fn only_what_nobody_uses_is_found_and_only_that_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let place = |name: &str| folder.path().join(name);
         drop(UnixListener::bind(place("stale")).unwrap());
@@ -194,10 +194,10 @@ mod tests {
 
         // Between the look and the repair somebody has come.
         let late = Repair::StaleSocket { path: place("live") };
-        assert!(late.apply(None).await.unwrap_err().to_string().contains("another program is listening"));
-        assert!(Repair::EmptyFolder { path: place("full") }.apply(None).await.is_err());
-        assert!(Repair::StaleSocket { path: place("file") }.apply(None).await.is_err());
-        stale.apply(None).await.unwrap();
+        assert!(late.apply(None).unwrap_err().to_string().contains("another program is listening"));
+        assert!(Repair::EmptyFolder { path: place("full") }.apply(None).is_err());
+        assert!(Repair::StaleSocket { path: place("file") }.apply(None).is_err());
+        stale.apply(None).unwrap();
         assert!(!place("stale").exists() && place("live").exists() && place("file").exists());
         assert!(!place("stale.lock").exists());
         drop(live);

@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 use serde::Serialize;
 
 use crate::buildx::{Instance, Store, StoreError, is_same_address};
-use crate::net::{Address, AddressError};
+use crate::net::{Address, AddressError, is_listened_at};
 
 use record::Record;
 
@@ -175,8 +175,10 @@ pub fn stranded(store: &Store) -> Result<Vec<Stranded>, SetupError> {
 /// Whether nobody listens at a unix socket, or there is none.
 fn is_closed(door: &Address) -> bool {
     let Address::Unix(path) = door else { return false };
-    let gone = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
-    UnixStream::connect(path).is_err_and(|error| gone.contains(&error.kind()))
+    match is_listened_at(path) {
+        Ok(is_listened_at) => !is_listened_at,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 /// The builder `name`. One that buildx has no file of may be the engine's own, which is called like the docker context.

@@ -17,7 +17,6 @@ LIMIT = 120
 # How many restarts in a row may meet one export.
 RESUMES = 4
 REFUSED = (ConnectionRefusedError, FileNotFoundError, BlockingIOError)
-BROKEN = (OSError, http.client.HTTPException, ValueError)
 
 
 class Refused(Exception):
@@ -87,6 +86,8 @@ class Load:
         self.over.set()
         for thread in self.threads:
             thread.join(2 * LIMIT)
+            if thread.is_alive():
+                self.lost.append("a client did not end")
 
     def client(self, kind):
         keep = {}
@@ -99,7 +100,7 @@ class Load:
                     self.refused.append(f"{kind.__name__}: {error}")
                 # Not as fast as it can.
                 time.sleep(0.05)
-            except BROKEN as error:
+            except Exception as error:  # whatever it is, there was no response
                 keep.clear()
                 with self.lock:
                     self.lost.append(f"{kind.__name__}: {error!r}")

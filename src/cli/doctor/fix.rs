@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::buildx::Store;
-use crate::cli::{CommandError, block_on, output};
+use crate::cli::{CommandError, output};
 use crate::config::Config;
 use crate::doctor::{self, Repair};
 use crate::running::SearchFolders;
@@ -64,7 +64,7 @@ impl Fix {
         let state = match self {
             Self { dry_run: true, .. } => Ok("planned"),
             Self { yes: false, .. } if !is_wanted(&action)? => Ok("declined"),
-            _ => block_on(repair.apply(users))?.map(|()| "done"),
+            _ => repair.apply(users).map(|()| "done"),
         };
         let error = state.as_ref().err().map(ToString::to_string);
         if let (false, Err(error)) = (self.json, &state) {

@@ -72,15 +72,24 @@ impl Globals {
     pub(super) fn split(arguments: &[OsString]) -> Result<(Self, &[OsString]), GlobalsError> {
         let mut found = Vec::new();
         let mut at = 0;
-        while let Some(word) = arguments.get(at).and_then(|word| word.to_str()) {
-            if SWITCHES.contains(&word) {
-                at += 1;
-                found.push((word, OsString::new()));
+        // What is left of a word with several short options.
+        let mut joined: Option<String> = None;
+        while let Some(word) = joined.clone().or_else(|| Some(arguments.get(at)?.to_str()?.to_owned())) {
+            if let Some(rest) = word.strip_prefix("-D").filter(|rest| !rest.is_empty() && !rest.starts_with('=')) {
+                joined = Some(format!("-{rest}"));
                 continue;
             }
-            let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
-            let Some((name, value)) = option(name, value, word) else { break };
-            at += 1;
+            let (name, value) = word.split_once('=').map_or((&*word, None), |(name, value)| (name, Some(value)));
+            if let Some(switch) = SWITCHES.iter().find(|switch| **switch == name) {
+                (at, joined) = (at + 1, None);
+                // As Go reads it.
+                if value.is_none_or(|value| ["1", "t", "T", "true", "TRUE", "True"].contains(&value)) {
+                    found.push((*switch, OsString::new()));
+                }
+                continue;
+            }
+            let Some((name, value)) = option(name, value, &word) else { break };
+            (at, joined) = (at + 1, None);
             let value = match value {
                 Some(value) => OsString::from(value),
                 None => {
@@ -94,7 +103,7 @@ impl Globals {
         let rest = &arguments[at..];
         match rest.first() {
             // An option of docker's that this does not know, before the plugin's name.
-            Some(word) if is_option(word) && rest.iter().any(|word| word == super::NAME) && at > 0 => {
+            Some(word) if is_option(word) && rest.iter().any(|word| word == super::NAME) => {
                 Err(GlobalsError::Unknown { option: word.to_string_lossy().into_owned() })
             }
             _ => Ok((Self::of(found)?, rest)),
@@ -182,6 +191,12 @@ mod tests {
         let both = vec![("DOCKER_CONFIG", Some("/c".into())), ("DOCKER_TLS_VERIFY", Some("1".into()))];
         assert_eq!(split("--config /c --tlsverify -l=info linkspan -c x"), Ok((both, 3)));
         assert_eq!(split("linkspan -H x"), Ok((Vec::new(), 3)));
+        let verified = || vec![("DOCKER_TLS_VERIFY", Some("1".into()))];
+        assert_eq!(split("--tlsverify=true --tls=false --debug=true linkspan"), Ok((verified(), 1)));
+        for line in ["-Dc far linkspan", "-DDcfar linkspan", "-Dc=far linkspan"] {
+            let context = vec![("DOCKER_CONTEXT", Some("far".into())), ("DOCKER_HOST", None)];
+            assert_eq!(split(line), Ok((context, 1)), "{line}");
+        }
     }
 
     #[test]
@@ -191,6 +206,7 @@ mod tests {
         assert_eq!(split("-H a --context b linkspan").unwrap_err(), GlobalsError::Both);
         assert_eq!(split("--tlskey k linkspan").unwrap_err(), unknown("--tlskey"));
         assert_eq!(split("-D --new linkspan").unwrap_err(), unknown("--new"));
+        assert_eq!(split("--new linkspan").unwrap_err(), unknown("--new"));
         assert_eq!(split("--context").unwrap_err(), GlobalsError::NoValue { option: "--context".to_owned() });
     }
 }

@@ -8,12 +8,12 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, fchmod, fstat, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
-use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::net::{UnixListener, UnixSocket};
 use tracing::info;
 
 use super::ListenError;
 use super::claim::{Claim, Refused};
-use crate::net::Address;
+use crate::net::{Address, is_listened_at};
 
 /// Only owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
@@ -36,7 +36,7 @@ pub(super) async fn bind(path: &Path, gid: u32) -> Result<(UnixListener, Claim),
         },
         Refused::System(source) => fail("lock it")(source),
     })?;
-    clear(path).await?;
+    clear(path)?;
     let socket = UnixSocket::new_stream().map_err(fail("create a socket"))?;
     socket.bind(path).map_err(fail("bind"))?;
     claim.bound(gid, SOCKET_MODE).map_err(fail(&format!("give it to group {gid} with its mode")))?;
@@ -47,17 +47,16 @@ pub(super) async fn bind(path: &Path, gid: u32) -> Result<(UnixListener, Claim),
 /// Whether there is a socket at `path` that refuses connections: its process is gone.
 pub(crate) fn is_stale(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    let refused = || std::os::unix::net::UnixStream::connect(path).map_err(|error| error.kind());
-    is_socket && matches!(refused(), Err(io::ErrorKind::ConnectionRefused))
+    is_socket && matches!(is_listened_at(path), Ok(false))
 }
 
 /// Removes a socket that nobody listens at. It is looked at again, under the lock that a daemon takes which starts there.
-pub(crate) async fn remove_stale(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
     let _claim = Claim::take(path).map_err(|refused| match refused {
         Refused::Locked(_) => io::Error::other("another linkspan has it"),
         Refused::System(source) => source,
     })?;
-    clear(path).await.map_err(io::Error::other)
+    clear(path).map_err(io::Error::other)
 }
 
 /// Creates `folder` and its parents. The modes of existing folders are not changed.
@@ -84,7 +83,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Removes a stale socket at `path`; fails if anything else exists there.
-async fn clear(path: &Path) -> Result<(), ListenError> {
+fn clear(path: &Path) -> Result<(), ListenError> {
     let fail = |action: &str| {
         let (address, action) = (Address::Unix(path.to_owned()), action.to_owned());
         move |source| ListenError::System { address, action, source }
@@ -103,11 +102,9 @@ async fn clear(path: &Path) -> Result<(), ListenError> {
         };
         return Err(ListenError::NotASocket { path: path.to_owned(), what });
     }
-    match UnixStream::connect(path).await {
-        // EAGAIN: another process listens, and its queue is full.
-        Ok(_) => Err(ListenError::Live { path: path.to_owned() }),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ListenError::Live { path: path.to_owned() }),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+    match is_listened_at(path) {
+        Ok(true) => Err(ListenError::Live { path: path.to_owned() }),
+        Ok(false) => {
             info!(path = %path.display(), "replacing the socket of a process that is gone");
             fs::remove_file(path).map_err(fail("remove the stale socket"))
         }
