@@ -1,11 +1,10 @@
 //! Unpacking.
 
-use std::time::Duration;
-
 use linkspan::engine::{EngineError, Storage};
 use linkspan::image::Digest;
+use tokio::task::JoinHandle;
 
-use crate::common::{Part, Stack};
+use crate::common::{Part, Stack, until_called};
 use crate::fixture::{Image, Layer, containerd, docker, export, names};
 
 /// Folders without an entry, whiteouts and opaque folders are where unpacking in parallel goes wrong first.
@@ -187,8 +186,9 @@ async fn a_crowd_that_unpacks_one_chain_is_not_turned_away() {
         let name = names(&[&format!("crowd:{number}")]);
         crowd.push(tokio::spawn(async move { export(&*engine, &image, &name).await }));
     }
+    until_called("the crowd", async || crowd.iter().all(JoinHandle::is_finished), |over| *over).await;
     for export in crowd {
-        tokio::time::timeout(Duration::from_secs(120), export).await.unwrap().unwrap().unwrap();
+        export.await.unwrap().unwrap();
     }
     let checked = stack.ctr(namespace, ["images", "check", "--quiet"]).ok().lines();
     assert_eq!(checked.len(), 16, "all are complete and unpacked: {checked:?}");

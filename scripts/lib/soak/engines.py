@@ -27,14 +27,12 @@ def entries(folder):
 
 
 class Engine:
-    """One engine. `ways` are those of `ways.py` that reach it."""
+    """One engine. `ways` are those of `serving.py` that reach it."""
 
     parts = ()
     ways = ("command", "export", "build")
     # A command that only looks, before which what dead processes left is released.
     next_command = ("images",)
-    # Whether a name may be left on an incomplete image when Linkspan is killed, as README says of docker-api.
-    may_be_incomplete = False
 
     def __init__(self, machine):
         self.machine = machine
@@ -115,7 +113,7 @@ class Docker(Containerd):
 
 
 class DockerApi(Docker):
-    name, ways, may_be_incomplete = "docker-api", ("command", "export", "build"), True
+    name, ways = "docker-api", ("command", "export", "build")
 
     @property
     def folder(self):

@@ -131,11 +131,11 @@ def epoch(server, works, broken):
 
     def load():
         while not over.is_set() and not failed:
-            work = works()
             try:
+                work = works()
                 ended.append((work, work.start(server).wait()))
-            except Failed as hung:
-                failed.append(f"a load by {work.way} {hung}")
+            except Exception as defect:  # of a thread nobody else would hear
+                failed.append(f"a load: {defect!r}")
 
     threads = [threading.Thread(target=load) for _ in range(LOADERS)]
     for thread in threads:
@@ -149,8 +149,8 @@ def epoch(server, works, broken):
         over.set()
         for thread in threads:
             thread.join()
-    if failed:
-        raise Failed(failed[0])
+    if failed or not ended:
+        raise Failed(failed[0] if failed else "no load ended in an epoch")
     return ended
 
 

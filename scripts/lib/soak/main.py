@@ -86,6 +86,8 @@ def attempt(machine, case, name, engine):
     try:
         made = ENGINES[engine](machine) if engine else None
         found.update(case(machine, made, choices), held=True)
+        if not found["rounds"]:
+            found.update(held=False, result=f"no round in {machine.options.minutes:g} minutes")
     except Failed as failed:
         found.update(held=False, result=str(failed))
     except Exception:  # a defect of this program must not hide what other cases find

@@ -93,9 +93,8 @@ impl Job {
     }
 }
 
-/// How often to begin again when other clients create or remove snapshots of the chain meanwhile, and two more for every
-/// layer. An attempt can end at each layer that another client commits, and while a collector removes what images shared that
-/// were just deleted, a chain shrinks and grows for a while.
+/// How often to begin again when other clients create or remove snapshots of the chain meanwhile and it is no longer than before:
+/// while a collector removes what images shared that were just deleted, a chain shrinks and grows for a while.
 const TRIES: usize = 32;
 
 /// How an attempt to unpack ended that did not fail.
@@ -117,11 +116,16 @@ async fn unpack(
     events: &Events,
 ) -> Result<(), EngineError> {
     let mut parallel = parallel;
-    let mut applier = None;
-    for _ in 0..TRIES + 2 * job.layers.len() {
+    let (mut applier, mut deepest, mut in_vain) = (None, None, 0);
+    while in_vain < TRIES {
         let depth = snapshots.depth(&job.layers).await?;
         if depth == job.layers.len() {
             return Ok(());
+        }
+        // Another client has unpacked what a longer chain has more: there are as many attempts for that as there are layers.
+        match deepest {
+            Some(deepest) if depth <= deepest => in_vain += 1,
+            _ => deepest = Some(depth),
         }
         let applier = match &applier {
             Some(applier) => applier,
