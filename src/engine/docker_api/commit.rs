@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::archive::refused;
 use super::load::{Load, UNPACK_FAILED};
@@ -14,6 +14,8 @@ use crate::progress::Event;
 
 /// How long setting names may take, and as long again giving them back.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long dockerd has for what a request has left that broke off, before names are looked at.
+const SETTLED: Duration = Duration::from_secs(1);
 /// What dockerd reports of an image without a name.
 const LOADED_ID: &str = "Loaded image ID: ";
 
@@ -49,6 +51,10 @@ impl Load {
             self.report(own.chain(named));
             return Ok(());
         };
+        if matches!(error, EngineError::Timeout { .. } | EngineError::Unreachable { .. }) {
+            // dockerd may be about to set a name for a request that it still has.
+            sleep(SETTLED).await;
+        }
         // An image that was there without a name would go with its new one, which is worse as long as it is complete.
         let is_broken = matches!(error, EngineError::Vanished { .. });
         let left = before.restore(&self.docker.api, self.unnamed.was_there() && !is_broken, LIMIT).await;
@@ -97,7 +103,7 @@ impl Load {
             // dockerd puts a new name into its place.
             self.unnamed.keep();
         } else {
-            self.unnamed.forget().await;
+            self.unnamed.yield_to_name().await;
         }
         self.check_cancelled()?;
         let (blobs, now) = tokio::join!(self.check_blobs(), NamesBefore::of(api, names, self.root()));

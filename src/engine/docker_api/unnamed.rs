@@ -62,7 +62,19 @@ impl UnnamedRecord {
 
     /// Removes it if it is ours, and with it the image if nothing else names it. Never by force: what a container uses stays.
     pub(super) async fn forget(&self) {
-        if !self.is_expected.load(Ordering::Acquire) || self.was_there {
+        if !self.was_there {
+            self.remove_expected().await;
+        }
+    }
+
+    /// Removes it where the image has a name: whoever made it, it would keep the image when that name goes. Of two exports of one
+    /// image the second finds the record of the first, whose name takes it away before the second one makes it again.
+    pub(super) async fn yield_to_name(&self) {
+        self.remove_expected().await;
+    }
+
+    async fn remove_expected(&self) {
+        if !self.is_expected.load(Ordering::Acquire) {
             return;
         }
         let looks = if self.is_settled.load(Ordering::Acquire) { 1 } else { LOOKS };
