@@ -64,7 +64,7 @@ pub(super) fn target(variable: impl Fn(&str) -> Option<String>) -> Result<Option
         }
     };
     let limit = get("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").or_else(|| get("OTEL_EXPORTER_OTLP_TIMEOUT"));
-    let limit = limit.and_then(|(_, limit)| limit.trim().parse().ok()).filter(|limit| *limit > 0);
+    let limit = limit.and_then(|(_, limit)| limit.trim().parse::<u64>().ok()).filter(|limit| *limit > 0);
     let limit = Duration::from_millis(limit.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT));
     Ok(Some(Target { endpoint, protocol, limit }))
 }
