@@ -136,6 +136,8 @@ pub(super) enum Leftover {
     Kept,
     /// What dockerd had of an archive that broke off.
     Received,
+    /// That, and what it was doing, which was not waited for.
+    Unfinished,
     /// A lease of an export that has not ended, or of one that was complete.
     Lease {
         is_complete: bool,
@@ -152,6 +154,9 @@ impl std::fmt::Display for Leftover {
             Self::Nothing => "nothing was left behind",
             Self::Kept => "what was sent is kept for the next try",
             Self::Received => "docker may keep what it has received for up to a day, without a name",
+            Self::Unfinished => {
+                "docker was not waited for: names may have moved to complete images, and what it has received stays for up to a day"
+            }
             Self::Lease { is_complete: false } => "what was sent stays until the next command or the lease's end",
             Self::Lease { is_complete: true } => {
                 "everything was copied, and a lease of it stays until the next command or its end"

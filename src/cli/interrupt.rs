@@ -53,6 +53,9 @@ pub(super) async fn exporting<T>(
             Err(CommandError::Interrupted { left: Leftover::Nothing, .. }) => {
                 Err(CommandError::Interrupted { signal, left: Leftover::Lease { is_complete: false } })
             }
+            Err(CommandError::Interrupted { left: Leftover::Received, .. }) => {
+                Err(CommandError::Interrupted { signal, left: Leftover::Unfinished })
+            }
             Err(error) => Err(error),
             Ok(_) => Err(CommandError::Interrupted { signal, left: Leftover::Lease { is_complete: true } }),
         },

@@ -1,4 +1,4 @@
-//! Logs, on stderr; and traces, to a collector ([`traces`]).
+//! Logs, on stderr; and traces, to a collector (`traces`).
 //!
 //! Only our own events are shown at the configured level. The libraries beneath us carry other people's bytes: at `debug`
 //! h2 logs header lists and at `trace` hyper logs buffers, and what passes through a door includes build secrets and

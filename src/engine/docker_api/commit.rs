@@ -14,6 +14,9 @@ use crate::progress::Event;
 
 /// How long setting names may take, and as long again giving them back.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How often a name that was set is looked for, and how long after one another.
+const LOOKS: usize = 5;
+const INTERVAL: Duration = Duration::from_millis(100);
 /// How long dockerd has for what a request has left that broke off, before names are looked at.
 const SETTLED: Duration = Duration::from_secs(1);
 /// What dockerd reports of an image without a name.
@@ -106,12 +109,15 @@ impl Load {
             self.unnamed.yield_to_name().await;
         }
         self.check_cancelled()?;
-        let (blobs, now) = tokio::join!(self.check_blobs(), NamesBefore::of(api, names, self.root()));
+        let (blobs, now) = tokio::join!(self.check_blobs(), self.named(names));
         match (blobs, now) {
             (Err(error @ EngineError::Vanished { .. }), _) => Err(error),
             (Ok(()), Ok(now)) => match names.iter().find(|name| now.digest(name).is_none()) {
                 // One that points to another image by now was moved by another client.
-                Some(name) => Err(refused(format!("it did not give the image the name `{}`", name.familiar()))),
+                Some(name) => {
+                    let name = name.familiar();
+                    Err(refused(format!("another client removed the name `{name}` when it had been set")))
+                }
                 None => self.check_cancelled(),
             },
             (Err(error), _) | (_, Err(error)) => {
@@ -120,6 +126,21 @@ impl Load {
                 Ok(())
             }
         }
+    }
+
+    /// What the names are that have been set. One that another client moves at this moment does not exist for an instant (moby
+    /// `daemon/containerd/image_tag.go` deletes its record, then creates one).
+    async fn named(&self, names: &[Reference]) -> Result<NamesBefore, EngineError> {
+        let look = || NamesBefore::of(&self.docker.api, names, self.root());
+        let mut now = look().await?;
+        for _ in 1..LOOKS {
+            if names.iter().all(|name| now.digest(name).is_some()) {
+                break;
+            }
+            sleep(INTERVAL).await;
+            now = look().await?;
+        }
+        Ok(now)
     }
 
     fn report(&self, notes: impl IntoIterator<Item = String>) {

@@ -219,7 +219,7 @@ pub enum EngineError {
         nodes: Vec<String>,
     },
     /// A commit failed, or was cancelled, after dockerd may have set names, and these could not be given back.
-    #[error("{error}; {} may point to {root} now", names.join(", "))]
+    #[error("{error}; {} may point to {root} now, or be gone", names.join(", "))]
     NamesLeft {
         /// What happened.
         error: Box<EngineError>,
