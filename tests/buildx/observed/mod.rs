@@ -256,9 +256,10 @@ fn pushes_and_exports_through_the_apis_are_counted() {
     };
     assert_eq!(requests("PUT", "manifest", "2xx"), 2.0, "{scrape:?}");
     assert!(requests("HEAD", "blob", "2xx") >= 3.0 && requests("HEAD", "blob", "4xx") >= 3.0, "{scrape:?}");
-    let sent = scrape.get("linkspan_sent_bytes_total{door=\"registry\"}");
-    assert_eq!(sent, scrape.get("linkspan_sent_bytes_total{door=\"export\"}").max(sent));
-    assert!(sent > 5_000_000.0 && scrape.get("linkspan_spared_bytes_total{door=\"registry\"}") > 5_000_000.0);
+    for family in ["linkspan_sent_bytes_total", "linkspan_spared_bytes_total"] {
+        assert!(scrape.get(&format!("{family}{{door=\"registry\"}}")) > 5_000_000.0, "{scrape:?}");
+    }
+    assert!(scrape.get("linkspan_sent_bytes_total{door=\"export\"}") > 5_000_000.0, "{scrape:?}");
 }
 
 #[test]
