@@ -29,10 +29,10 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a load is repeated that fails for a reason that passes. dockerd tries to find a restarted containerd again
 /// after 1 s, 1.6 s, 2.6 s and so on (containerd `client/client.go`: gRPC's own back-off), and a load that fails in between
 /// has done nothing. After an outage of minutes the next try may be a minute away; then the user is told.
-const TRANSIENT: Duration = Duration::from_secs(15);
+pub(crate) const TRANSIENT: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_millis(150);
 /// How a line begins with which dockerd reports, with status 200, that the image cannot run.
-const UNPACK_FAILED: &str = "Error unpacking";
+pub(crate) const UNPACK_FAILED: &str = "Error unpacking";
 
 /// Commits by loads into a dockerd.
 #[derive(Debug)]
@@ -73,14 +73,7 @@ impl Loads {
             };
             match outcome {
                 Ok(lines) => {
-                    for line in lines {
-                        let is_packed = line.starts_with(UNPACK_FAILED);
-                        image.events().emit(if is_packed {
-                            Event::NotUnpacked { reason: line }
-                        } else {
-                            Event::Note(line)
-                        });
-                    }
+                    lines.into_iter().map(event).for_each(|event| image.events().emit(event));
                     return Ok(());
                 }
                 Err(EngineError::Commit { reason, .. })
@@ -125,6 +118,11 @@ impl Committer for Loads {
         }
         Err(error)
     }
+}
+
+/// The event of a line with which dockerd reports an image that it loaded.
+pub(crate) fn event(line: String) -> Event {
+    if line.starts_with(UNPACK_FAILED) { Event::NotUnpacked { reason: line } } else { Event::Note(line) }
 }
 
 /// The record of an image without a name (moby `daemon/containerd/soft_delete.go`).

@@ -26,7 +26,7 @@ use self::caches::DockerCaches;
 pub(crate) use self::discover::{Info, Store, info};
 pub(crate) use self::jsonstream::{Line, check_loaded};
 use self::load::Loads;
-pub(crate) use self::load::{is_transient, load_names, pause};
+pub(crate) use self::load::{TRANSIENT, UNPACK_FAILED, event, is_transient, load_names, pause};
 #[cfg(test)]
 pub(crate) use self::response::parse as parse_line;
 pub(crate) use self::response::read_lines;

@@ -5,12 +5,11 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::archive::refused;
-use super::load::{Load, UNPACK_FAILED};
+use super::load::Load;
 use super::names_before::NamesBefore;
-use crate::engine::docker::{Tagged, broken, load_names, tag};
+use crate::engine::docker::{Tagged, broken, event, load_names, tag};
 use crate::engine::{EngineError, Precondition};
 use crate::image::Reference;
-use crate::progress::Event;
 
 /// How long setting names may take, and as long again giving them back.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -144,10 +143,6 @@ impl Load {
     }
 
     fn report(&self, notes: impl IntoIterator<Item = String>) {
-        for note in notes {
-            let is_packed = note.starts_with(UNPACK_FAILED);
-            let event = if is_packed { Event::NotUnpacked { reason: note } } else { Event::Note(note) };
-            self.options.events.emit(event);
-        }
+        notes.into_iter().map(event).for_each(|event| self.options.events.emit(event));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::{Instant, sleep};
@@ -12,15 +11,10 @@ use super::DockerApi;
 use super::archive::{Archive, closed, copy, refused};
 use super::plan::{Archived, expected, not_found};
 use super::unnamed::UnnamedRecord;
-use crate::engine::docker::{Upload, check_loaded, is_transient, pause};
+use crate::engine::docker::{TRANSIENT, UNPACK_FAILED, Upload, check_loaded, is_transient, pause};
 use crate::engine::{EngineError, TransactionOptions, UnpackFor};
 use crate::image::layout::{self, INDEX_FILE, blob_path};
 use crate::image::{Digest, Graph};
-
-/// How long a load is repeated that fails for a reason that passes.
-const TRANSIENT: Duration = Duration::from_secs(15);
-/// How a line begins with which dockerd reports, with status 200, that the image cannot run.
-pub(super) const UNPACK_FAILED: &str = "Error unpacking";
 
 /// An image on its way, as its writers and its commit share it.
 #[derive(Debug)]
