@@ -286,6 +286,31 @@ fn there_are_no_other_folders() {
     assert_eq!(others, Vec::<String>::new(), "everything lives in one of {FOLDERS:?}");
 }
 
+/// What a test reads from a socket or a pipe once is read by `read_some`, which an ended child of another test does not
+/// interrupt.
+#[test]
+fn no_test_reads_once_without_going_on_when_interrupted() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let once: Vec<_> = sources(&tests)
+        .iter()
+        .filter(|file| !file.ends_with("common/relay.rs") && !file.ends_with("tests/architecture.rs"))
+        .flat_map(|file| {
+            let text = fs::read_to_string(file).unwrap();
+            text.lines()
+                .filter(|line| reads_once(line))
+                .map(|line| format!("{}: {line}", file.display()))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(once.is_empty(), "use common::read_some, read_exact or read_to_end:\n{}", once.join("\n"));
+    assert!(reads_once("while let Ok(count @ 1..) = from.read(&mut buffer) {"), "the check can fail");
+}
+
+/// A read of the standard library that may end early; those of tokio are awaited and go on by themselves.
+fn reads_once(line: &str) -> bool {
+    line.contains(".read(&mut ") && !line.contains(".await")
+}
+
 #[test]
 fn the_check_can_fail() {
     let cases = [

@@ -1,12 +1,12 @@
 //! More clients than descriptors.
 
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use super::{ended, open, unix};
-use crate::common::{Context, Linkspan, Run, Stack, until};
+use crate::common::{Context, Linkspan, Run, Stack, read_some, until};
 
 #[test]
 fn more_clients_than_descriptors_wait_and_are_served_later() {
@@ -45,7 +45,7 @@ fn without_descriptors_clients_wait_until_there_are_some() {
 /// Whether the other end has not closed a connection; it may have said something.
 fn is_open(mut client: &UnixStream) -> bool {
     client.set_nonblocking(true).unwrap();
-    match client.read(&mut [0]) {
+    match read_some(&mut client, &mut [0]) {
         Ok(length) => length > 0,
         Err(error) => error.kind() == ErrorKind::WouldBlock,
     }

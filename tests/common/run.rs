@@ -14,6 +14,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::relay::read_some;
 use super::wait::deadline;
 
 /// Long enough for a cold build on a slow machine; a client that needs longer hangs.
@@ -147,7 +148,7 @@ impl Captured {
         let reader = thread::spawn(move || {
             let mut buffer = [0; 64 << 10];
             // Reading goes on at the limit, so that the client does not hang on a full pipe.
-            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            while let Ok(count @ 1..) = read_some(&mut stream, &mut buffer) {
                 let mut bytes = into.lock().unwrap();
                 let room = MAX_CAPTURED.saturating_sub(bytes.len()).min(count);
                 bytes.extend_from_slice(&buffer[..room]);

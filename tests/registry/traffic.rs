@@ -1,11 +1,11 @@
 //! How much is asked for and sent, counted on the wire.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::common::{Buildkitd, Context, Stack, text};
+use crate::common::{Buildkitd, Context, Stack, read_some, text};
 use crate::fixture::{Image, Layer, export, names};
 use crate::served::{Served, layout};
 
@@ -48,7 +48,7 @@ impl Noted {
 
 fn pass(mut from: TcpStream, mut to: TcpStream, note: impl Fn(&[u8])) {
     let mut buffer = vec![0; 64 << 10];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
+    while let Ok(count @ 1..) = read_some(&mut from, &mut buffer) {
         note(&buffer[..count]);
         if to.write_all(&buffer[..count]).is_err() {
             break;

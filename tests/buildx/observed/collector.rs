@@ -1,6 +1,6 @@
 //! A collector of traces, over gRPC and over HTTP.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +11,8 @@ use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
+
+use crate::common::read_some;
 
 /// A span, and the service that sent it.
 #[derive(Debug, Clone)]
@@ -135,7 +137,7 @@ fn next(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<(String, Vec<u8>)
                 return Some((head, body));
             }
         }
-        match stream.read(&mut piece) {
+        match read_some(stream, &mut piece) {
             Ok(count) if count > 0 => bytes.extend_from_slice(&piece[..count]),
             _ => return None,
         }
