@@ -1,21 +1,13 @@
 //! The status document of this process, which every door serves.
 
+use super::listen::Listener;
+use super::sockets::Sockets;
 use crate::build_outputs::{OutputOptions, SlowLoads};
 use crate::config::Config;
 use crate::engine::{Identity, Storage};
 use crate::export::{Exports, LiveExports, unique_id};
 use crate::net::Address;
 use crate::status::{Builder, Door, Engine, Kind, Policy, Status, StatusReport};
-
-/// The addresses that the doors listen on, with the ports that the system chose.
-#[derive(Debug)]
-pub(super) struct Listening<'a> {
-    pub(super) docker: Option<&'a Address>,
-    pub(super) export: Option<&'a Address>,
-    pub(super) registry: Option<&'a Address>,
-    /// One for each builder, in order.
-    pub(super) builders: Vec<&'a Address>,
-}
 
 /// The status that all doors of a process share.
 #[derive(Debug)]
@@ -34,27 +26,25 @@ impl Composed {
     }
 }
 
-/// Composes the status of a process with `config`, whose doors listen on `listening` and accept `exports`.
-pub(super) fn compose(
-    config: &Config,
-    exports: &Exports,
-    slow_loads: &SlowLoads,
-    listening: &Listening<'_>,
-) -> Composed {
+/// Composes the status of a process with `config`, whose doors listen on `sockets` and accept `exports`.
+pub(super) fn compose(config: &Config, exports: &Exports, slow_loads: &SlowLoads, sockets: &Sockets) -> Composed {
+    // With the ports that the system chose.
+    let docker = sockets.docker.as_ref().map(|docker| docker.listener.address());
+    let builders: Vec<_> = sockets.builders.iter().map(Listener::address).collect();
     let door = |kind| move |address: &&Address| Door { kind, address: address.to_string() };
-    let doors: Vec<_> = (listening.docker.iter().map(door(Kind::Docker)))
-        .chain(listening.builders.iter().map(door(Kind::Buildkit)))
-        .chain(listening.export.iter().map(door(Kind::Export)))
-        .chain(listening.registry.iter().map(door(Kind::Registry)))
+    let doors: Vec<_> = (docker.iter().map(door(Kind::Docker)))
+        .chain(builders.iter().map(door(Kind::Buildkit)))
+        .chain(sockets.export.as_ref().map(Listener::address).iter().map(door(Kind::Export)))
+        .chain(sockets.registry.as_ref().map(Listener::address).iter().map(door(Kind::Registry)))
         .collect();
-    let builders = config.builders.iter().zip(&listening.builders).map(|(builder, address)| Builder {
+    let builders = config.builders.iter().zip(&builders).map(|(builder, address)| Builder {
         address: builder.endpoint.to_string(),
         door: address.to_string(),
         plain_is_load: builder.outputs.plain_is_load,
         load_compression: Some(load_compression(builder.outputs)),
         push_compression: Some(push_compression(builder.outputs)),
     });
-    let met = config.docker_door.as_ref().filter(|_| listening.docker.is_some()).map(|door| door.outputs);
+    let met = config.docker_door.as_ref().filter(|_| docker.is_some()).map(|door| door.outputs);
     let policy = Policy {
         plain_is_load: met.is_some_and(|outputs| outputs.plain_is_load),
         load_compression: met.map(load_compression),

@@ -1,11 +1,17 @@
 //! Starting with leases of an earlier process left, and without Docker.
 
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::*;
-use crate::engine::{EngineKind, Lease, Lifetime, Origin, PersistentLeases, Storage, StoredBlobs};
+use super::Inherited;
+use super::recovery::start_clean_up;
+use super::sockets::unneeded;
+use crate::config::DEFAULT_DOCKER_LISTEN;
+use crate::engine::{
+    Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases, Storage, StoredBlobs,
+};
 use crate::image::{Descriptor, Reference};
 
 /// An engine whose recovery does not end: another process holds its lock.

@@ -20,7 +20,7 @@ use crate::activity::Activities;
 use crate::engine::OpenLeases;
 use crate::export::LiveExports;
 
-use families::Families;
+pub(crate) use families::Families;
 pub(crate) use server::MetricsServer;
 
 /// The type of the text format of OpenMetrics.
