@@ -36,6 +36,13 @@ pub enum Activity {
     Ended(EndedExport),
     /// A builder's session has ended here, so that some of its calls are handled and the others passed on.
     SessionSplit,
+    /// A client was refused, before what it asked for had begun.
+    Refused {
+        /// By which door.
+        door: &'static str,
+        /// Why.
+        reason: Refused,
+    },
     /// A build has asked for a cache.
     CacheLookup {
         /// Whether there was one.
@@ -60,6 +67,35 @@ pub enum Activity {
         /// To which listener.
         door: &'static str,
     },
+}
+
+/// Why a client was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refused {
+    /// No connection with TLS was made: it has no certificate that is trusted, or speaks something else.
+    Tls,
+    /// It is not known who it is: it gave no password, or a wrong one.
+    Unauthenticated,
+    /// What it asked for is not allowed to it, or not here.
+    Policy,
+    /// What it sent is malformed.
+    Input,
+    /// There is too much of something.
+    Limit,
+}
+
+impl Refused {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Unauthenticated => "auth",
+            Self::Policy => "policy",
+            Self::Input => "input",
+            Self::Limit => "limit",
+        }
+    }
 }
 
 /// How a blob came into the engine.

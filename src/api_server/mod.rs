@@ -6,6 +6,7 @@ mod client;
 mod commit_task;
 mod messages;
 mod opening;
+mod refusals;
 mod status;
 
 use std::io;
@@ -20,6 +21,7 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
+use crate::activity::Activities;
 use crate::content_server::{ContentService, Scopes};
 use crate::engine::EngineError;
 use crate::export_v1::limits::{MESSAGE_BYTES, METADATA_BYTES};
@@ -34,6 +36,7 @@ pub(crate) use commit_task::{CommitTask, CommitWatcher};
 pub(crate) use messages::next_message;
 pub(crate) use opening::opened;
 
+use refusals::CountRefusals;
 use status::StatusService;
 
 /// The HTTP/2 flow-control windows of a stream and of a connection.
@@ -99,7 +102,19 @@ impl ApiServer {
         admission: Admission,
         drain: CancellationToken,
     ) -> Result<Self, EngineError> {
-        start(parts, status, admission, drain).map_err(|error| EngineError::Protocol {
+        Self::observed(parts, status, admission, &Activities::none(), drain)
+    }
+
+    /// The same; tells `activities` of the calls that are refused.
+    pub(crate) fn observed(
+        parts: Vec<ApiService>,
+        status: Option<StatusReport>,
+        admission: Admission,
+        activities: &Activities,
+        drain: CancellationToken,
+    ) -> Result<Self, EngineError> {
+        let layers = (CountRefusals::new(activities.clone()), admission);
+        start(parts, status, layers, drain).map_err(|error| EngineError::Protocol {
             operation: "describing the API".to_owned(),
             reason: error.to_string(),
         })
@@ -139,7 +154,7 @@ fn add(routes: &mut RoutesBuilder, parts: Vec<ApiService>) {
 fn start(
     parts: Vec<ApiService>,
     status: Option<StatusReport>,
-    admission: Admission,
+    (refusals, admission): (CountRefusals, Admission),
     drain: CancellationToken,
 ) -> Result<ApiServer, tonic_reflection::server::Error> {
     let (handover, incoming) = mpsc::channel(BACKLOG);
@@ -170,6 +185,7 @@ fn start(
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .http2_max_pending_accept_reset_streams(Some(STREAMS as usize))
+        .layer(refusals)
         .layer(admission)
         .add_routes(routes.routes())
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), drain.clone().cancelled_owned());

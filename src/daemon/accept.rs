@@ -14,7 +14,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::error::DaemonError;
 use super::listen::{Listener, ListenerTls, Stream, Transport};
-use crate::activity::{Activities, Activity};
+use crate::activity::{Activities, Activity, Refused};
 use crate::net::{Connection, Drain, Metered};
 
 /// The pause after an accept that failed for lack of resources: the first, and the longest.
@@ -322,12 +322,16 @@ where
         let (cut, entry) = (self.cut.clone(), self.open.enter(self.door, drain.clone()));
         let counted = CountedClient::new(self.door, &self.activities);
         let (listener, tls, serve) = (self.door, self.tls.clone(), Arc::clone(&self.serve));
+        let activities = self.activities.clone();
         let served = async move {
             let address = connection.peer.to_string();
             let connection = match &tls {
                 Some(tls) => match tls.secure(connection).await {
                     Ok(connection) => connection,
-                    Err(error) => return debug!(listener, peer = address, %error, "no TLS connection was made"),
+                    Err(error) => {
+                        activities.emit(Activity::Refused { door: listener, reason: Refused::Tls });
+                        return debug!(listener, peer = address, %error, "no TLS connection was made");
+                    }
                 },
                 None => connection,
             };

@@ -54,7 +54,8 @@ impl Doors<'_> {
         // It knows digests, caches and exports, and not by which names a client may reach them.
         let admits = Arc::new(move |client: &Principal| judge.policy(client).is_unlimited());
         let admission = Admission { passwords: self.passwords.clone(), admits };
-        let server = ApiServer::start(parts, self.status.of(listener.address()), admission, settled.clone())?;
+        let (report, activities) = (self.status.of(listener.address()), self.exports.activities());
+        let server = ApiServer::observed(parts, report, admission, activities, settled.clone())?;
         announce(&format!("export door listening on {}", listener.address()));
         self.listeners.open(EXPORT_DOOR, listener, move |stream, _drain| {
             let (server, settled) = (server.clone(), settled.clone());
@@ -72,7 +73,8 @@ impl Doors<'_> {
     pub(super) fn metrics(&self, listener: Listener, families: Families, dropped: DroppedSpans) {
         let (live, leases) = (self.exports.live().clone(), self.exports.leases().clone());
         let metrics = Metrics::new(families, live, leases, dropped);
-        let server = Arc::new(MetricsServer::new(metrics, self.passwords.clone()));
+        let activities = self.exports.activities().clone();
+        let server = Arc::new(MetricsServer::new(metrics, self.passwords.clone(), activities));
         announce(&format!("metrics listening on {}", listener.address()));
         self.listeners.open("metrics", listener, move |stream, drain| Arc::clone(&server).serve(stream, drain));
     }

@@ -7,9 +7,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{Blobs, Build, Door, Ended, ErrorKind, Lookup, Request, State};
+use super::labels::{Blobs, Build, Door, Ended, ErrorKind, Lookup, Refusal, Request, State};
 use super::states::DOORS;
-use crate::activity::{Activity, Arrival, DOCKER_FAILED, EndedExport, ExportEnd, OUTPUT_FAILED};
+use crate::activity::{Activity, Arrival, DOCKER_FAILED, EndedExport, ExportEnd, OUTPUT_FAILED, Refused};
 use crate::engine::EngineError;
 use crate::export::ExportError;
 use crate::progress::State as Step;
@@ -17,6 +17,15 @@ use crate::progress::State as Step;
 /// Upper bounds of durations in seconds: an export that finds everything takes milliseconds, one of a large image minutes.
 const SECONDS: [f64; 16] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
+
+/// Refusals that every daemon may come to, by doors: for want of TLS only those of listeners with TLS do.
+const REFUSALS: [(&str, &[Refused]); 5] = [
+    ("buildkit", &[Refused::Policy, Refused::Input]),
+    ("docker", &[Refused::Policy]),
+    ("export", &[Refused::Unauthenticated, Refused::Policy, Refused::Input, Refused::Limit]),
+    ("cache", &[Refused::Policy, Refused::Input, Refused::Limit]),
+    ("registry", &[Refused::Unauthenticated, Refused::Policy, Refused::Input, Refused::Limit]),
+];
 
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -34,6 +43,7 @@ pub(crate) struct Families {
     bytes_sent: Family<Door, Counter>,
     bytes_spared: Family<Door, Counter>,
     errors: Family<ErrorKind, Counter>,
+    refusals: Family<Refusal, Counter>,
     sessions_split: Counter,
     cache_lookups: Family<Lookup, Counter>,
     registry_requests: Family<Request, Counter>,
@@ -43,7 +53,7 @@ pub(crate) struct Families {
 
 impl Default for Families {
     fn default() -> Self {
-        let (exports, blobs, bytes_sent, bytes_spared, errors) = Default::default();
+        let (exports, blobs, bytes_sent, bytes_spared, errors, refusals) = Default::default();
         let (sessions_split, cache_lookups, registry_requests, connections, connections_open) = Default::default();
         let constructor: fn() -> Histogram = durations;
         Self {
@@ -54,6 +64,7 @@ impl Default for Families {
             bytes_sent,
             bytes_spared,
             errors,
+            refusals,
             sessions_split,
             cache_lookups,
             registry_requests,
@@ -98,6 +109,11 @@ impl Families {
             self.bytes_spared.clone(),
         );
         registry.register("linkspan_errors", "Exports that failed, by the kind of reason", self.errors.clone());
+        registry.register(
+            "linkspan_refusals",
+            "Clients that were refused before what they asked for had begun, by the kind of reason",
+            self.refusals.clone(),
+        );
         registry.register(
             "linkspan_sessions_split",
             "Sessions of builds in which calls are handled by Linkspan",
@@ -147,6 +163,11 @@ impl Families {
         for kind in kinds {
             drop(self.errors.get_or_create(&ErrorKind { kind }));
         }
+        for (door, reasons) in REFUSALS {
+            for reason in reasons {
+                drop(self.refusals.get_or_create(&Refusal { door, reason: reason.name() }));
+            }
+        }
         for result in ["hit", "miss"] {
             drop(self.cache_lookups.get_or_create(&Lookup { result }));
         }
@@ -172,6 +193,9 @@ impl Families {
                 if let ExportEnd::Failed(kind) = end {
                     self.errors.get_or_create(&ErrorKind { kind }).inc();
                 }
+            }
+            Activity::Refused { door, reason } => {
+                self.refusals.get_or_create(&Refusal { door, reason: reason.name() }).inc();
             }
             Activity::SessionSplit => {
                 self.sessions_split.inc();

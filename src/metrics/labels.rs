@@ -26,6 +26,12 @@ pub(super) struct Blobs {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Refusal {
+    pub(super) door: &'static str,
+    pub(super) reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Lookup {
     pub(super) result: &'static str,
 }

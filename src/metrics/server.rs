@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Metrics;
+use crate::activity::{Activities, Activity, Refused};
 use crate::net::{Connection, Drain, Principal, Stream};
 use crate::passwords::{SharedPasswords, TOO_LONG, Unauthenticated, client_of};
 
@@ -42,13 +43,14 @@ const CHALLENGE: &str = "Basic realm=\"linkspan\", charset=\"UTF-8\"";
 pub(crate) struct MetricsServer {
     metrics: Metrics,
     passwords: SharedPasswords,
+    activities: Activities,
     connections: Semaphore,
 }
 
 impl MetricsServer {
-    /// `passwords` are those of clients over TCP, where they need one.
-    pub(crate) fn new(metrics: Metrics, passwords: SharedPasswords) -> Self {
-        Self { metrics, passwords, connections: Semaphore::new(CONNECTIONS) }
+    /// `passwords` are those of clients over TCP, where they need one. Tells `activities` of those that are refused.
+    pub(crate) fn new(metrics: Metrics, passwords: SharedPasswords, activities: Activities) -> Self {
+        Self { metrics, passwords, activities, connections: Semaphore::new(CONNECTIONS) }
     }
 
     /// Serves one connection until either side ends it, or `drain` is cancelled.
@@ -90,6 +92,11 @@ impl MetricsServer {
 
     async fn respond(&self, request: &Request<Incoming>, peer: &Principal) -> Response<Full<Bytes>> {
         if let Err(why) = client_of(&self.passwords, peer, request.headers().get(AUTHORIZATION)).await {
+            let reason = match why {
+                Unauthenticated::Busy => Refused::Limit,
+                _ => Refused::Unauthenticated,
+            };
+            self.activities.emit(Activity::Refused { door: "metrics", reason });
             return refused(why);
         }
         if request.uri().path() != PATH {

@@ -46,6 +46,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::activity::{Activity, Refused};
 use crate::build_outputs::{OutputOptions, SlowLoads};
 use crate::caches::Caches;
 use crate::export::Exports;
@@ -208,7 +209,11 @@ impl Door {
                 .as_ref()
                 .filter(|_| StatusReport::is_requested_by(&request))
                 .map(|status| status.response(full));
-            let report = refusal.as_ref().map(error_response).or(report);
+            let refused = refusal.as_ref().map(|status| {
+                self.exports.activities().emit(Activity::Refused { door: "buildkit", reason: Refused::Policy });
+                error_response(status)
+            });
+            let report = refused.or(report);
             let pending = pending.clone();
             let call = (request.uri().path() != LISTEN_HISTORY).then(|| drain.call());
             async move {

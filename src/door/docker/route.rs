@@ -77,6 +77,9 @@ impl Door {
             let is_load = method == Method::POST && parts == ["", "images", "load"];
             let call = (!is_endless(method.as_str(), &parts, target.query())).then(|| drain.call());
             let upstream = upstream.clone();
+            if is_load {
+                self.loads.count_refusal();
+            }
             async move {
                 let response = if is_load { refused() } else { upstream.forward(request).await? };
                 Ok(match call {

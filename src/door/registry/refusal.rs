@@ -5,6 +5,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::response::{json, put};
+use crate::activity::Refused;
 use crate::engine::EngineError;
 use crate::http2::Body;
 use crate::source::SourceError;
@@ -95,6 +96,18 @@ impl Refusal {
         let value: Value = value.into();
         self.detail = json!({ key: value });
         self
+    }
+
+    /// The kind of its reason. What is not there, and trouble of the engine, are no refusals of the client.
+    pub(super) fn reason(&self) -> Option<Refused> {
+        match self.status {
+            _ if self.code == Code::Denied => Some(Refused::Policy),
+            StatusCode::UNAUTHORIZED => Some(Refused::Unauthenticated),
+            StatusCode::METHOD_NOT_ALLOWED => Some(Refused::Policy),
+            StatusCode::BAD_REQUEST => Some(Refused::Input),
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS => Some(Refused::Limit),
+            _ => None,
+        }
     }
 
     /// The same as something that is not there: a mirror's client then asks the next host.

@@ -44,6 +44,9 @@ impl Door {
             Err(refusal) => {
                 let status = refusal.status;
                 tracing::debug!(%method, path, %status, code = ?refusal.code, "refused");
+                if let Some(reason) = refusal.reason() {
+                    self.exports.activities().emit(Activity::Refused { door: "registry", reason });
+                }
                 match namespace {
                     // A mirror's client asks the next host, but for nothing else than this status.
                     Some(_) if is_read(&method) && !is_said_to_mirrors(status) => refusal.into_absent(),

@@ -18,6 +18,7 @@ use super::super::response::BuildResponse;
 use super::super::solve::Solve;
 use super::solve_plan::SolvePlan;
 use super::{Route, unreadable};
+use crate::activity::Activity;
 use crate::http2::{Body, BodyError, ProxyError, full};
 
 /// A build whose request we have edited. Its parts are dropped in this order.
@@ -53,7 +54,10 @@ impl Route {
         };
         let request = self.with_pushes(request);
         let (build, message) = match self.plan(request.message(), &parts.headers).await {
-            SolvePlan::Refuse(status) => return Ok(error_response(&status)),
+            SolvePlan::Refuse(reason, status) => {
+                self.door.exports.activities().emit(Activity::Refused { door: "buildkit", reason });
+                return Ok(error_response(&status));
+            }
             SolvePlan::Forward { build } => {
                 let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
                 return Ok(explained(response.map(|body| body_with_build(build, body)), self.why_not()));

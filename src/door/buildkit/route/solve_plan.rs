@@ -20,6 +20,7 @@ use super::super::solve::Solve;
 use super::super::wire::WireError;
 use super::super::{progress, remarks};
 use super::Route;
+use crate::activity::Refused;
 
 /// How long a build waits for the builder's capabilities. A builder ends a client's progress call if no build has
 /// started after some seconds (BuildKit `solver/jobs.go`), so a longer wait would fail the build.
@@ -28,7 +29,7 @@ const CAPABILITIES_TIMEOUT: Duration = Duration::from_secs(2);
 /// What becomes of a request for a build.
 pub(super) enum SolvePlan {
     /// It is refused before the build starts.
-    Refuse(Status),
+    Refuse(Refused, Status),
     /// It is forwarded unchanged. Messages about the build are shown as long as `build` is kept.
     Forward { build: Option<Arc<Build>> },
     /// Its loads stay as they are: `message`, which the builder gets, has other caches, or lets images come from the engine.
@@ -60,7 +61,7 @@ impl Route {
         // Not a request that we understand: the builder reports what is wrong with it.
         let Some(Ok(solve)) = message.map(Solve::read) else { return SolvePlan::Forward { build: None } };
         if let Some(status) = refusal(&solve.exporters) {
-            return SolvePlan::Refuse(status);
+            return SolvePlan::Refuse(Refused::Input, status);
         }
         let door = &*self.door;
         // Kept from now on, so that all calls share it.
@@ -85,7 +86,7 @@ impl Route {
             false => (solve, None),
             true => match self.replace_caches(&solve, is_split).await {
                 Ok((solve, cached)) => (solve, Some(cached)),
-                Err(status) => return SolvePlan::Refuse(status),
+                Err(status) => return SolvePlan::Refuse(Refused::Input, status),
             },
         };
         self.replace_loads(solve, loads, is_split, headers, (cached, images))
@@ -174,7 +175,7 @@ impl Route {
         let (outputs, slow_loads) = (door.outputs, door.slow_loads.clone());
         let load = Arc::new(Load { builder, exports, client, build, solve, outputs, slow_loads, builder_exporters });
         if let Err(status) = load.check() {
-            return SolvePlan::Refuse(status);
+            return SolvePlan::Refuse(Refused::Policy, status);
         }
         match finalizes.then(|| door.finalizers.add(&load)).flatten() {
             Some(finalizer) => {

@@ -53,6 +53,7 @@ use self::lines::{Edit, edited};
 use self::report::{LOADING, Report};
 use self::response::{Body, announcement, failure, is_quiet, names_platforms, refusal};
 use self::upload::{Archive, ArchiveFacts, Upload};
+use crate::activity::{Activity, Refused};
 use crate::engine::Origin;
 use crate::export::{Exports, Listed, unique_id};
 use crate::http1::linger_on;
@@ -103,6 +104,11 @@ impl Loads {
     /// Whether every archive has to be parsed, because names are restricted.
     pub(super) fn are_watched(&self, client: &Principal) -> bool {
         self.exports.policy(client).is_restrictive()
+    }
+
+    /// Tells of a load that is refused before it begins.
+    pub(super) fn count_refusal(&self) {
+        self.exports.activities().emit(Activity::Refused { door: "docker", reason: Refused::Policy });
     }
 
     /// Lists a load whose archive passes unchanged, until its end.

@@ -124,10 +124,11 @@ impl Drop for Report {
             let (blobs, bytes) = present;
             self.activities.emit(Activity::Blobs { door: "docker", how: Arrival::Present, blobs, bytes });
         }
+        let kind = self.known.kind.get().copied().unwrap_or(DOCKER_FAILED);
         let end = match &self.end {
             End::Loaded => ExportEnd::Exported,
-            End::Failed(_) => ExportEnd::Failed(DOCKER_FAILED),
-            End::Unknown if self.known.trouble.get().is_some() => ExportEnd::Failed(DOCKER_FAILED),
+            End::Failed(_) => ExportEnd::Failed(kind),
+            End::Unknown if self.known.trouble.get().is_some() => ExportEnd::Failed(kind),
             End::Unknown => ExportEnd::Cancelled,
         };
         let after = self.begun.elapsed();

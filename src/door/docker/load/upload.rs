@@ -33,6 +33,8 @@ pub(super) struct ArchiveFacts {
     pub(super) savings: OnceLock<Savings>,
     /// Why dockerd did not get all of it, unless the client disconnected.
     pub(super) trouble: OnceLock<String>,
+    /// The kind of that reason, if it is not dockerd's.
+    pub(super) kind: OnceLock<&'static str>,
 }
 
 /// An upload that runs until this is dropped.
@@ -86,7 +88,11 @@ async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &
             None => format!("{error}; load the archive again"),
         }),
         FilterError::Left => None,
-        FilterError::Denied(denied) => Some(denied.to_string()),
+        FilterError::Denied(denied) => {
+            // Set only here.
+            let _ = known.kind.set(denied.kind());
+            Some(denied.to_string())
+        }
         error @ FilterError::Store(_) => Some(error.to_string()),
         error @ FilterError::Lost(_) => Some(format!("{error}; load the archive again")),
     };

@@ -37,6 +37,16 @@ pub(super) enum Denied {
     Unreadable(&'static str),
 }
 
+impl Denied {
+    /// The kind of the reason, as that of other [exports](ExportError::kind) that are denied.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Name(error) => error.kind(),
+            Self::UncertainNames { .. } | Self::Unreadable(_) => "policy",
+        }
+    }
+}
+
 /// The checks of one archive.
 #[derive(Debug)]
 pub(super) struct Watch {
