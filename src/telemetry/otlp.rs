@@ -1,8 +1,9 @@
 //! Where spans go, as the variables of OpenTelemetry say (OpenTelemetry specification, "Environment Variable Specification" and
-//! "OpenTelemetry Protocol Exporter"). Endpoints, headers, timeouts, sampler and resource are read by the library; without an
-//! endpoint nothing is sent.
+//! "OpenTelemetry Protocol Exporter"). Endpoints, headers, sampler and resource are read by the library; without an endpoint
+//! nothing is sent.
 
 use std::env;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,15 +13,20 @@ use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
     ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
 };
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tonic::transport::ClientTlsConfig;
 
 use crate::registry::install_cryptography;
+use crate::reload::content;
 
 /// How long a request may take unless a variable says otherwise, in milliseconds (OpenTelemetry Protocol Exporter), and at most.
 const DEFAULT_TIMEOUT: u64 = 10_000;
 const MAX_TIMEOUT: u64 = 600_000;
 /// The longest response of a collector that is read.
 const MAX_RESPONSE: usize = 64 << 10;
+/// The largest file of certificates that is read.
+const MAX_PEM: u64 = 4 << 20;
 
 /// Where spans go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +35,17 @@ pub(super) struct Target {
     pub(super) protocol: Protocol,
     /// How long one request may take.
     pub(super) limit: Duration,
+    /// Whom an `https://` collector's certificate must be signed by, instead of one of the system's authorities.
+    authority: Option<PemFile>,
+    /// Our certificate and its key, for a collector that asks its clients for one.
+    identity: Option<(PemFile, PemFile)>,
+}
+
+/// A PEM file, and the variable that names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct PemFile {
+    variable: &'static str,
+    path: PathBuf,
 }
 
 /// Why the variables cannot be followed.
@@ -37,6 +54,14 @@ pub(super) enum OtlpError {
     /// A protocol that is not offered.
     #[error("{variable} is `{value}`; expected `grpc` or `http/protobuf`")]
     Protocol { variable: &'static str, value: String },
+    /// A file of certificates, or of a key, that cannot be used.
+    #[error("{variable} is `{path}`: {reason}; expected a PEM file", path = path.display())]
+    Pem { variable: &'static str, path: PathBuf, reason: String },
+    /// A certificate without its key, or a key without its certificate.
+    #[error(
+        "{variable} is set alone; expected a certificate and its key, in ..._CLIENT_CERTIFICATE and ..._CLIENT_KEY"
+    )]
+    Half { variable: &'static str },
     /// The exporter refused an endpoint, a header or another variable.
     #[error(transparent)]
     Exporter(#[from] ExporterBuildError),
@@ -66,7 +91,42 @@ pub(super) fn target(variable: impl Fn(&str) -> Option<String>) -> Result<Option
     let limit = get("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").or_else(|| get("OTEL_EXPORTER_OTLP_TIMEOUT"));
     let limit = limit.and_then(|(_, limit)| limit.trim().parse::<u64>().ok()).filter(|limit| *limit > 0);
     let limit = Duration::from_millis(limit.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT));
-    Ok(Some(Target { endpoint, protocol, limit }))
+    let file = |of_traces, of_all| {
+        let found = get(of_traces).or_else(|| get(of_all));
+        found.map(|(variable, path)| PemFile { variable, path: PathBuf::from(path.trim()) })
+    };
+    let authority = file("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE");
+    let certificate = file("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE");
+    let key = file("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY");
+    let identity = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(PemFile { variable, .. }), None) | (None, Some(PemFile { variable, .. })) => {
+            return Err(OtlpError::Half { variable });
+        }
+    };
+    Ok(Some(Target { endpoint, protocol, limit, authority, identity }))
+}
+
+impl PemFile {
+    fn certificates(&self) -> Result<Vec<u8>, OtlpError> {
+        self.read(|bytes| {
+            let found = CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>();
+            let found = found.map_err(|error| error.to_string())?;
+            if found.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(()) }
+        })
+    }
+
+    fn key(&self) -> Result<Vec<u8>, OtlpError> {
+        self.read(|bytes| PrivateKeyDer::from_pem_slice(bytes).map(drop).map_err(|error| error.to_string()))
+    }
+
+    /// The file's bytes, if `check` finds in them what is expected: what the clients say of others names no file.
+    fn read(&self, check: impl Fn(&[u8]) -> Result<(), String>) -> Result<Vec<u8>, OtlpError> {
+        let Self { variable, path } = self;
+        let checked = content(path, MAX_PEM).and_then(|bytes| check(&bytes).map(|()| bytes));
+        checked.map_err(|reason| OtlpError::Pem { variable, path: path.clone(), reason })
+    }
 }
 
 /// The variables of this process.
@@ -77,18 +137,33 @@ pub(super) fn of_process() -> Result<Option<Target>, OtlpError> {
 /// Makes the exporter, within the runtime. Nothing is connected yet.
 pub(super) fn exporter(target: &Target) -> Result<SpanExporter, OtlpError> {
     install_cryptography();
+    let authority = target.authority.as_ref().map(PemFile::certificates).transpose()?;
+    let pair = |(certificate, key): &(PemFile, PemFile)| Ok::<_, OtlpError>((certificate.certificates()?, key.key()?));
+    let identity = target.identity.as_ref().map(pair).transpose()?;
     let builder = SpanExporter::builder();
     if target.protocol != Protocol::Grpc {
-        let client =
-            reqwest::Client::builder().timeout(target.limit).redirect(reqwest::redirect::Policy::none()).build()?;
+        let mut client = reqwest::Client::builder().timeout(target.limit).redirect(reqwest::redirect::Policy::none());
+        if let Some(authority) = authority {
+            client = client.tls_certs_only(reqwest::Certificate::from_pem_bundle(&authority)?);
+        }
+        if let Some((certificate, key)) = identity {
+            client = client.identity(reqwest::Identity::from_pem(&[certificate, key].join(&b'\n'))?);
+        }
         let builder = builder.with_http().with_protocol(Protocol::HttpBinary);
-        return Ok(builder.with_http_client(Client(client)).build()?);
+        return Ok(builder.with_http_client(Client(client.build()?)).build()?);
     }
     let builder = builder.with_tonic().with_protocol(Protocol::Grpc);
-    Ok(match target.endpoint.trim().starts_with("https://") {
-        true => builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots()).build()?,
-        false => builder.build()?,
-    })
+    if !target.endpoint.trim().starts_with("https://") {
+        return Ok(builder.build()?);
+    }
+    let mut tls = match authority {
+        Some(authority) => ClientTlsConfig::new().ca_certificate(tonic::transport::Certificate::from_pem(authority)),
+        None => ClientTlsConfig::new().with_enabled_roots(),
+    };
+    if let Some((certificate, key)) = identity {
+        tls = tls.identity(tonic::transport::Identity::from_pem(certificate, key));
+    }
+    Ok(builder.with_tls_config(tls).build()?)
 }
 
 /// The HTTP client of this program, as the exporter uses it.
@@ -121,7 +196,8 @@ mod tests {
     }
 
     fn expected(endpoint: &str, protocol: Protocol, limit: u64) -> Target {
-        Target { endpoint: endpoint.to_owned(), protocol, limit: Duration::from_millis(limit) }
+        let (endpoint, limit) = (endpoint.to_owned(), Duration::from_millis(limit));
+        Target { endpoint, protocol, limit, authority: None, identity: None }
     }
 
     #[test]
@@ -156,5 +232,28 @@ mod tests {
         assert_eq!(read(&variables).unwrap(), Some(expected));
         let error = read(&[variables[0], ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]).unwrap_err();
         assert_eq!(error.to_string(), "OTEL_EXPORTER_OTLP_PROTOCOL is `http/json`; expected `grpc` or `http/protobuf`");
+    }
+    #[test]
+    fn certificates_are_files_that_are_named_in_full() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318");
+        let of_all = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/all.pem");
+        let of_traces = ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/traces.pem");
+        let named = |variables: &[(&str, &str)]| read(variables).unwrap().unwrap().authority.map(|file| file.path);
+        assert_eq!(named(&[endpoint]), None);
+        assert_eq!(named(&[endpoint, of_all]), Some("/all.pem".into()));
+        assert_eq!(named(&[endpoint, of_all, of_traces]), Some("/traces.pem".into()));
+
+        let folder = tempfile::tempdir().unwrap();
+        let (absent, empty) = (folder.path().join("absent.pem"), folder.path().join("empty.pem"));
+        std::fs::write(&empty, "no certificate").unwrap();
+        for (path, reason) in [(&absent, "No such file"), (&empty, "there is no certificate in it")] {
+            let target = read(&[endpoint, (of_all.0, path.to_str().unwrap())]).unwrap().unwrap();
+            let error = exporter(&target).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{} is `{}`: {reason}", of_all.0, path.display())), "{error}");
+        }
+        for alone in ["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY"] {
+            let error = read(&[endpoint, (alone, "/one.pem")]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{alone} is set alone")), "{error}");
+        }
     }
 }
