@@ -6,43 +6,13 @@ mod common;
 use std::{
     fs,
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
+use common::certificates::{Certificates, NAME};
 use common::{Context, Linkspan, Run, Stack, until};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// The name in the builder's certificate; nothing resolves it.
-const NAME: &str = "builder.test";
-
-/// PEM files: an authority, and what it signed.
-struct Certificates {
-    folder: PathBuf,
-}
-
-impl Certificates {
-    fn new(folder: PathBuf) -> Self {
-        fs::create_dir_all(&folder).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        fs::write(folder.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        let authority = Issuer::new(params, key);
-        for name in [NAME, "client.test", "127.0.0.1"] {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new([name.to_owned()]).unwrap();
-            fs::write(folder.join(format!("{name}.pem")), params.signed_by(&key, &authority).unwrap().pem()).unwrap();
-            fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-        }
-        Self { folder }
-    }
-
-    fn path(&self, file: &str) -> String {
-        self.folder.join(file).to_str().unwrap().to_owned()
-    }
-}
 
 /// A buildkitd on a port of this machine, ended with SIGTERM when dropped, so that it leaves no mounts.
 struct SecureBuilder {

@@ -20,6 +20,7 @@ mod api_server;
 pub(crate) mod both_ways;
 mod builder;
 mod buildkitd;
+pub(crate) mod certificates;
 mod command;
 mod contents;
 mod context;

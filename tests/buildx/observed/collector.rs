@@ -1,6 +1,7 @@
 //! A collector of traces, over gRPC and over HTTP.
 
-use std::io::Write as _;
+use std::fs;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,8 +11,12 @@ use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
+use tokio_rustls::rustls::{ServerConnection, StreamOwned};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
+use super::secure::server_config;
+use crate::common::certificates::Certificates;
 use crate::common::read_some;
 
 /// A span, and the service that sent it.
@@ -84,28 +89,63 @@ impl GrpcCollector {
         let collected = Collected::default();
         let service = TraceServiceServer::new(collected.clone()).max_decoding_message_size(64 << 20);
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        runtime.spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        runtime.spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        Self { collected, endpoint, _runtime: runtime }
+    }
+
+    /// One with TLS, for clients with a certificate of the same authority; it keeps what it gets with `x-key: let-me-in`.
+    pub(super) fn secure(certificates: &Certificates) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let endpoint = format!("https://{}", listener.local_addr().unwrap());
+        let collected = Collected::default();
+        let check = |request: Request<()>| match request.metadata().get("x-key") {
+            Some(key) if key == "let-me-in" => Ok(request),
+            _ => Err(Status::unauthenticated("no key")),
+        };
+        let service = TraceServiceServer::with_interceptor(collected.clone(), check);
+        let pem = |file: &str| fs::read(certificates.path(file)).unwrap();
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(pem("127.0.0.1.pem"), pem("127.0.0.1.key")));
+        let tls = tls.client_ca_root(Certificate::from_pem(pem("ca.pem")));
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let server = Server::builder().tls_config(tls).unwrap().add_service(service);
+        runtime.spawn(server.serve_with_incoming(incoming));
         Self { collected, endpoint, _runtime: runtime }
     }
 }
 
 /// A collector that is asked over HTTP: it keeps what it gets with the header `x-key: let-me-in`. Its thread ends with the process.
 pub(super) fn over_http() -> (Collected, String) {
+    let (collected, address) = listen(serve);
+    (collected, format!("http://{address}"))
+}
+
+/// The same with TLS, for clients with a certificate of the same authority.
+pub(super) fn over_https(certificates: &Certificates) -> (Collected, String) {
+    let config = server_config(certificates);
+    let (collected, address) = listen(move |stream, kept| {
+        serve(StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream), kept);
+    });
+    (collected, format!("https://{address}"))
+}
+
+/// Serves each connection in a thread of its own.
+fn listen(serve: impl Fn(TcpStream, &Collected) + Clone + Send + 'static) -> (Collected, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (collected, endpoint) = (Collected::default(), format!("http://{}", listener.local_addr().unwrap()));
+    let (collected, address) = (Collected::default(), listener.local_addr().unwrap().to_string());
     let kept = collected.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (stream, kept) = (stream.unwrap(), kept.clone());
+            let (stream, kept, serve) = (stream.unwrap(), kept.clone(), serve.clone());
+            stream.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
             std::thread::spawn(move || serve(stream, &kept));
         }
     });
-    (collected, endpoint)
+    (collected, address)
 }
 
 /// Serves one connection; its end, however it comes, is the end of it.
-fn serve(mut stream: TcpStream, kept: &Collected) {
-    stream.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
+fn serve(mut stream: impl Read + Write, kept: &Collected) {
     let mut bytes = Vec::new();
     loop {
         let Some((head, body)) = next(&mut stream, &mut bytes) else { return };
@@ -124,7 +164,7 @@ fn serve(mut stream: TcpStream, kept: &Collected) {
 }
 
 /// The head of the next request, in small letters, and its body. `None` at the end.
-fn next(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
+fn next(stream: &mut impl Read, bytes: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
     let mut piece = [0; 64 << 10];
     loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {

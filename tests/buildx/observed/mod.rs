@@ -2,7 +2,9 @@
 //! JSON.
 
 mod collector;
+mod refusals;
 mod scrape;
+mod secure;
 mod traces;
 
 use std::collections::BTreeSet;

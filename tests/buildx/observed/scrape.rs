@@ -1,7 +1,7 @@
 //! A scrape of metrics, checked by the rules of Prometheus' text format and names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -21,12 +21,23 @@ pub(super) struct Scrape {
 /// The response to one request at `socket`: its status, its head in small letters, and its body.
 #[track_caller]
 pub(super) fn respond(socket: &Path, method: &str, target: &str, headers: &str) -> (u16, String, String) {
-    let mut stream = UnixStream::connect(socket).unwrap();
+    let stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    parts(&exchange(stream, method, target, headers).unwrap())
+}
+
+/// The response to one request on `stream`, up to the end of the connection.
+pub(super) fn exchange(mut stream: impl Read + Write, method: &str, target: &str, headers: &str) -> io::Result<String> {
     let request = format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
+    stream.write_all(request.as_bytes())?;
     let mut response = String::new();
-    stream.read_to_string(&mut response).unwrap();
+    stream.read_to_string(&mut response)?;
+    Ok(response)
+}
+
+/// The status of a response, its head in small letters, and its body.
+#[track_caller]
+pub(super) fn parts(response: &str) -> (u16, String, String) {
     let (head, body) = response.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {response}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap();
     (status, head.to_ascii_lowercase(), body.to_owned())
@@ -44,7 +55,7 @@ impl Scrape {
 
     /// Parses a text, and fails for what `promtool check metrics` complains of.
     #[track_caller]
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         assert!(text.ends_with('\n'), "the last line has no end");
         let (mut helped, mut kinds, mut samples) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
         let mut current = String::new();
