@@ -36,7 +36,7 @@ pub(super) struct Doctor {
     #[arg(long, requires = "fix")]
     yes: bool,
 
-    /// Show what would be mended, and change nothing
+    /// Show what would be mended, and change nothing; the exit code is 1 if there is something
     #[arg(long, requires = "fix", conflicts_with = "yes")]
     dry_run: bool,
 
@@ -60,7 +60,8 @@ Examples:
 
 Exit code: 0 when a direct export can work, 1 when it cannot, 2 for a wrong
 command line. With --fix: 0 when nothing is left that it could mend, 1 when
-something is left.";
+something is left (so --dry-run exits with 1 where it shows something), or
+when your builders could not be read.";
 
 impl Doctor {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {

@@ -122,11 +122,9 @@ impl Repair {
     }
 }
 
-/// What can be mended on this machine, for the user with the builders `users`. Nothing is changed.
-///
-/// # Errors
-/// When the builders cannot be read.
-pub fn repairs(config: &Config, folders: &SearchFolders, users: Option<&Store>) -> Result<Vec<Repair>, SetupError> {
+/// What can be mended on this machine, for the user with the builders `users`; and why these could not be looked at, if they could
+/// not. Nothing is changed.
+pub fn repairs(config: &Config, folders: &SearchFolders, users: Option<&Store>) -> (Vec<Repair>, Option<SetupError>) {
     let places = doors(config).chain(folders.sockets().into_iter().map(|(address, _)| address));
     let paths: BTreeSet<_> = places
         .filter_map(|address| match address {
@@ -136,10 +134,14 @@ pub fn repairs(config: &Config, folders: &SearchFolders, users: Option<&Store>) 
         .collect();
     let mut found: Vec<_> = paths.iter().filter_map(|path| at(path)).collect();
     found.extend(key(config));
-    for Stranded { builder, door, to } in users.map(setup::stranded).transpose()?.unwrap_or_default() {
+    let (stranded, unread) = match users.map(setup::stranded).transpose() {
+        Ok(stranded) => (stranded.unwrap_or_default(), None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    for Stranded { builder, door, to } in stranded {
         found.push(Repair::StrandedBuilder { builder, door: door.to_string(), to });
     }
-    Ok(found)
+    (found, unread)
 }
 
 /// Where the doors of the configuration listen.

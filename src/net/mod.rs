@@ -37,7 +37,7 @@ pub use dial::{Dial, DialError};
 pub use drain::{Call, Drain, IDLE, KindGuard, Metered};
 pub use linked_close::CloseWith;
 pub(crate) use linked_close::EofSignal;
-pub(crate) use listened::is_listened_at;
+pub(crate) use listened::{is_listened_at, is_seen_listening};
 pub use principal::Principal;
 pub use server_tls::{ServerCertificate, ServerTls, ServerTlsError, ServerTlsSettings, TlsRules};
 pub use ssh::{SshAddress, SshAddressError, SshDial, SshError};

@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 use serde::Serialize;
 
 use crate::buildx::{Instance, Store, StoreError, is_same_address};
-use crate::net::{Address, AddressError, is_listened_at};
+use crate::net::{Address, AddressError, is_seen_listening};
 
 use record::Record;
 
@@ -175,7 +175,7 @@ pub fn stranded(store: &Store) -> Result<Vec<Stranded>, SetupError> {
 /// Whether nobody listens at a unix socket, or there is none.
 fn is_closed(door: &Address) -> bool {
     let Address::Unix(path) = door else { return false };
-    match is_listened_at(path) {
+    match is_seen_listening(path) {
         Ok(is_listened_at) => !is_listened_at,
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }

@@ -1,6 +1,7 @@
 //! `linkspan doctor --fix`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
@@ -58,7 +59,8 @@ fn what_nobody_uses_is_mended_and_all_else_stays() {
     let user = User::new();
     drop(UnixListener::bind(user.path("linkspan/stale.sock")).unwrap());
     let live = user.path("linkspan/live.sock");
-    let _live = UnixListener::bind(&live).unwrap();
+    let held = UnixListener::bind(&live).unwrap();
+    held.set_nonblocking(true).unwrap();
     fs::create_dir(user.path("linkspan/docker.sock")).unwrap();
     fs::create_dir_all(user.path("linkspan/full.sock/of")).unwrap();
     let gone = common::unix(&user.path("linkspan/gone.sock"));
@@ -88,6 +90,24 @@ fn what_nobody_uses_is_mended_and_all_else_stays() {
     assert_eq!(user.endpoint("served"), common::unix(&live));
     let output = user.fix(&["--yes"]).ok();
     assert!(output.stdout.contains("nothing that can be mended"), "{output}");
+    // Nobody has connected: a service manager that holds the socket would have started its program.
+    assert_eq!(held.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn builders_that_cannot_be_read_keep_nothing_else_from_being_mended() {
+    let user = User::new();
+    drop(UnixListener::bind(user.path("linkspan/stale.sock")).unwrap());
+    fs::write(user.path("buildx/instances/broken"), "no JSON").unwrap();
+    let output = user.fix(&["--yes"]).fails();
+    assert!(!user.path("linkspan/stale.sock").exists(), "{output}");
+    assert!(output.status.code() == Some(1) && output.stderr.contains("your builders were not looked at"), "{output}");
+    assert!(output.stderr.contains("instances/broken"), "{output}");
+    // That alone is something which is left.
+    let again = user.fix(&["--yes"]).fails();
+    assert!(again.status.code() == Some(1) && !again.stdout.contains("nothing that can be mended"), "{again}");
+    let planned = user.fix(&["--dry-run", "--json"]).fails();
+    assert!(planned.stdout.trim() == "[]" && planned.stderr.contains("were not looked at"), "{planned}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::cli::{CommandError, output};
 use crate::config::Config;
 use crate::doctor::{self, Repair};
 use crate::running::SearchFolders;
+use crate::setup::SetupError;
 
 /// How it is done.
 #[derive(Debug, Clone, Copy)]
@@ -31,10 +32,15 @@ struct Outcome<'a> {
     error: Option<String>,
 }
 
+/// The builders could not be looked at; everything else was.
+#[derive(Debug, thiserror::Error)]
+#[error("your builders were not looked at: {0}")]
+struct Unread<'a>(&'a SetupError);
+
 impl Fix {
     pub(super) fn run(self, config: &Config, users: Option<&Store>) -> Result<ExitCode, CommandError> {
         let folders = SearchFolders::new(|name| std::env::var_os(name));
-        let repairs = doctor::repairs(config, &folders, users)?;
+        let (repairs, unread) = doctor::repairs(config, &folders, users);
         let asks = !self.yes && !self.dry_run;
         // A question among JSON would be read by a program.
         if asks && !repairs.is_empty() && (self.json || !io::stdin().is_terminal()) {
@@ -46,12 +52,15 @@ impl Fix {
         }
         match (self.json, outcomes.is_empty()) {
             (true, _) => output::print(&serde_json::to_string_pretty(&outcomes)?)?,
-            (false, true) => {
+            (false, true) if unread.is_none() => {
                 output::print("there is nothing that can be mended here; `linkspan doctor` reports the rest")?
             }
-            (false, false) => {}
+            (false, _) => {}
         }
-        let is_left = outcomes.iter().any(|outcome| outcome.state != "done");
+        if let Some(error) = &unread {
+            output::complain(&Unread(error), None);
+        }
+        let is_left = unread.is_some() || outcomes.iter().any(|outcome| outcome.state != "done");
         Ok(if is_left { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 

@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::ListenError;
 use super::claim::{Claim, Refused};
-use crate::net::{Address, is_listened_at};
+use crate::net::{Address, is_listened_at, is_seen_listening};
 
 /// Only owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
@@ -47,7 +47,7 @@ pub(super) async fn bind(path: &Path, gid: u32) -> Result<(UnixListener, Claim),
 /// Whether there is a socket at `path` that refuses connections: its process is gone.
 pub(crate) fn is_stale(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    is_socket && matches!(is_listened_at(path), Ok(false))
+    is_socket && matches!(is_seen_listening(path), Ok(false))
 }
 
 /// Removes a socket that nobody listens at. It is looked at again, under the lock that a daemon takes which starts there.
