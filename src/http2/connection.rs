@@ -63,13 +63,21 @@ pub enum ProxyError {
     #[error(transparent)]
     Connect(DialError),
     /// The connection broke or the other side does not speak HTTP/2.
-    #[error("{upstream}: {source}")]
+    #[error("{}", broken(upstream, source))]
     Http {
         /// The upstream's address.
         upstream: String,
         /// The error of hyper.
         source: hyper::Error,
     },
+}
+
+/// What happened on the way to `upstream`. A request that was never sent is `canceled`, which sounds as if somebody had done it.
+fn broken(upstream: &str, source: &hyper::Error) -> String {
+    match source.is_canceled() {
+        true => format!("{upstream} cannot be reached: the connection to it has ended"),
+        false => format!("{upstream}: {source}"),
+    }
 }
 
 /// Whether `error` is the reset of a stream by the other side; everything else means that there is no other side.
@@ -89,6 +97,11 @@ impl ProxyError {
     /// The error with all its causes: hyper's own texts are short, and what happened is in the sources. A cause that is in
     /// the text already is not repeated.
     pub fn reason(&self) -> String {
+        if let Self::Http { source, .. } = self
+            && source.is_canceled()
+        {
+            return self.to_string();
+        }
         let causes = std::iter::successors(std::error::Error::source(self), |error| error.source());
         causes.map(ToString::to_string).fold(self.to_string(), |reason, cause| {
             if reason.ends_with(&cause) { reason } else { format!("{reason}: {cause}") }

@@ -112,8 +112,8 @@ fn add_to_scope(session: &Session, blobs: impl IntoIterator<Item = Descriptor>) 
     Ok(())
 }
 
-/// The image of `root`, if the engine holds all its documents and they are intact. A document that is damaged is added to
-/// `damaged`.
+/// The image of `root`, if the engine holds all its documents and they are intact. A document that is damaged, or cannot be
+/// read, is added to `damaged`.
 pub(super) async fn graph(session: &Session, root: &Descriptor, damaged: &mut HashSet<Digest>) -> Option<Arc<Graph>> {
     let error = match read_graph(&*session.contents.images, root.clone(), Limits::default(), OnMissing::Stop).await {
         Ok(graph) => return Some(Arc::new(graph)),
@@ -125,7 +125,13 @@ pub(super) async fn graph(session: &Session, root: &Descriptor, damaged: &mut Ha
         ReadGraphError::Graph(GraphError::Document(DocumentError::DigestMismatch { expected, .. })) => expected,
         _ => return None,
     };
-    tracing::warn!(export = session.id, %error, "a document of the engine is damaged");
+    match &error {
+        // The engine may be away, or its file: that a document is damaged is not known.
+        ReadGraphError::Source(SourceError::Read { .. }) => {
+            tracing::warn!(export = session.id, %error, "a document of the engine cannot be read");
+        }
+        _ => tracing::warn!(export = session.id, %error, "a document of the engine is damaged"),
+    }
     damaged.insert(digest.clone());
     None
 }
