@@ -128,6 +128,33 @@ fn a_socket_that_is_handed_over_outlives_the_process() {
 }
 
 #[test]
+fn the_metrics_listener_can_be_handed_over_by_its_name() {
+    let stack = Stack::shared();
+    let (metrics, export) = (stack.fresh_path("-m.sock"), stack.fresh_path("-e.sock"));
+    let sockets = [&metrics, &export].map(|path| UnixListener::bind(path).unwrap());
+    let folder = stack.fresh_path("-layout");
+    let args = ["--engine", "layout", "--layout", folder.to_str().unwrap()];
+    let scraped = |mut client: UnixStream| {
+        client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut response = String::new();
+        client.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200") && response.contains("linkspan_build_info{"), "{response}");
+    };
+    // Who comes before it has started waits; so does who comes while it restarts.
+    for _ in 0..2 {
+        let waiting = UnixStream::connect(&metrics).unwrap();
+        let handed = [given(&sockets[0]), given(&sockets[1])];
+        let mut daemon = Activated::start(stack, handed, "metrics:export", &args);
+        daemon.await_log(&format!("metrics listening on {}\n", unix(&metrics)));
+        scraped(waiting);
+        scraped(UnixStream::connect(&metrics).unwrap());
+        assert_eq!(linkspan(["ps", "--to", &unix(&export)]).ok().stderr, "");
+        let (status, log) = daemon.ends(Some(Signal::TERM));
+        assert!(status.success() && metrics.exists(), "{log}");
+    }
+}
+
+#[test]
 fn a_builder_s_door_can_be_handed_over_by_its_name() {
     let stack = Stack::shared();
     let (buildkit, export) = (stack.fresh_path("-b.sock"), stack.fresh_path("-e.sock"));

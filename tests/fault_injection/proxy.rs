@@ -77,6 +77,8 @@ pub(super) struct State {
     upstream: Upstream,
     rule: Mutex<Rule>,
     calls: AtomicUsize,
+    /// The traces that calls are part of, as their headers say.
+    traces: Mutex<Vec<String>>,
     gate: watch::Sender<Gate>,
     cut: watch::Sender<CancellationToken>,
 }
@@ -112,6 +114,7 @@ impl Proxy {
             upstream: Upstream::new(address, None).unwrap(),
             rule: Mutex::new(Box::new(|_| Verdict::Pass)),
             calls: AtomicUsize::new(0),
+            traces: Mutex::default(),
             gate: watch::Sender::default(),
             cut: watch::Sender::new(CancellationToken::new()),
         });
@@ -144,6 +147,11 @@ impl Proxy {
     /// Its socket, as `unix:///…`.
     pub(crate) fn address(&self) -> String {
         format!("unix://{}", self.socket.display())
+    }
+
+    /// The `traceparent` of each call that had one.
+    pub(crate) fn traces(&self) -> Vec<String> {
+        self.state.traces.lock().unwrap().clone()
     }
 
     /// Calls `rule` for every message from now on.
@@ -252,6 +260,8 @@ async fn forward(
 ) -> Result<Response<Body>, ProxyError> {
     let path = request.uri().path().to_owned();
     let number = state.calls.fetch_add(1, Ordering::Relaxed);
+    let trace = request.headers().get("traceparent").and_then(|trace| trace.to_str().ok());
+    state.traces.lock().unwrap().extend(trace.map(str::to_owned));
     let call = Arc::new(Call { state, cut, path, number });
     let body = |direction, body| Messages::new(call.clone(), direction, body).into_body();
     let response = upstream.send(request.map(|incoming| body(Direction::Request, incoming))).await?;

@@ -31,6 +31,7 @@ mod proxied;
 mod prune;
 mod ps;
 mod stopped;
+mod traced;
 mod verify_store;
 
 use fault_injection::proxy;
