@@ -5,6 +5,7 @@ from builds import big_edit, classic, cold, container, docker_api, edit, layers1
 from caching import export_first, export_warm, import_fresh, import_noop
 from clusters import kind_edit
 from exporting import api_memory, api_small, api_stream, api_warm
+from far import over_ssh
 from loads import load_cold, load_memory, load_warm
 from observing import warm_observed
 from proxying import proxy
@@ -22,6 +23,8 @@ CASES = {
     "classic-edit": edit(classic),
     "docker-api-warm": warm(docker_api),
     "docker-api-edit": edit(docker_api),
+    "ssh-warm": warm(over_ssh),
+    "ssh-edit": edit(over_ssh),
     "load-warm": load_warm,
     "proxy": proxy,
     "big-edit": big_edit,

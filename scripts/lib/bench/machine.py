@@ -149,9 +149,11 @@ class Linkspan(Program):
         self.socket = f"unix://{folder}/linkspan.sock"
         self.docker = f"unix://{folder}/docker.sock"
         host = engine.env["LINKSPAN_DOCKER_CLASSIC_HOST" if kind == "docker-classic" else "DOCKER_HOST"]
-        arguments = ["serve", "--engine", kind, "--docker-host", host, "--docker-listen", self.docker,
+        # The docker door does not lead over ssh.
+        door = [] if host.startswith("ssh://") else ["--docker-listen", self.docker]
+        arguments = ["serve", "--engine", kind, "--docker-host", host, *door,
                      "--builder", builder.env["BUILDKIT_HOST"], "--buildkit-listen", self.socket, *settings]
-        super().__init__(binary, arguments, engine.env, folder, [self.socket, self.docker])
+        super().__init__(binary, arguments, engine.env, folder, [self.socket, self.docker] if door else [self.socket])
 
 
 class Bench:

@@ -22,6 +22,8 @@ cases:
   classic-edit    the same as edit, with `type=linkspan` to an engine with the classic image store
   docker-api-warm the same as warm, to an engine of which only the API is used, without containerd's socket
   docker-api-edit the same as edit, to that engine
+  ssh-warm        the same as warm, to such an engine at `ssh://…`; `tar` goes there over the same ssh, to an sshd of this host
+  ssh-edit        the same as edit, to that engine
   load-warm       `docker load` of an archive whose blobs are present; `tar` is the engine's own load
   proxy           `docker version` and `docker cp` of 1 GB, with and without the docker door
   big-edit        a RUN made a layer of real files, 666 MB at the default --size; also with each --load-compression
