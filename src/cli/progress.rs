@@ -83,7 +83,7 @@ impl Tally {
         if let Storage::Cluster { nodes, .. } = &identity.storage
             && self.nodes.is_empty()
         {
-            self.nodes = nodes.iter().map(|node| NodeTally { node: node.clone(), outcome, unpacked: 0 }).collect();
+            self.nodes = nodes.to_vec().into_iter().map(|node| NodeTally { node, outcome, unpacked: 0 }).collect();
         }
         self
     }

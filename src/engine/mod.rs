@@ -65,7 +65,7 @@ use crate::net::Principal;
 
 pub use blob_url::BlobUrl;
 use caches::CacheStore;
-pub use cluster::{ClusterAddress, ClusterAddressError, ClusterTool};
+pub use cluster::{ClusterAddress, ClusterAddressError, ClusterTool, NodeNames};
 use collect::{Collected, Collection};
 #[cfg(any(test, fuzzing))]
 pub(crate) use containerd::layer_fuzz;
@@ -133,7 +133,7 @@ pub enum Storage {
         /// Whether layers can be unpacked in parallel on every node.
         parallel_unpack: bool,
         /// The nodes, as docker calls their containers.
-        nodes: Vec<String>,
+        nodes: NodeNames,
     },
 }
 
@@ -146,7 +146,7 @@ impl fmt::Display for Identity {
                 write!(f, ", namespace {namespace}, snapshotter {snapshotter}")
             }
             Storage::Cluster { namespace, snapshotter, nodes, .. } => {
-                write!(f, ", namespace {namespace}, snapshotter {snapshotter}, nodes {}", nodes.join(" "))
+                write!(f, ", namespace {namespace}, snapshotter {snapshotter}, nodes {}", nodes.to_vec().join(" "))
             }
             Storage::Classic { storage_driver } => write!(f, ", storage driver {storage_driver}"),
             Storage::Directory {} | Storage::Bucket {} => Ok(()),

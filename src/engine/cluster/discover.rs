@@ -20,6 +20,8 @@ const SHOWN: usize = 10;
 #[serde(rename_all = "PascalCase")]
 struct Listed {
     #[serde(default)]
+    id: String,
+    #[serde(default)]
     names: Vec<String>,
     #[serde(default)]
     labels: HashMap<String, String>,
@@ -33,13 +35,23 @@ impl Listed {
         self.names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| is_container(name))
     }
 
+    /// Containers that are being removed are none any more (moby `api/types/container`, the states).
     fn is_node(&self, tool: ClusterTool) -> bool {
         tool.is_node(|key| self.labels.get(key).map(String::as_str))
+            && !matches!(self.state.as_str(), "removing" | "dead")
     }
 }
 
-/// The names of the containers that `address` means, sorted. All of them run.
-pub(super) async fn nodes(docker: &Api, address: &ClusterAddress) -> Result<Vec<String>, EngineError> {
+/// A container that is a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Its id: one that was made again under the same name has another.
+    pub(super) id: String,
+    pub(super) name: String,
+}
+
+/// The containers that `address` means, sorted by their names. All of them run.
+pub(super) async fn nodes(docker: &Api, address: &ClusterAddress) -> Result<Vec<Found>, EngineError> {
     let ClusterAddress { tool, name, nodes: named } = address;
     let listed = list(docker, &format!("{}={name}", tool.cluster_label())).await?;
     let mut nodes: Vec<_> =
@@ -71,7 +83,7 @@ pub(super) async fn nodes(docker: &Api, address: &ClusterAddress) -> Result<Vec<
         let hint = format!("`docker {command} {stopped}` lets it run; `?nodes=a,b` names other nodes");
         return refused(format!("its node {stopped} does not run (it is {state})"), Some(hint));
     }
-    Ok(nodes.into_iter().map(|(name, _)| name.to_owned()).collect())
+    Ok(nodes.into_iter().map(|(name, it)| Found { id: it.id.clone(), name: name.to_owned() }).collect())
 }
 
 /// The containers, running or not, with this label.

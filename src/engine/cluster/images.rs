@@ -1,10 +1,12 @@
 //! The images of a cluster.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
-use super::nodes::{NodeName, on_all};
+use super::members::Members;
+use super::nodes::on_all;
 use crate::engine::EngineError;
-use crate::engine::containerd::ContainerdImages;
 use crate::engine::images::{Images, Page, Query, Record};
 use crate::image::{Descriptor, Digest, Reference};
 use crate::source::{Chunks, Source, SourceError};
@@ -14,12 +16,12 @@ use crate::source::{Chunks, Source, SourceError};
 #[derive(Debug)]
 pub(super) struct ClusterImages {
     name: String,
-    nodes: Vec<(NodeName, ContainerdImages)>,
+    members: Arc<Members>,
 }
 
 impl ClusterImages {
-    pub(super) fn new(name: String, nodes: Vec<(NodeName, ContainerdImages)>) -> Self {
-        Self { name, nodes }
+    pub(super) fn new(name: String, members: Arc<Members>) -> Self {
+        Self { name, members }
     }
 }
 
@@ -32,8 +34,8 @@ impl Source for ClusterImages {
     /// From the first node that has it.
     async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
         let mut failure = None;
-        for (_, images) in &self.nodes {
-            match images.open(blob, offset).await {
+        for node in self.members.known().iter() {
+            match node.images.open(blob, offset).await {
                 Ok(chunks) => return Ok(chunks),
                 // What a node says that has the blob is worth more than that others lack it.
                 Err(error @ SourceError::NotFound { .. }) => failure = failure.or(Some(error)),
@@ -48,34 +50,36 @@ impl Source for ClusterImages {
 #[async_trait]
 impl Images for ClusterImages {
     async fn resolve(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError> {
-        let found = on_all(self.nodes.iter().map(|(node, images)| (node, images.resolve(name)))).await?;
+        let found = self.members.ask(|node| async move { node.images.resolve(name).await }).await?;
         Ok(found.into_iter().flatten().next())
     }
 
     async fn identify(&self, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
-        let found = on_all(self.nodes.iter().map(|(node, images)| (node, images.identify(digest)))).await?;
+        let found = self.members.ask(|node| async move { node.images.identify(digest).await }).await?;
         Ok(found.into_iter().flatten().next())
     }
 
     async fn list(&self, query: &Query) -> Result<Page, EngineError> {
-        let pages = on_all(self.nodes.iter().map(|(node, images)| (node, images.list(query)))).await?;
+        let nodes = self.members.current().await?;
+        let pages = on_all(nodes.iter().map(|node| (&node.name, node.images.list(query)))).await?;
         Ok(Page::merged(pages, query))
     }
 
     async fn readable_size(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
-        let found = on_all(self.nodes.iter().map(|(node, images)| (node, images.size(digest)))).await?;
+        let found = self.members.ask(|node| async move { node.images.size(digest).await }).await?;
         Ok(found.into_iter().flatten().next())
     }
 
     async fn spread(&self, record: &Record) -> Result<Option<(usize, usize)>, EngineError> {
         let Some(Ok(name)) = record.name.as_deref().map(str::parse::<Reference>) else { return Ok(None) };
-        let found = on_all(self.nodes.iter().map(|(node, images)| (node, images.resolve(&name)))).await?;
+        let name = &name;
+        let found = self.members.ask(|node| async move { node.images.resolve(name).await }).await?;
         let with = found.iter().flatten().filter(|found| found.digest == record.target.digest).count();
-        Ok(Some((with, self.nodes.len())))
+        Ok(Some((with, found.len())))
     }
 
     async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
-        let found = on_all(self.nodes.iter().map(|(node, images)| (node, images.size(digest)))).await?;
+        let found = self.members.ask(|node| async move { node.images.size(digest).await }).await?;
         Ok(found.into_iter().collect::<Option<Vec<_>>>().and_then(|sizes| sizes.first().copied()))
     }
 }

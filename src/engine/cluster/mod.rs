@@ -9,6 +9,8 @@ mod discover;
 mod images;
 mod ingests;
 mod lease;
+mod members;
+mod node_names;
 mod nodes;
 mod program;
 mod transaction;
@@ -21,11 +23,13 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 
 pub use self::address::{ClusterAddress, ClusterAddressError, ClusterTool};
-use self::dial::NodeDial;
+use self::discover::Found;
 use self::images::ClusterImages;
 use self::lease::ClusterLease;
-use self::nodes::{NodeLease, NodeName, each, of_node, on_all, until_one_fails};
-use super::containerd::{Client, ContainerdEngine, ContainerdImages};
+use self::members::{Members, Nodes};
+pub use self::node_names::NodeNames;
+use self::nodes::{NodeLease, NodeName, each, of_node, on_all};
+use super::containerd::{ContainerdEngine, ContainerdImages};
 use super::images::{Images, Record};
 use super::layer_applier::ApplierChoice;
 use super::{
@@ -42,13 +46,27 @@ const NAMESPACE: &str = "k8s.io";
 #[derive(Debug)]
 struct Node {
     name: NodeName,
+    /// The id of its container.
+    id: String,
     engine: ContainerdEngine,
+    images: ContainerdImages,
 }
 
-/// All nodes of a cluster, or those that its address names; never none.
+impl Node {
+    fn new(name: NodeName, id: String, engine: ContainerdEngine) -> Self {
+        let store = format!("{} in the node {name}", EngineKind::Containerd);
+        Self { images: ContainerdImages::new(engine.client().clone(), &store), name, id, engine }
+    }
+
+    fn is(&self, found: &Found) -> bool {
+        self.id == found.id && *self.name == *found.name
+    }
+}
+
+/// The nodes of a cluster, or those that its address names. An export goes to those that there are when it begins.
 #[derive(Debug)]
 pub(super) struct ClusterEngine {
-    nodes: Vec<Node>,
+    members: Arc<Members>,
     identity: Identity,
 }
 
@@ -59,18 +77,8 @@ impl ClusterEngine {
         address: &ClusterAddress,
         applier: ApplierChoice,
     ) -> Result<Self, EngineError> {
-        let names: Vec<NodeName> = discover::nodes(&docker, address).await?.into_iter().map(Into::into).collect();
-        let connect = |name: &NodeName| {
-            let dial = NodeDial::new(docker.clone(), address.tool, &address.name, name);
-            let name = name.clone();
-            async move {
-                let client = Client::over(Arc::new(dial), NAMESPACE)?;
-                let mut engine = ContainerdEngine::connect_over(client, NAMESPACE).await?;
-                engine.set_layer_applier(applier);
-                Ok(Node { name, engine })
-            }
-        };
-        let nodes = until_one_fails(names.iter().map(|name| (name, connect(name)))).await?;
+        let members = Arc::new(Members::find(docker, address.clone(), applier).await?);
+        let nodes = members.known();
         let all = |of: fn(&ContainerdEngine) -> &str| {
             let all: BTreeSet<_> = nodes.iter().map(|node| of(&node.engine)).collect();
             all.into_iter().collect::<Vec<_>>().join(", ")
@@ -83,24 +91,16 @@ impl ClusterEngine {
                 namespace: NAMESPACE.to_owned(),
                 snapshotter: all(|engine| &engine.server().snapshotter),
                 parallel_unpack: nodes.iter().all(|node| node.engine.server().parallel_unpack),
-                nodes: names.iter().map(ToString::to_string).collect(),
+                nodes: members.names(),
             },
         };
-        Ok(Self { nodes, identity })
+        Ok(Self { members, identity })
     }
+}
 
-    /// The nodes and their engines.
-    fn engines(&self) -> impl Iterator<Item = (&NodeName, &ContainerdEngine)> {
-        self.nodes.iter().map(|node| (&node.name, &node.engine))
-    }
-
-    fn readers(&self) -> Vec<(NodeName, ContainerdImages)> {
-        let reader = |node: &Node| {
-            let name = format!("{} in the node {}", EngineKind::Containerd, node.name);
-            (node.name.clone(), ContainerdImages::new(node.engine.client().clone(), &name))
-        };
-        self.nodes.iter().map(reader).collect()
-    }
+/// The nodes and their engines.
+fn engines(nodes: &Nodes) -> impl Iterator<Item = (&NodeName, &ContainerdEngine)> {
+    nodes.iter().map(|node| (&node.name, &node.engine))
 }
 
 #[async_trait]
@@ -110,14 +110,16 @@ impl Engine for ClusterEngine {
     }
 
     async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
-        let found = on_all(self.engines().map(|(node, engine)| (node, engine.already_complete(root, names)))).await?;
+        let nodes = self.members.current().await?;
+        let found = on_all(engines(&nodes).map(|(node, engine)| (node, engine.already_complete(root, names)))).await?;
         Ok(found.into_iter().collect::<Option<Vec<_>>>().and_then(|blobs| blobs.into_iter().max()))
     }
 
     async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
-        let leasing = self.nodes.iter().map(|node| (&node.name, node.engine.own_lease(origin, lifetime)));
+        let nodes = self.members.current().await?;
+        let leasing = engines(&nodes).map(|(node, engine)| (node, engine.own_lease(origin, lifetime)));
         let (mut leases, mut failure) = (Vec::new(), None);
-        for (node, outcome) in self.nodes.iter().zip(each(leasing).await) {
+        for (node, outcome) in nodes.iter().zip(each(leasing).await) {
             match outcome {
                 Ok(lease) => leases.push(NodeLease { node: node.name.clone(), lease }),
                 Err(error) => failure = failure.or(Some(error)),
@@ -140,7 +142,7 @@ impl Engine for ClusterEngine {
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
-        Ok(Arc::new(ClusterImages::new(format!("the cluster {}", self.identity.address), self.readers())))
+        Ok(Arc::new(ClusterImages::new(format!("the cluster {}", self.identity.address), self.members.clone())))
     }
 
     /// Nothing loads archives into the nodes of a cluster.
@@ -149,13 +151,15 @@ impl Engine for ClusterEngine {
     }
 
     async fn recover(&self) -> Result<usize, EngineError> {
-        let released = on_all(self.engines().map(|(node, engine)| (node, engine.recover()))).await?;
+        let nodes = self.members.known();
+        let released = on_all(engines(&nodes).map(|(node, engine)| (node, engine.recover()))).await?;
         Ok(released.into_iter().sum())
     }
 
     /// On the nodes that have the image.
     async fn tag(&self, root: &Descriptor, name: &Reference) -> Result<(), EngineError> {
-        let tagging = self.engines().map(|(node, engine)| {
+        let nodes = self.members.current().await?;
+        let tagging = engines(&nodes).map(|(node, engine)| {
             (node, async {
                 match engine.images()?.size(&root.digest).await? {
                     Some(_) => engine.tag(root, name).await,
@@ -168,7 +172,8 @@ impl Engine for ClusterEngine {
 
     /// On the nodes that have the record: on others its name may point to another image, or to none.
     async fn remove(&self, record: &Record, force: bool) -> Result<(), EngineError> {
-        let removing = self.nodes.iter().map(|node| async move {
+        let nodes = self.members.current().await?;
+        let removing = nodes.iter().map(|node| async move {
             match node.engine.remove(record, force).await {
                 Ok(()) => Ok(None),
                 Err(error @ EngineError::NameMoved { .. }) => Ok(Some(error)),
@@ -179,7 +184,7 @@ impl Engine for ClusterEngine {
         for outcome in join_all(removing).await {
             moved.extend(outcome?);
         }
-        let was_on_none = record.name.is_some() && moved.len() == self.nodes.len();
+        let was_on_none = record.name.is_some() && moved.len() == nodes.len();
         // Where it points to says more than that it is not there.
         moved.sort_by_key(|error| matches!(error, EngineError::NameMoved { current: None, .. }));
         match moved.into_iter().next() {
@@ -193,18 +198,20 @@ impl Engine for ClusterEngine {
 impl PersistentLeases for ClusterEngine {
     /// Those that all nodes have.
     async fn durable(&self) -> Result<Vec<DurableLease>, EngineError> {
-        let found = on_all(self.engines().map(|(node, engine)| (node, engine.durable()))).await?;
-        let mut nodes = HashMap::<_, usize>::new();
+        let nodes = self.members.known();
+        let found = on_all(engines(&nodes).map(|(node, engine)| (node, engine.durable()))).await?;
+        let mut counts = HashMap::<_, usize>::new();
         for lease in found.iter().flatten() {
-            *nodes.entry(lease.export.clone()).or_default() += 1;
+            *counts.entry(lease.export.clone()).or_default() += 1;
         }
         let first = found.into_iter().next().unwrap_or_default().into_iter();
-        Ok(first.filter(|lease| nodes.get(&lease.export) == Some(&self.nodes.len())).collect())
+        Ok(first.filter(|lease| counts.get(&lease.export) == Some(&nodes.len())).collect())
     }
 
     /// Those that any node has.
     async fn abandoned(&self) -> Result<Abandoned, EngineError> {
-        let found = on_all(self.engines().map(|(node, engine)| (node, PersistentLeases::abandoned(engine)))).await?;
+        let nodes = self.members.known();
+        let found = on_all(engines(&nodes).map(|(node, engine)| (node, PersistentLeases::abandoned(engine)))).await?;
         let mut all = Abandoned::default();
         for Abandoned { leases, kept, grace } in found {
             all.leases.extend(leases);
@@ -219,6 +226,7 @@ impl PersistentLeases for ClusterEngine {
     }
 
     async fn release_abandoned(&self, leases: &[String]) -> Result<(), EngineError> {
-        on_all(self.engines().map(|(node, engine)| (node, engine.release_abandoned(leases)))).await.map(drop)
+        let nodes = self.members.known();
+        on_all(engines(&nodes).map(|(node, engine)| (node, engine.release_abandoned(leases)))).await.map(drop)
     }
 }

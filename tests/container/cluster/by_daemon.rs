@@ -1,5 +1,8 @@
 //! Daemons whose engine is a cluster.
 
+use linkspan::net::Address;
+use linkspan::running::{First, Probe, probe};
+
 use super::nodes::{Cluster, build, ctr};
 use crate::common::{Context, Linkspan, Stack, linkspan, unix};
 
@@ -69,14 +72,60 @@ fn a_node_that_was_restarted_is_found_again() {
     stack.docker(["stop", "--timeout", "5", cluster.worker()]).ok();
     build(stack, "cl-restarted:3", 32, Some("three"));
     let output = copy("cl-restarted:3").fails();
-    let words = format!("node {}: containerd does not respond", cluster.worker());
-    assert!(output.stderr.contains(&words) && output.stderr.contains("hint: "), "{output}");
+    let words = format!("{address}: its node {} does not run (it is exited)", cluster.worker());
+    assert!(output.stderr.contains(&words) && output.stderr.contains("hint: `docker start "), "{output}");
     let names = ctr(stack, cluster.control_plane(), &["images", "ls", "-q"]).ok().stdout;
     assert!(!names.contains("cl-restarted:3"), "{names}");
     stack.docker(["start", cluster.worker()]).ok();
     cluster.until_up();
     copy("cl-restarted:3").ok();
     cluster.until_released();
+}
+
+#[test]
+fn nodes_that_join_get_what_is_exported_from_then_on_and_those_that_left_nothing() {
+    let stack = Stack::shared();
+    let mut cluster = Cluster::start(stack, "changing");
+    let address = cluster.address();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let door = stack.fresh_path("-export.sock");
+    let daemon = Linkspan::export(stack, &flags(stack, &address), &[], door.clone());
+    build(stack, "cl-changing:1", 34, Some("one"));
+    build(stack, "cl-changing:2", 34, Some("two"));
+    let to = unix(&door);
+    let copy = |image: &str| {
+        linkspan(["copy", &format!("docker-daemon:{image}"), &format!("{to}:")]).env("DOCKER_HOST", stack.docker_host())
+    };
+    copy("cl-changing:1").ok();
+    // Its name is the last one in the order of names; what it got is what it lacked.
+    let joined = cluster.join("worker2");
+    let output = copy("cl-changing:1").ok();
+    assert!(output.stderr.contains("sent 4 blobs"), "{output}{}", daemon.log());
+    for node in cluster.nodes() {
+        assert!(cluster.contents(node, "cl-changing:1").is_usable, "{node}: {}", daemon.log());
+    }
+    let nodes = || match runtime.block_on(probe(&Address::Unix(door.clone()), First::Http2)) {
+        Probe::Linkspan(status) => status.engine.nodes,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(nodes(), cluster.nodes().collect::<Vec<_>>());
+
+    let left = cluster.lose_worker();
+    let listed = linkspan(["images", "--to", &to, "--quiet"]).ok();
+    assert_eq!(listed.lines().len(), 1, "{listed}");
+    copy("cl-changing:2").ok();
+    for node in [cluster.control_plane(), &joined] {
+        assert!(cluster.contents(node, "cl-changing:2").is_usable, "{node}: {}", daemon.log());
+    }
+    assert_eq!(nodes(), [cluster.control_plane(), &joined]);
+    let log = daemon.log();
+    assert!(log.contains(&joined) && log.contains(&left), "{log}");
+    cluster.until_released();
+
+    // One that was made again under the same name has none of it.
+    let again = cluster.join("worker");
+    copy("cl-changing:2").ok();
+    assert!(cluster.contents(&again, "cl-changing:2").is_usable, "{}", daemon.log());
 }
 
 #[test]

@@ -90,6 +90,24 @@ impl<'s> Cluster<'s> {
         cluster
     }
 
+    /// One more worker, under another name.
+    pub(super) fn join(&mut self, suffix: &str) -> String {
+        let node = format!("{}-{suffix}", self.name);
+        let cluster = format!("io.x-k8s.kind.cluster={}", self.name);
+        let labels = ["--label", &cluster, "--label", "io.x-k8s.kind.role=worker", "--volume", "/var"];
+        start(self.stack, &node, &labels, &[]);
+        self.nodes.push(node.clone());
+        self.until_up();
+        node
+    }
+
+    /// Removes the worker.
+    pub(super) fn lose_worker(&mut self) -> String {
+        let node = self.nodes.remove(1);
+        self.stack.docker(["rm", "--force", "--volumes", &node]).ok();
+        node
+    }
+
     /// Waits until the containerd of each node responds.
     pub(super) fn until_up(&self) {
         for node in self.nodes() {

@@ -47,7 +47,7 @@ fn what_is_to_be_done_for_a_cluster_names_it() {
             namespace: "k8s.io".to_owned(),
             snapshotter: "overlayfs".to_owned(),
             parallel_unpack: true,
-            nodes: vec!["dev-worker".to_owned()],
+            nodes: vec!["dev-worker".to_owned()].into(),
         };
         let (kind, version, address) = (EngineKind::Cluster, "2.3.4".to_owned(), "kind://dev".to_owned());
         let engine: Arc<dyn Engine> = Arc::new(NamedEngine(Identity { kind, version, address, storage }));
