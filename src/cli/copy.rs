@@ -209,7 +209,7 @@ impl Copy {
                 };
                 let names = match as_names {
                     [] => name.clone().map_or(found.names, |name| vec![name]),
-                    names => names.to_vec(),
+                    names => Reference::each_once(names.to_vec()),
                 };
                 let pushed = pushed(from, &to);
                 let origin = engine::origin("copy");

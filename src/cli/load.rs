@@ -145,6 +145,7 @@ impl Loading {
     ) -> Result<Digest, CommandError> {
         let Choice { root, only } = choose(&**archive, &image.root, self.platform.as_ref()).await?;
         let names = if self.tag.is_empty() { &image.names } else { &self.tag };
+        let names = &Reference::each_once(names.clone());
         if self.mode != ProgressMode::Quiet {
             if self.tag.is_empty() {
                 for name in &image.unusable {

@@ -26,6 +26,7 @@ impl Request {
     /// An image that becomes visible under `names` when it is unpacked, whatever they were before.
     pub fn new(root: Descriptor, names: Vec<Reference>, origin: Origin) -> Self {
         let (preconditions, received) = Default::default();
+        let names = Reference::each_once(names);
         Self { root, names, preconditions, unpack: UnpackFor::Commit, received, origin }
     }
 }

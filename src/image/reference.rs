@@ -4,6 +4,7 @@
 //! (`ParseNormalizedNamed`, then `TagNameOnly`), which the engine, buildx and BuildKit all use:
 //! a record under any other spelling is one that `docker` cannot find.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -77,6 +78,12 @@ impl Reference {
             !path.contains(':') && format!("{path}:{DEFAULT_TAG}").parse::<Self>().is_ok_and(|it| it.name() == full)
         };
         short.into_iter().chain([full]).find(leads_there).map(str::to_owned)
+    }
+
+    /// `names` without those that came before, in the same order.
+    pub fn each_once(names: Vec<Self>) -> Vec<Self> {
+        let mut known = HashSet::new();
+        names.into_iter().filter(|name| known.insert(name.clone())).collect()
     }
 
     /// The name as people type it: without `docker.io/` and `library/`.

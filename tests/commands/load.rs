@@ -39,6 +39,10 @@ fn a_layout_is_loaded_as_folder_as_archive_and_from_a_pipe() {
     assert_eq!(listed(&folder), [expected]);
 
     // What is there is neither kept nor sent.
+    let names = ["-t", "again:2", "-t", "docker.io/library/again:2", "-t", "other:1"];
+    let twice = on(&folder, &["load", "-q"]).args(names).stdin(fs::read(file.path()).unwrap()).ok();
+    assert_eq!(twice.stdout, "Loaded image: again:2\nLoaded image: other:1\n");
+    on(&folder, &["rm", "other:1"]).ok();
     let again = on(&folder, &["load", "-t", "again:2", "--json"]).stdin(fs::read(file.path()).unwrap()).ok();
     let report: Value = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!((&report["sentBlobs"], &report["presentBlobs"]), (&json!(0), &json!(4)), "{again}");
