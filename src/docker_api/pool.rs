@@ -9,8 +9,8 @@ use super::connection::Connection;
 
 /// The most connections that wait.
 const MAX_IDLE: usize = 4;
-/// How long a connection waits.
-const IDLE: Duration = Duration::from_secs(30);
+/// How long a connection waits: as long as the execs in builders, so that a build soon after another one has no handshake.
+const IDLE: Duration = Duration::from_secs(120);
 /// How long the end of the last response may take until the next request can be sent; it has been read already.
 const READY: Duration = Duration::from_secs(1);
 
