@@ -18,6 +18,7 @@ mod read;
 #[path = "../classic/relay.rs"]
 #[allow(dead_code, reason = "shared with the tests of the classic store, which use more of it")]
 mod relay;
+mod rootless;
 mod serial;
 mod store;
 mod trees;
