@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{Run, SecureDockerd, Sshd, Stack, linkspan, text};
+use crate::common::{Run, SecureDockerd, Sshd, Stack, linkspan, text, unix};
 use crate::ssh::{Client, folder_of};
 
 /// An archive with one small image called `name`, made by docker.
@@ -82,4 +82,10 @@ fn an_engine_on_another_host_is_used_over_ssh() {
     works(stack, "over-ssh-api:1", &|run| sshd.with(client.with(run)));
     let failed = client.with(sshd.with(linkspan(["images", "--docker-host", "ssh://far-refused"]))).fails();
     assert!(failed.stderr.contains("Permission denied (publickey"), "{failed}");
+    // A docker door passes bytes on, for which there is a door on that host.
+    let (address, door) = (format!("ssh://far{socket}"), unix(&stack.fresh_path("-docker.sock")));
+    let serve = linkspan(["serve", "--docker-host", &address, "--docker-listen", &door]);
+    let refused = client.with(sshd.with(serve.env("LINKSPAN_CACHE_DIR", stack.fresh_path("-caches")))).fails();
+    let words = [&*format!("cannot lead to docker at {address}"), "hint: run `linkspan serve` there"];
+    assert!(words.iter().all(|words| refused.stderr.contains(words)), "{refused}");
 }

@@ -97,6 +97,19 @@ fn images_are_copied_listed_named_and_removed() {
         assert!(output.stderr.contains(&format!("{node}: sent 4 blobs")), "{output}");
     }
 
+    // Where the variable names the cluster, unless a flag names an engine.
+    let by_variable = |args: &[&str]| run(args).env("LINKSPAN_TO", &address);
+    let output = by_variable(&["load", "cl-kept:1", "--json"]).ok();
+    assert_eq!(sent(&output), [(0, 0), (0, 0)], "{output}");
+    let output = by_variable(&["images", "--json"]).ok();
+    assert!(output.lines().len() == 2 && output.stdout.contains("\"onNodes\":2"), "{output}");
+    by_variable(&["inspect", "cl-kept:1"]).ok();
+    assert_eq!(by_variable(&["rm", "cl-kept:1"]).ok().stdout.matches("Untagged").count(), 1);
+    by_variable(&["inspect", "cl-kept:1"]).fails();
+    by_variable(&["inspect", "cl-kept:1", "--engine", "docker"]).ok();
+    let output = run(&["images"]).env("LINKSPAN_TO", "kind://Kept").fails();
+    assert!(output.status.code() == Some(2) && output.stderr.contains("LINKSPAN_TO: `kind://Kept`"), "{output}");
+
     // An archive on standard input, and back into one.
     let saved = stack.fresh_path("-saved.tar");
     run(&["save", "cl-renamed:1", "-o", saved.to_str().unwrap(), "--engine", &address]).ok();

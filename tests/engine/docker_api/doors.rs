@@ -1,9 +1,12 @@
 //! The doors of a daemon whose engine is `docker-api`.
 
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+
 use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
 
-use crate::common::{Context, Linkspan, Stack, linkspan, text, unix};
+use crate::common::{Context, Linkspan, Stack, linkspan, text, unix, until};
 use crate::fixture::{Image, Layer, export, names};
 use crate::relay::Relay;
 
@@ -112,6 +115,18 @@ async fn an_archive_passes_the_docker_door_unchanged() {
         assert_eq!(load().stdout, "Loaded image: api-archive:1\n");
     }
     assert_eq!(stack.tagged("moby", "api-archive:1"), Some(image.root.digest.to_string()));
+
+    // It is listed while it is under way all the same.
+    let listed = || {
+        let lines = linkspan(["ps", "--json", "--to", &docker.address()]).ok().lines();
+        lines.iter().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect::<Vec<_>>()
+    };
+    let mut half = UnixStream::connect(&docker.doors()[0]).unwrap();
+    half.write_all(b"POST /images/load HTTP/1.1\r\nHost: docker\r\nContent-Length: 1024\r\n\r\n").unwrap();
+    let found = until("the load to begin", listed, |found| !found.is_empty());
+    assert_eq!((&found[0]["door"], &found[0]["state"], found.len()), (&"docker".into(), &"loading".into(), 1));
+    drop(half);
+    until("the load to end", listed, Vec::is_empty);
 }
 
 #[tokio::test(flavor = "multi_thread")]
