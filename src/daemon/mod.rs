@@ -159,20 +159,25 @@ async fn open(config: &Config, inherited: Inherited, dropped: DroppedSpans) -> R
     let status = status::compose(config, &exports, &slow_loads, &sockets);
     let listeners = Listeners::new(capacity(), activities);
     let doors = Doors { config, exports, caches, passwords, slow_loads, status, listeners };
+    // All that can fail comes before the first door is open.
+    let registry = match (sockets.registry, &config.registry_door) {
+        (Some(listener), Some(settings)) => Some((doors.prepare_registry(&listener, settings).await?, listener)),
+        _ => None,
+    };
+    if let (Some(listener), Some(address)) = (sockets.export, &config.export_listen) {
+        doors.export(listener, address).await?;
+    }
     if let Some(listener) = sockets.unneeded {
         // Clients would wait forever otherwise, because the service manager keeps the socket open.
         doors.listeners.open("docker", listener, |stream, _drain| async move { drop(stream) });
     }
-    if let (Some(listener), Some(address)) = (sockets.export, &config.export_listen) {
-        doors.export(listener, address).await?;
-    }
     if let (Some(listener), Some((families, _))) = (sockets.metrics, counting) {
         doors.metrics(listener, families, dropped);
     }
-    let registry_door = match (sockets.registry, &config.registry_door) {
-        (Some(listener), Some(settings)) => Some(doors.registry(listener, settings).await?),
-        _ => None,
-    };
+    let registry_door = registry.map(|(door, listener)| {
+        doors.registry(listener, &door);
+        door
+    });
     doors.builders(sockets.builders, pools);
     let docker_door = sockets.docker.map(|socket| doors.docker(socket));
     let Doors { exports, caches, listeners, .. } = doors;

@@ -79,13 +79,12 @@ impl Doors<'_> {
         self.listeners.open("metrics", listener, move |stream, drain| Arc::clone(&server).serve(stream, drain));
     }
 
-    /// Opens the registry door.
-    pub(super) async fn registry(
+    /// Prepares the registry door, of whose uploads an earlier process may have begun some.
+    pub(super) async fn prepare_registry(
         &self,
-        listener: Listener,
+        listener: &Listener,
         settings: &RegistryDoor,
     ) -> Result<Arc<registry::Door>, DaemonError> {
-        let mode = if settings.writable { "writable" } else { "read-only" };
         let settings = registry::Settings {
             exports: Arc::clone(&self.exports),
             mirror_tags: settings.mirror_tags,
@@ -95,14 +94,19 @@ impl Doors<'_> {
             writable: settings.writable.then(|| settings.listen.to_string()),
         };
         let door = registry::Door::open(settings, self.listeners.drain()).await?;
-        let door = Arc::new(door.with_status(self.status.of(listener.address())));
+        Ok(Arc::new(door.with_status(self.status.of(listener.address()))))
+    }
+
+    /// Opens the registry door.
+    pub(super) fn registry(&self, listener: Listener, door: &Arc<registry::Door>) {
+        let is_writable = self.config.registry_door.as_ref().is_some_and(|settings| settings.writable);
+        let mode = if is_writable { "writable" } else { "read-only" };
         announce(&format!("registry door listening on {} ({mode})", listener.address()));
-        let serving = Arc::clone(&door);
+        let door = Arc::clone(door);
         self.listeners.open("registry", listener, move |stream, drain| {
-            let door = Arc::clone(&serving);
+            let door = Arc::clone(&door);
             async move { door.serve(stream, drain).await }
         });
-        Ok(door)
     }
 
     /// Opens the buildkit door of each builder, which is reached through its pool.
