@@ -209,12 +209,13 @@ impl Copy {
                 };
                 let names = match as_names {
                     [] => name.clone().map_or(found.names, |name| vec![name]),
-                    names => Reference::each_once(names.to_vec()),
+                    names => names.to_vec(),
                 };
                 let pushed = pushed(from, &to);
                 let origin = engine::origin("copy");
                 let SelectedPart { root, graph, .. } = found.taken;
-                let request = Request::new(root.clone(), names.clone(), origin);
+                let request = Request::new(root.clone(), names, origin);
+                let names = request.names.clone();
                 let copying = async {
                     let copy = async |events| match graph {
                         Some(graph) => exports.run_part(request, graph, found.source, events).await,

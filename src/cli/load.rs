@@ -145,7 +145,6 @@ impl Loading {
     ) -> Result<Digest, CommandError> {
         let Choice { root, only } = choose(&**archive, &image.root, self.platform.as_ref()).await?;
         let names = if self.tag.is_empty() { &image.names } else { &self.tag };
-        let names = &Reference::each_once(names.clone());
         if self.mode != ProgressMode::Quiet {
             if self.tag.is_empty() {
                 for name in &image.unusable {
@@ -160,6 +159,7 @@ impl Loading {
         }
         let source: Arc<dyn Source> = archive.clone();
         let request = Request::new(root.clone(), names.clone(), engine::origin("load"));
+        let names = request.names.clone();
         let (outcome, tally) = self.mode.show(|events| exports.run(request, source, events)).await;
         let outcome = outcome.map_err(|error| match error {
             ExportError::Engine(error @ EngineError::Corrupt { .. }) => CommandError::Damaged {
@@ -170,7 +170,7 @@ impl Loading {
             error => error.into(),
         })?;
         let tally = tally.of(exports.engine().identity(), outcome);
-        Transfer { verb: "Loaded", root: &root, names, outcome, tally }.report(self.json, self.mode)?;
+        Transfer { verb: "Loaded", root: &root, names: &names, outcome, tally }.report(self.json, self.mode)?;
         Ok(root.digest)
     }
 }
