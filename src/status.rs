@@ -9,7 +9,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use crate::build_outputs::{SlowLoad, SlowLoads};
-use crate::engine::EngineKind;
+use crate::engine::{EngineKind, NodeNames};
 use crate::export::{LiveExport, LiveExports};
 
 /// The path of the document; neither dockerd nor gRPC has anything below `/_linkspan`.
@@ -103,9 +103,9 @@ pub struct Engine {
     /// The graph driver of Docker's classic store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_driver: Option<String>,
-    /// The nodes of a cluster.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub nodes: Vec<String>,
+    /// The nodes of a cluster, as they are at the time of each request.
+    #[serde(skip_serializing_if = "NodeNames::is_empty")]
+    pub nodes: NodeNames,
 }
 
 /// What is let through.

@@ -94,7 +94,7 @@ fn engine(identity: &Identity) -> Engine {
             namespace: Some(namespace),
             snapshotter: Some(snapshotter),
             parallel_unpack: Some(parallel_unpack),
-            nodes: nodes.to_vec(),
+            nodes,
             ..engine
         },
         Storage::Classic { storage_driver } => Engine { storage_driver: Some(storage_driver), ..engine },

@@ -47,7 +47,7 @@ pub(super) fn engine(selected: &Result<Selected, EngineError>, subject: Option<&
             let parallel_unpack = it.parallel_unpack.unwrap_or_default();
             let storage = match (it.namespace, it.snapshotter, it.storage_driver) {
                 (Some(namespace), Some(snapshotter), _) if it.kind == EngineKind::Cluster => {
-                    Storage::Cluster { namespace, snapshotter, parallel_unpack, nodes: it.nodes.into() }
+                    Storage::Cluster { namespace, snapshotter, parallel_unpack, nodes: it.nodes }
                 }
                 (Some(namespace), Some(snapshotter), _) => {
                     Storage::Containerd { namespace, snapshotter, parallel_unpack }

@@ -48,9 +48,29 @@ pub(super) struct Found {
     /// Its id: one that was made again under the same name has another.
     pub(super) id: String,
     pub(super) name: String,
+    /// In docker's word.
+    state: String,
 }
 
-/// The containers that `address` means, sorted by their names. All of them run.
+impl Found {
+    /// Whether its processes run.
+    pub(super) fn is_running(&self) -> bool {
+        self.state == "running"
+    }
+
+    /// Why `address` cannot be used while this node does not run.
+    pub(super) fn stopped(&self, address: &ClusterAddress) -> EngineError {
+        let (name, state) = (&self.name, self.state.escape_debug());
+        let command = if self.state == "paused" { "unpause" } else { "start" };
+        EngineError::Cluster {
+            cluster: format!("{}://{}", address.tool.name(), address.name),
+            reason: format!("its node {name} does not run (it is {state})"),
+            hint: Some(format!("`docker {command} {name}` lets it run; `?nodes=a,b` names other nodes")),
+        }
+    }
+}
+
+/// The containers that `address` means, running or not, sorted by their names; never none.
 pub(super) async fn nodes(docker: &Api, address: &ClusterAddress) -> Result<Vec<Found>, EngineError> {
     let ClusterAddress { tool, name, nodes: named } = address;
     let listed = list(docker, &format!("{}={name}", tool.cluster_label())).await?;
@@ -77,13 +97,9 @@ pub(super) async fn nodes(docker: &Api, address: &ClusterAddress) -> Result<Vec<
             Some("name some with `?nodes=a,b`".to_owned()),
         );
     }
-    if let Some((stopped, it)) = nodes.iter().find(|(_, it)| it.state != "running") {
-        let state = it.state.escape_debug();
-        let command = if it.state == "paused" { "unpause" } else { "start" };
-        let hint = format!("`docker {command} {stopped}` lets it run; `?nodes=a,b` names other nodes");
-        return refused(format!("its node {stopped} does not run (it is {state})"), Some(hint));
-    }
-    Ok(nodes.into_iter().map(|(name, it)| Found { id: it.id.clone(), name: name.to_owned() }).collect())
+    let found =
+        |(name, it): (&str, &Listed)| Found { id: it.id.clone(), name: name.to_owned(), state: it.state.clone() };
+    Ok(nodes.into_iter().map(found).collect())
 }
 
 /// The containers, running or not, with this label.

@@ -1,7 +1,9 @@
 //! Which nodes a cluster has: docker is asked whenever an export begins, because nodes join and leave while a daemon runs.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::address::ClusterAddress;
 use super::dial::NodeDial;
@@ -13,6 +15,9 @@ use crate::docker_api::Api;
 use crate::engine::EngineError;
 use crate::engine::containerd::{Client, ContainerdEngine};
 use crate::engine::layer_applier::ApplierChoice;
+
+/// How long the containerd of a node that was not there before may take to respond.
+const JOIN: Duration = Duration::from_secs(5);
 
 /// The nodes at one moment, in the order of their names; never none.
 pub(super) type Nodes = Arc<[Arc<Node>]>;
@@ -49,21 +54,60 @@ impl Members {
         self.names.clone()
     }
 
-    /// Those that there are now. All of them run, and the containerd of each new one responds.
+    /// Those that there are now. A node has joined when it runs and its containerd responds; from then on all that is exported
+    /// goes there, and nothing is exported while it is stopped.
     ///
     /// # Errors
-    /// When docker does not say which there are, or one of them cannot be used.
+    /// When docker does not say which there are, or one that has joined does not run. At first all have to.
     pub(super) async fn current(&self) -> Result<Nodes, EngineError> {
         let found = discover::nodes(&self.docker, &self.address).await?;
         let known = self.known();
+        let has_joined = |found: &Found| known.is_empty() || known.iter().any(|node| node.id == found.id);
+        if let Some(stopped) = found.iter().find(|found| has_joined(found) && !found.is_running()) {
+            return Err(stopped.stopped(&self.address));
+        }
         if is_same(&known, &found) {
             return Ok(known);
         }
-        let joining = found.iter().filter(|found| !known.iter().any(|node| node.is(found)));
-        let names: Vec<(NodeName, &Found)> = joining.map(|found| (found.name.as_str().into(), found)).collect();
-        let joined =
-            until_one_fails(names.iter().map(|(name, found)| (name, self.connect(name.clone(), found)))).await?;
-        Ok(self.put(&found, &known, joined))
+        let joining = found.iter().filter(|found| found.is_running() && !known.iter().any(|node| node.is(found)));
+        let joining: Vec<(NodeName, &Found)> = joining.map(|found| (found.name.as_str().into(), found)).collect();
+        let connecting = joining.iter().map(|(name, found)| (name, self.connect(name.clone(), found)));
+        let joined = if known.is_empty() {
+            until_one_fails(connecting).await?
+        } else {
+            let connecting = connecting.map(|(name, connecting)| (name, self.join(name, connecting)));
+            until_one_fails(connecting).await?.into_iter().flatten().collect()
+        };
+        let nodes = self.put(&found, &known, joined);
+        match (nodes.is_empty(), found.first()) {
+            (true, Some(first)) if first.is_running() => Err(self.none_responds()),
+            (true, Some(first)) => Err(first.stopped(&self.address)),
+            _ => Ok(nodes),
+        }
+    }
+
+    /// Connects to a node that was not there before; `None` if its containerd does not respond, as in one that is starting: it
+    /// joins later, and holds up nobody until then.
+    async fn join(
+        &self,
+        node: &NodeName,
+        connecting: impl Future<Output = Result<Arc<Node>, EngineError>>,
+    ) -> Result<Option<Arc<Node>>, EngineError> {
+        let reason = match timeout(JOIN, connecting).await {
+            Ok(Ok(node)) => return Ok(Some(node)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no response within {} s", JOIN.as_secs()),
+        };
+        tracing::warn!(cluster = %self.address, %node, reason, "a node has not joined yet, and is left out");
+        Ok(None)
+    }
+
+    fn none_responds(&self) -> EngineError {
+        EngineError::Cluster {
+            cluster: self.address.to_string(),
+            reason: "the containerd of none of its nodes responds".to_owned(),
+            hint: Some("it may be starting: run the command again".to_owned()),
+        }
     }
 
     async fn connect(&self, name: NodeName, found: &Found) -> Result<Arc<Node>, EngineError> {
@@ -74,24 +118,32 @@ impl Members {
         Ok(Arc::new(Node::new(name, found.id.clone(), engine)))
     }
 
-    /// Takes the nodes that were `found` for those that there are. What another export connected to meanwhile is used by both.
+    /// Takes the nodes that were `found`, as far as they have joined, for those that there are. What another export connected to
+    /// meanwhile is used by both.
     fn put(&self, found: &[Found], known: &Nodes, joined: Vec<Arc<Node>>) -> Nodes {
         let mut current = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let nodes: Nodes = {
-            let all = current.iter().chain(&joined).chain(known.iter());
-            let by_id = all.rev().map(|node| (node.id.as_str(), node)).collect::<HashMap<_, _>>();
-            found.iter().filter_map(|found| by_id.get(found.id.as_str()).copied().cloned()).collect()
+        let of = |found: &Found| {
+            current
+                .iter()
+                .chain(&joined)
+                .chain(known.iter())
+                .find(|node| node.is(found))
+                .filter(|_| found.is_running())
+                .cloned()
         };
-        if !current.is_empty() {
-            let missing = |here: &Nodes, there: &Nodes| {
-                let missing = here.iter().filter(|node| !there.iter().any(|other| other.id == node.id));
-                missing.map(|node| node.name.to_string()).collect::<Vec<_>>().join(" ")
-            };
-            let (joined, left) = (missing(&nodes, &current), missing(&current, &nodes));
+        let nodes: Nodes = found.iter().filter_map(of).collect();
+        let missing = |here: &Nodes, there: &Nodes| {
+            let missing = here.iter().filter(|node| !there.iter().any(|other| other.is_the_same(node)));
+            missing.map(|node| node.name.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let (joined, left) = (missing(&nodes, &current), missing(&current, &nodes));
+        if !current.is_empty() && !(joined.is_empty() && left.is_empty()) {
             tracing::info!(cluster = %self.address, joined, left, "the nodes of the cluster are others now");
         }
-        self.names.set(nodes.iter().map(|node| node.name.to_string()).collect());
-        *current = nodes.clone();
+        if !nodes.is_empty() {
+            self.names.set(nodes.iter().map(|node| node.name.to_string()).collect());
+            *current = nodes.clone();
+        }
         nodes
     }
 
@@ -114,7 +166,8 @@ impl Members {
     }
 }
 
-/// Whether the nodes are those that were found; both are sorted.
+/// Whether the nodes are those that were found, as far as these run; both are sorted.
 fn is_same(nodes: &Nodes, found: &[Found]) -> bool {
-    nodes.len() == found.len() && nodes.iter().zip(found).all(|(node, found)| node.is(found))
+    let running = found.iter().filter(|found| found.is_running());
+    nodes.len() == running.clone().count() && nodes.iter().zip(running).all(|(node, found)| node.is(found))
 }

@@ -16,7 +16,7 @@ mod program;
 mod transaction;
 mod writer;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -58,8 +58,13 @@ impl Node {
         Self { images: ContainerdImages::new(engine.client().clone(), &store), name, id, engine }
     }
 
+    /// One that was made again has another id, and one that was renamed is reached by its new name.
     fn is(&self, found: &Found) -> bool {
         self.id == found.id && *self.name == *found.name
+    }
+
+    fn is_the_same(&self, other: &Self) -> bool {
+        self.id == other.id && self.name == other.name
     }
 }
 
@@ -196,16 +201,12 @@ impl Engine for ClusterEngine {
 
 #[async_trait]
 impl PersistentLeases for ClusterEngine {
-    /// Those that all nodes have.
+    /// Those that any node has: one that joined since lacks them, and gets the lease when it is opened again.
     async fn durable(&self) -> Result<Vec<DurableLease>, EngineError> {
         let nodes = self.members.known();
         let found = on_all(engines(&nodes).map(|(node, engine)| (node, engine.durable()))).await?;
-        let mut counts = HashMap::<_, usize>::new();
-        for lease in found.iter().flatten() {
-            *counts.entry(lease.export.clone()).or_default() += 1;
-        }
-        let first = found.into_iter().next().unwrap_or_default().into_iter();
-        Ok(first.filter(|lease| counts.get(&lease.export) == Some(&nodes.len())).collect())
+        let mut known = HashSet::new();
+        Ok(found.into_iter().flatten().filter(|lease| known.insert(lease.export.clone())).collect())
     }
 
     /// Those that any node has.

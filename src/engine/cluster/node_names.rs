@@ -2,16 +2,22 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The nodes of a cluster, as docker calls their containers. They change while nodes join and leave; all clones change with them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(from = "Vec<String>")]
 pub struct NodeNames(Arc<RwLock<Vec<String>>>);
 
 impl NodeNames {
     /// The names at this moment.
     pub fn to_vec(&self) -> Vec<String> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     pub(super) fn set(&self, names: Vec<String>) {

@@ -97,29 +97,40 @@ fn nodes_that_join_get_what_is_exported_from_then_on_and_those_that_left_nothing
         linkspan(["copy", &format!("docker-daemon:{image}"), &format!("{to}:")]).env("DOCKER_HOST", stack.docker_host())
     };
     copy("cl-changing:1").ok();
-    // Its name is the last one in the order of names; what it got is what it lacked.
+    // One that is starting holds up nobody.
+    let starting = cluster.begin("starting");
+    copy("cl-changing:1").ok();
+    assert!(daemon.log().contains("a node has not joined yet"), "{}", daemon.log());
+    stack.docker(["rm", "--force", &starting]).ok();
+    // It gets what it lacks, which the others have.
     let joined = cluster.join("worker2");
     let output = copy("cl-changing:1").ok();
-    assert!(output.stderr.contains("sent 4 blobs"), "{output}{}", daemon.log());
+    assert!(!output.stderr.contains("sent 0 blobs"), "{output}{}", daemon.log());
     for node in cluster.nodes() {
         assert!(cluster.contents(node, "cl-changing:1").is_usable, "{node}: {}", daemon.log());
     }
     let nodes = || match runtime.block_on(probe(&Address::Unix(door.clone()), First::Http2)) {
-        Probe::Linkspan(status) => status.engine.nodes,
+        Probe::Linkspan(status) => status.engine.nodes.to_vec(),
         other => panic!("{other:?}"),
     };
+    assert_eq!(nodes(), cluster.nodes().collect::<Vec<_>>());
+
+    let renamed = cluster.rename_last("worker3");
+    copy("cl-changing:1").ok();
     assert_eq!(nodes(), cluster.nodes().collect::<Vec<_>>());
 
     let left = cluster.lose_worker();
     let listed = linkspan(["images", "--to", &to, "--quiet"]).ok();
     assert_eq!(listed.lines().len(), 1, "{listed}");
     copy("cl-changing:2").ok();
-    for node in [cluster.control_plane(), &joined] {
+    for node in [cluster.control_plane(), &renamed] {
         assert!(cluster.contents(node, "cl-changing:2").is_usable, "{node}: {}", daemon.log());
     }
-    assert_eq!(nodes(), [cluster.control_plane(), &joined]);
+    assert_eq!(nodes(), [cluster.control_plane(), &renamed]);
     let log = daemon.log();
-    assert!(log.contains(&joined) && log.contains(&left), "{log}");
+    for change in [format!("joined=\"{joined}\""), format!("left=\"{left}\"")] {
+        assert!(log.contains(&change), "{change}: {log}");
+    }
     cluster.until_released();
 
     // One that was made again under the same name has none of it.

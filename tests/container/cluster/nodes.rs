@@ -101,6 +101,23 @@ impl<'s> Cluster<'s> {
         node
     }
 
+    /// A worker that runs, and has no containerd yet.
+    pub(super) fn begin(&mut self, suffix: &str) -> String {
+        let node = format!("{}-{suffix}", self.name);
+        let cluster = format!("io.x-k8s.kind.cluster={}", self.name);
+        let labels = ["--label", &cluster, "--label", "io.x-k8s.kind.role=worker", "--entrypoint", "sleep"];
+        start(self.stack, &node, &labels, &["900"]);
+        node
+    }
+
+    /// Gives the node that joined last another name.
+    pub(super) fn rename_last(&mut self, suffix: &str) -> String {
+        let (old, new) = (self.nodes.pop().unwrap(), format!("{}-{suffix}", self.name));
+        self.stack.docker(["rename", &old, &new]).ok();
+        self.nodes.push(new.clone());
+        new
+    }
+
     /// Removes the worker.
     pub(super) fn lose_worker(&mut self) -> String {
         let node = self.nodes.remove(1);
