@@ -96,6 +96,7 @@ pub mod output;
 #[doc(hidden)]
 pub mod passwords;
 mod pattern;
+mod pem;
 pub mod progress;
 #[cfg(feature = "object")]
 pub mod publish;

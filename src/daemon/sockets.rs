@@ -42,22 +42,22 @@ impl Sockets {
         let docker = opening.docker(engine.identity()).await?;
         let mut builders = Vec::with_capacity(config.builders.len());
         for builder in &config.builders {
-            builders.push(opening.door(&builder.listen, Setting::BuildkitListen, Some(&BUILDER)).await?);
+            builders.push(opening.door(&builder.listen, Setting::BuildkitListen, Some(&BUILDKIT_DOOR)).await?);
         }
         let export = match &config.export_listen {
-            Some(address) => Some(opening.door(address, Setting::ExportListen, Some(&GRPC)).await?),
+            Some(address) => Some(opening.door(address, Setting::ExportListen, Some(&EXPORT_DOOR)).await?),
             None => None,
         };
         let registry = match &config.registry_door {
             Some(door) => {
                 // Before anybody can connect: not every engine has images that can be read.
                 engine.images()?;
-                Some(opening.door(&door.listen, Setting::RegistryListen, Some(&HTTP)).await?)
+                Some(opening.door(&door.listen, Setting::RegistryListen, Some(&HTTP_DOOR)).await?)
             }
             None => None,
         };
         let metrics = match &config.metrics_listen {
-            Some(address) => Some(opening.door(address, Setting::MetricsListen, Some(&HTTP)).await?),
+            Some(address) => Some(opening.door(address, Setting::MetricsListen, Some(&HTTP_DOOR)).await?),
             None => None,
         };
         let unneeded = match docker {
@@ -70,15 +70,15 @@ impl Sockets {
 }
 
 /// What clients of a door speak, and how they are known where it has TLS.
-struct Protocol {
-    name: &'static str,
+struct Clients {
+    protocol: &'static str,
     /// Whether a password does instead of a certificate.
     takes_passwords: bool,
 }
 
-const BUILDER: Protocol = Protocol { name: "h2", takes_passwords: false };
-const GRPC: Protocol = Protocol { name: "h2", takes_passwords: true };
-const HTTP: Protocol = Protocol { name: "http/1.1", takes_passwords: true };
+const BUILDKIT_DOOR: Clients = Clients { protocol: "h2", takes_passwords: false };
+const EXPORT_DOOR: Clients = Clients { protocol: "h2", takes_passwords: true };
+const HTTP_DOOR: Clients = Clients { protocol: "http/1.1", takes_passwords: true };
 
 struct Opening<'a> {
     config: &'a Config,
@@ -93,19 +93,19 @@ impl<'a> Opening<'a> {
         &mut self,
         address: &'a Address,
         setting: Setting,
-        protocol: Option<&Protocol>,
+        clients: Option<&Clients>,
     ) -> Result<Listener, DaemonError> {
         self.doors.push(address);
-        let tls = protocol.and_then(|protocol| self.tls_of(address, protocol));
+        let tls = clients.and_then(|clients| self.tls_of(address, clients));
         let opened = Listener::open(address, self.config.gid, tls, &mut self.inherited).await;
         opened.map_err(|error| DaemonError::Door { flag: setting.name(), error })
     }
 
-    fn tls_of(&self, address: &Address, protocol: &Protocol) -> Option<ListenerTls> {
+    fn tls_of(&self, address: &Address, clients: &Clients) -> Option<ListenerTls> {
         let security = &self.config.security;
         let tls = Arc::clone(self.tls.filter(|_| security.has_tls(address))?);
-        let requires_certificate = !(protocol.takes_passwords && security.htpasswd.is_some());
-        Some(ListenerTls { tls, rules: TlsRules { protocol: protocol.name, requires_certificate } })
+        let requires_certificate = !(clients.takes_passwords && security.htpasswd.is_some());
+        Some(ListenerTls { tls, rules: TlsRules { protocol: clients.protocol, requires_certificate } })
     }
 
     async fn docker(&mut self, engine: &Identity) -> Result<Option<DockerSocket>, DaemonError> {

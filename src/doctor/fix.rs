@@ -149,7 +149,7 @@ fn doors(config: &Config) -> impl Iterator<Item = Address> {
     let docker = config.docker_door.iter().map(|door| door.listen.clone());
     let registry = config.registry_door.iter().map(|door| door.listen.clone());
     let builders = config.builders.iter().map(|builder| builder.listen.clone());
-    docker.chain(config.export_listen.clone()).chain(registry).chain(builders)
+    docker.chain(config.export_listen.clone()).chain(registry).chain(config.metrics_listen.clone()).chain(builders)
 }
 
 /// What is wrong where a socket belongs.

@@ -19,7 +19,6 @@ mod dial;
 mod drain;
 mod linked_close;
 mod listened;
-mod pem;
 mod principal;
 mod server_tls;
 mod ssh;

@@ -14,10 +14,11 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::Address;
 use super::counted::ConnectionCount;
 use super::tls_alert::TlsAlertStream;
 use super::verification::Unverified;
-use super::{Address, pem};
+use crate::pem;
 
 /// The time limit for connecting, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -13,10 +13,9 @@ use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
     ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
 };
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tonic::transport::ClientTlsConfig;
 
+use crate::pem;
 use crate::registry::install_cryptography;
 use crate::reload::content;
 
@@ -25,8 +24,6 @@ const DEFAULT_TIMEOUT: u64 = 10_000;
 const MAX_TIMEOUT: u64 = 600_000;
 /// The longest response of a collector that is read.
 const MAX_RESPONSE: usize = 64 << 10;
-/// The largest file of certificates that is read.
-const MAX_PEM: u64 = 4 << 20;
 
 /// Where spans go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +52,7 @@ pub(super) enum OtlpError {
     #[error("{variable} is `{value}`; expected `grpc` or `http/protobuf`")]
     Protocol { variable: &'static str, value: String },
     /// A file of certificates, or of a key, that cannot be used.
-    #[error("{variable} is `{path}`: {reason}; expected a PEM file", path = path.display())]
+    #[error("{variable} is `{path}`: {reason}", path = path.display())]
     Pem { variable: &'static str, path: PathBuf, reason: String },
     /// A certificate without its key, or a key without its certificate.
     #[error(
@@ -110,21 +107,17 @@ pub(super) fn target(variable: impl Fn(&str) -> Option<String>) -> Result<Option
 
 impl PemFile {
     fn certificates(&self) -> Result<Vec<u8>, OtlpError> {
-        self.read(|bytes| {
-            let found = CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>();
-            let found = found.map_err(|error| error.to_string())?;
-            if found.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(()) }
-        })
+        self.read(|text| pem::certificates_in(text).map(drop))
     }
 
     fn key(&self) -> Result<Vec<u8>, OtlpError> {
-        self.read(|bytes| PrivateKeyDer::from_pem_slice(bytes).map(drop).map_err(|error| error.to_string()))
+        self.read(|text| pem::private_key_in(text).map(drop))
     }
 
     /// The file's bytes, if `check` finds in them what is expected: what the clients say of others names no file.
     fn read(&self, check: impl Fn(&[u8]) -> Result<(), String>) -> Result<Vec<u8>, OtlpError> {
         let Self { variable, path } = self;
-        let checked = content(path, MAX_PEM).and_then(|bytes| check(&bytes).map(|()| bytes));
+        let checked = content(path, pem::MAX_BYTES).and_then(|bytes| check(&bytes).map(|()| bytes));
         checked.map_err(|reason| OtlpError::Pem { variable, path: path.clone(), reason })
     }
 }
@@ -137,9 +130,11 @@ pub(super) fn of_process() -> Result<Option<Target>, OtlpError> {
 /// Makes the exporter, within the runtime. Nothing is connected yet.
 pub(super) fn exporter(target: &Target) -> Result<SpanExporter, OtlpError> {
     install_cryptography();
-    let authority = target.authority.as_ref().map(PemFile::certificates).transpose()?;
+    // A file is of no use, and need not be there, where the collector is reached without TLS.
+    let has_tls = target.endpoint.trim().starts_with("https://");
+    let authority = target.authority.as_ref().filter(|_| has_tls).map(PemFile::certificates).transpose()?;
     let pair = |(certificate, key): &(PemFile, PemFile)| Ok::<_, OtlpError>((certificate.certificates()?, key.key()?));
-    let identity = target.identity.as_ref().map(pair).transpose()?;
+    let identity = target.identity.as_ref().filter(|_| has_tls).map(pair).transpose()?;
     let builder = SpanExporter::builder();
     if target.protocol != Protocol::Grpc {
         let mut client = reqwest::Client::builder().timeout(target.limit).redirect(reqwest::redirect::Policy::none());
@@ -153,7 +148,7 @@ pub(super) fn exporter(target: &Target) -> Result<SpanExporter, OtlpError> {
         return Ok(builder.with_http_client(Client(client.build()?)).build()?);
     }
     let builder = builder.with_tonic().with_protocol(Protocol::Grpc);
-    if !target.endpoint.trim().starts_with("https://") {
+    if !has_tls {
         return Ok(builder.build()?);
     }
     let mut tls = match authority {

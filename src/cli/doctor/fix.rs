@@ -41,6 +41,9 @@ impl Fix {
     pub(super) fn run(self, config: &Config, users: Option<&Store>) -> Result<ExitCode, CommandError> {
         let folders = SearchFolders::new(|name| std::env::var_os(name));
         let (repairs, unread) = doctor::repairs(config, &folders, users);
+        if let Some(error) = &unread {
+            output::complain(&Unread(error), None);
+        }
         let asks = !self.yes && !self.dry_run;
         // A question among JSON would be read by a program.
         if asks && !repairs.is_empty() && (self.json || !io::stdin().is_terminal()) {
@@ -56,9 +59,6 @@ impl Fix {
                 output::print("there is nothing that can be mended here; `linkspan doctor` reports the rest")?
             }
             (false, _) => {}
-        }
-        if let Some(error) = &unread {
-            output::complain(&Unread(error), None);
         }
         let is_left = unread.is_some() || outcomes.iter().any(|outcome| outcome.state != "done");
         Ok(if is_left { ExitCode::FAILURE } else { ExitCode::SUCCESS })

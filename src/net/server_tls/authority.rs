@@ -20,7 +20,6 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
@@ -28,6 +27,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{ServerTlsError, doubts, fingerprint};
+use crate::pem;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long the authority is valid.
@@ -99,9 +99,8 @@ impl Authority {
             return Err(ServerTlsError { hint, ..failed(&secret, reason) });
         }
         let text = fs::read_to_string(&secret).map_err(|error| failed(&secret, error.to_string()))?;
-        let certificate =
-            CertificateDer::from_pem_slice(text.as_bytes()).map_err(|error| damaged(error.to_string()))?;
-        let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| damaged(error.to_string()))?;
+        let certificate = pem::certificates_in(text.as_bytes()).map_err(damaged)?.swap_remove(0);
+        let key = pem::private_key_in(text.as_bytes()).map_err(damaged)?;
         let key = KeyPair::try_from(&key).map_err(|error| damaged(error.to_string()))?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| damaged(error.to_string()))?;
         match X509Certificate::from_der(certificate.as_ref()) {

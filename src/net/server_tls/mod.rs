@@ -27,7 +27,8 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-use super::{Connection, Principal, pem};
+use super::{Connection, Principal};
+use crate::pem;
 use crate::reload::Reloaded;
 use authority::Authority;
 
