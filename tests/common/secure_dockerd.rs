@@ -25,6 +25,12 @@ pub(crate) struct SecureDockerd {
 impl SecureDockerd {
     #[track_caller]
     pub(crate) fn start(stack: &Stack) -> Self {
+        Self::start_with(stack, &serde_json::json!({}))
+    }
+
+    /// The same with `more` in its configuration.
+    #[track_caller]
+    pub(crate) fn start_with(stack: &Stack, more: &serde_json::Value) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = stack.fresh_path("-dockerd");
@@ -33,7 +39,7 @@ impl SecureDockerd {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("tcp://127.0.0.1:{port}");
         let in_root = |name: &str| format!("{}/{name}", text(&root));
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "bridge": "none", "iptables": false, "ip6tables": false, "userland-proxy": false, "shutdown-timeout": 3,
             "containerd": stack.containerd_address(), "features": {"containerd-snapshotter": true},
             "containerd-namespace": format!("moby-tls-{number}"),
@@ -42,6 +48,7 @@ impl SecureDockerd {
             "hosts": [address], "tlsverify": true,
             "tlscacert": in_root("tls/ca.pem"), "tlscert": in_root("tls/server.pem"), "tlskey": in_root("tls/server.key"),
         });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         fs::write(root.join("daemon.json"), config.to_string()).unwrap();
         let log = root.join("log");
         let program = stack.run("sh").args(["-c", "command -v dockerd"]).ok().lines().remove(0);

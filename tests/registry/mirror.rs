@@ -4,9 +4,9 @@ use std::fs;
 
 use linkspan::engine::EngineKind;
 
-use crate::common::{Buildkitd, Context, Stack, text};
+use crate::common::{Buildkitd, Context, SecureDockerd, Stack, text};
 use crate::fixture::{Image, Layer, export, names};
-use crate::served::Served;
+use crate::served::{Served, layout};
 
 fn image(content: &str) -> Image {
     Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", content).tar()])
@@ -86,26 +86,61 @@ async fn containerd_pulls_through_it() {
     assert_eq!(stack.image_of("registry-ctr-mirror", "upstream.invalid/o/app:1"), Some(image.root.digest.to_string()));
 }
 
+/// As people write it into buildkitd.toml: without a word on TLS, which loopback has none of. What the engine lacks comes from the
+/// registry itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_builder_takes_its_base_from_the_engine() {
     let stack = Stack::shared();
     let served = Served::docker(&["--registry-mirror-tags"]).await;
-    let base = image("of the engine\n");
+    let (base, hub) = (image("of the engine\n"), image("of the engine, too\n"));
     export(&*served.engine, &base, &names(&["base.invalid/o/base:1"])).await.unwrap();
-    let mirrors = format!(
-        "[registry.\"base.invalid\"]\n  mirrors = [\"{0}\"]\n[registry.\"{0}\"]\n  http = true\n",
-        served.address
-    );
+    export(&*served.engine, &hub, &names(&["linkspan-hub-base:1"])).await.unwrap();
+    let upstream = format!("{}/mirrored/upstream:1", stack.registry());
+    let folder = tempfile::tempdir().unwrap();
+    export(&*layout(folder.path()).await, &image("of the registry\n"), &names(&["x:1"])).await.unwrap();
+    stack.run("crane").args(["push", text(folder.path()), &upstream]).ok();
+    let mirrors: String = ["base.invalid", "docker.io", stack.registry()]
+        .map(|registry| format!("[registry.\"{registry}\"]\n  mirrors = [\"{}\"]\n", served.address))
+        .concat();
     let buildkitd = Buildkitd::start_with(stack, "buildkitd", &mirrors);
     let builder = stack.builder(&buildkitd.address());
-    for (number, from) in ["base.invalid/o/base:1".to_owned(), format!("base.invalid/o/base@{}", base.root.digest)]
-        .into_iter()
-        .enumerate()
+    for (number, (from, expected)) in [
+        ("base.invalid/o/base:1".to_owned(), "of the engine\n"),
+        (format!("base.invalid/o/base@{}", base.root.digest), "of the engine\n"),
+        ("linkspan-hub-base:1".to_owned(), "of the engine, too\n"),
+        (format!("docker.io/library/linkspan-hub-base@{}", hub.root.digest), "of the engine, too\n"),
+        (upstream, "of the registry\n"),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let context = Context::new(&format!("FROM {from}\nRUN cat /etc/greeting >/copy{number}\n"));
         let out = tempfile::tempdir().unwrap();
         builder.build(context.path(), ["-o", &format!("type=local,dest={}", text(out.path()))]).ok();
         let copy = fs::read_to_string(out.path().join(format!("copy{number}"))).unwrap();
-        assert_eq!(copy, "of the engine\n", "{from}");
+        assert_eq!(copy, expected, "{from}");
     }
+}
+
+/// `registry-mirrors` of daemon.json, which are mirrors of docker.io.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_docker_pulls_from_the_engine_of_another_one() {
+    let stack = Stack::shared();
+    let (plain, with_tags) = (Served::docker(&[]).await, Served::docker(&["--registry-mirror-tags"]).await);
+    let image = image("for another docker\n");
+    export(&*plain.engine, &image, &names(&["linkspan-hub-pulled:1", "linkspan-org/pulled:1"])).await.unwrap();
+    // The first has no tags, so that docker asks the second.
+    let mirrors = [&plain, &with_tags].map(|served| format!("http://{}", served.address));
+    let dockerd = SecureDockerd::start_with(stack, &serde_json::json!({ "registry-mirrors": mirrors }));
+    let docker = |args: &[&str]| dockerd.with(stack.docker(args.iter().copied()));
+    let by_digest = format!("linkspan-hub-pulled@{}", image.root.digest);
+    for name in [by_digest.as_str(), "linkspan-hub-pulled:1", "linkspan-org/pulled:1"] {
+        docker(&["pull", "--quiet", name]).ok();
+        let found = docker(&["image", "inspect", "--format", "{{json .RepoDigests}}", name]).ok().stdout;
+        assert!(found.contains(image.root.digest.as_str()), "{name}: {found}");
+        docker(&["rmi", name]).ok();
+    }
+    let ran = docker(&["run", "--rm", "--network", "host", "linkspan-hub-pulled:1", "cat", "/etc/greeting"]).ok();
+    assert_eq!(ran.stdout, "for another docker\n");
+    docker(&["rmi", "--force", "linkspan-hub-pulled:1"]).ok();
 }
