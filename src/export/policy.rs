@@ -43,6 +43,14 @@ impl Rights<'_> {
         }
     }
 
+    /// Refuses a name with a digest and no tag in a repository in which nobody may set any name, or its client may push none.
+    pub(super) fn check_kept(&self, name: &Reference) -> Result<(), ExportError> {
+        match self.may_set_somewhere(&name.name()) {
+            true => Ok(()),
+            false => Err(ExportError::NameDenied { name: name.to_string(), allowed: self.settable() }),
+        }
+    }
+
     /// Refuses the first name that would have to leave another image. What comes between this look and the commit is for
     /// [`Precondition`](crate::engine::Precondition), as far as the engine can compare and set.
     ///
@@ -159,6 +167,26 @@ mod tests {
         assert!(!ci.may_pull_all() && policy.of(&unix(0)).may_pull_all());
         assert!(!ci.is_unlimited() && policy.of(&unix(0)).is_unlimited());
         assert!(ci.is_restrictive() && ci.settable() == ["docker.io/team/*"] && !ci.may_move_some());
+    }
+
+    /// `repository@digest` is not what patterns of tags are written for.
+    #[test]
+    fn who_may_set_some_tag_may_keep_what_has_only_a_digest() {
+        let user = Principal::User { name: "ci".to_owned() };
+        let kept = |allowed: &str, names: &str| {
+            let rules = vec![rule(&["*"], &[names], &[Right::Push])];
+            let policy = NamePolicy { allowed: vec![allowed.to_owned()], rules, ..NamePolicy::default() };
+            let name = format!("team/app@{}", Digest::sha256(b"kept")).parse().unwrap();
+            policy.of(&user).check_kept(&name).is_ok()
+        };
+        assert!(
+            kept("*", "*") && kept("*:1", "docker.io/team/app:ci-*") && kept("docker.io/team/*", "docker.io/team/*")
+        );
+        assert!(
+            !kept("docker.io/other/*", "*")
+                && !kept("*", "docker.io/other/*")
+                && !kept("*", "docker.io/team/application:*")
+        );
     }
 
     #[test]

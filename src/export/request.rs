@@ -12,6 +12,9 @@ pub struct Request {
     pub root: Descriptor,
     /// The names to give it; none leaves it dangling. One with a digest must be this image's.
     pub names: Vec<Reference>,
+    /// The one of `names` that only says in which repository the image is: it has its digest and no tag. Who may name anything there
+    /// may set it.
+    pub kept_as: Option<Reference>,
     /// What names must resolve to before they are set, beside what policy wants.
     pub preconditions: Vec<Precondition>,
     /// Whether the image is unpacked before it becomes visible, where the engine leaves the choice.
@@ -25,9 +28,9 @@ pub struct Request {
 impl Request {
     /// An image that becomes visible under `names` when it is unpacked, whatever they were before.
     pub fn new(root: Descriptor, names: Vec<Reference>, origin: Origin) -> Self {
-        let (preconditions, received) = Default::default();
+        let (kept_as, preconditions, received) = Default::default();
         let names = Reference::each_once(names);
-        Self { root, names, preconditions, unpack: UnpackFor::Commit, received, origin }
+        Self { root, names, kept_as, preconditions, unpack: UnpackFor::Commit, received, origin }
     }
 }
 

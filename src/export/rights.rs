@@ -151,8 +151,17 @@ impl<'a> Rights<'a> {
     pub fn may_somewhere(&self, right: Right, repository: &str) -> bool {
         let Some(rules) = &self.rules else { return true };
         let with_right = rules.iter().filter(|rule| rule.rights.contains(&right));
-        with_right
-            .flat_map(|rule| &rule.names)
-            .any(|names| [":", "@"].iter().any(|end| pattern::may_begin(names, &format!("{repository}{end}"))))
+        with_right.flat_map(|rule| &rule.names).any(|names| is_in(names, repository))
     }
+
+    /// Whether there can be a name in `repository`, which is a full one, that anybody may set, and one that this client may push.
+    pub(super) fn may_set_somewhere(&self, repository: &str) -> bool {
+        let is_allowed = self.allowed.is_empty() || self.allowed.iter().any(|names| is_in(names, repository));
+        is_allowed && self.may_somewhere(Right::Push, repository)
+    }
+}
+
+/// Whether a pattern of names describes one in `repository`.
+fn is_in(names: &str, repository: &str) -> bool {
+    [":", "@"].iter().any(|end| pattern::may_begin(names, &format!("{repository}{end}")))
 }

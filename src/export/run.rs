@@ -116,6 +116,11 @@ impl Exports {
         self.shared.policy(principal)
     }
 
+    /// Whether rules say what clients may do.
+    pub fn has_rules(&self) -> bool {
+        !self.shared.policy.rules.is_empty()
+    }
+
     /// Those that are under way, and whatever else is added to them.
     pub fn live(&self) -> &LiveExports {
         &self.shared.live

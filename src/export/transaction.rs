@@ -88,6 +88,12 @@ impl Transaction {
         self.shared.policy(&self.request.origin.principal)
     }
 
+    /// The names that its client has chosen. The other one can point to nothing else than this image.
+    fn chosen_names(&self) -> Vec<Reference> {
+        let Request { names, kept_as, .. } = &self.request;
+        names.iter().filter(|name| kept_as.as_ref() != Some(name)).cloned().collect()
+    }
+
     /// From the plan on, under a lease of the caller's.
     pub(super) async fn commit(
         mut self,
@@ -108,13 +114,15 @@ impl Transaction {
 
     /// The checks before the first write: the name policy, and whether the image is already complete.
     async fn begin(&mut self, cancel: &CancellationToken) -> Result<Option<Outcome>, ExportError> {
-        let Request { root, names, .. } = &self.request;
+        let Request { root, names, kept_as, .. } = &self.request;
         let policy = self.policy();
         check_digests(root, names)?;
-        policy.check(names)?;
+        let chosen = self.chosen_names();
+        policy.check(&chosen)?;
+        kept_as.iter().try_for_each(|name| policy.check_kept(name))?;
         // Where that takes the image's documents, only the commit compares (`Precondition`).
         if self.shared.engine.knows_as(&root.digest).is_some() {
-            until(cancel, policy.check_moves(&*self.shared.engine, root, names)).await?;
+            until(cancel, policy.check_moves(&*self.shared.engine, root, &chosen)).await?;
         }
         let Some(present_blobs) = until(cancel, self.shared.engine.already_complete(root, names)).await? else {
             return Ok(None);
@@ -175,7 +183,7 @@ impl Transaction {
         let expected = vec![None, Some(self.request.root.digest.clone())];
         let free = |name: &Reference| Precondition { name: name.clone(), expected: expected.clone() };
         let policy = self.policy();
-        preconditions.extend(self.request.names.iter().filter(|name| !policy.may_move(name)).map(free));
+        preconditions.extend(self.chosen_names().iter().filter(|name| !policy.may_move(name)).map(free));
         let committing = prepared.commit(&self.request.names, &preconditions).instrument(debug_span!("commit"));
         finish_commit(cancel, committing).await?.map_err(|error| match error {
             EngineError::NameMoved { name, current: Some(current) }

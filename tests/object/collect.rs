@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use linkspan::engine::Engine;
 use linkspan::engine::collect::{Collected, Collection};
+use linkspan::engine::images::{Query, Record};
 use linkspan::image::Reference;
 use serde_json::Value;
 
@@ -179,4 +180,42 @@ async fn writers_and_collectors_race_and_every_tag_is_whole() {
         check_whole(&bucket, name, &images[*image]).await;
     }
     assert_eq!(left(&bucket), [""; 0]);
+}
+
+/// As what refers to another image has.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_has_only_a_digest_stays_until_that_is_removed() {
+    let bucket = Minio::shared().bucket();
+    let engine = bucket.engine().await.unwrap().engine;
+    let image = image("kept by its digest\n");
+    let kept = format!("docker.io/kept/app@{}", image.root.digest);
+    let set = names(&[&kept]);
+    export(&*engine, &image, &set).await.unwrap();
+    assert_eq!(engine.already_complete(&image.root, &set).await.unwrap(), Some(image.blobs.len()));
+    let images = engine.images().unwrap();
+    let listed = async |prefix: &str| {
+        let query = Query { prefix: prefix.to_owned(), ..Query::default() };
+        let records = images.list(&query).await.unwrap().records;
+        records.into_iter().map(|record| record.name.unwrap()).collect::<Vec<_>>()
+    };
+    for prefix in ["", "docker.io/", "docker.io/kept/app@"] {
+        assert_eq!(listed(prefix).await, [kept.clone()], "{prefix}");
+    }
+    for prefix in ["docker.io/kept/app:", "docker.io/kept/a@", "docker.io/kept@", "other"] {
+        assert_eq!(listed(prefix).await, Vec::<String>::new(), "{prefix}");
+    }
+    // A tag elsewhere is another name, and its end is not that of this one.
+    let tag = names(&["other/app:1"]).remove(0);
+    engine.tag(&image.root, &tag).await.unwrap();
+    assert_eq!(listed("").await, [kept.clone(), tag.to_string()]);
+    engine.remove(&Record { name: Some(tag.to_string()), target: image.root.clone() }, false).await.unwrap();
+    next_second().await;
+    collect(&*engine, Duration::ZERO).await;
+    assert_eq!((listed("").await, blobs(&bucket)), (vec![kept.clone()], image.blobs.len()));
+    engine.remove(&Record { name: Some(kept), target: image.root.clone() }, false).await.unwrap();
+    assert_eq!(listed("").await, Vec::<String>::new());
+    assert_eq!(engine.already_complete(&image.root, &set).await.unwrap(), None);
+    next_second().await;
+    collect(&*engine, Duration::ZERO).await;
+    assert_eq!(blobs(&bucket), 0);
 }

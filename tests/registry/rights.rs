@@ -54,6 +54,18 @@ impl Ruled {
         Self { served, _files: files }
     }
 
+    async fn docker() -> Self {
+        let files = Self::files();
+        let served = Served::docker(&Self::args(&files)).await;
+        Self { served, _files: files }
+    }
+
+    async fn object() -> Self {
+        let files = Self::files();
+        let served = Served::object(&Self::args(&files)).await;
+        Self { served, _files: files }
+    }
+
     fn files() -> (NamedTempFile, NamedTempFile) {
         let users = ["admin", "red", "reader", "blue", "writer", "nobody"];
         let rules = NamedTempFile::new().unwrap();
@@ -224,6 +236,74 @@ async fn what_refers_to_an_image_is_seen_with_it() {
     ruled.only(&format!("/v2/red/app/blobs/{}", Digest::sha256(note)), &["admin", "red", "reader"]);
     ruled.only(&format!("/v2/blue/app/manifests/{digest}"), &["admin"]);
     ruled.only(&format!("/v2/blue/app/blobs/{}", Digest::sha256(note)), &["admin"]);
+}
+
+/// Whoever may push anywhere can name any digest as a subject.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_refers_to_an_image_is_listed_where_it_was_pushed_and_nowhere_else() {
+    for ruled in [
+        Ruled::layout().await,
+        Ruled::containerd("registry-forged").await,
+        Ruled::docker().await,
+        Ruled::object().await,
+    ] {
+        let kind = ruled.served.kind();
+        let signed = image(&format!("signed on {kind}"));
+        assert_eq!(ruled.push("blue", "blue/signed", "1", &signed).status, 201);
+        // A note about the image with a blob of its own, pushed by its digest or with a tag.
+        let push = |user: &str, name: &str, text: &str, tag: Option<&str>| {
+            let note = format!("{text} on {kind}");
+            for blob in [&b"{}"[..], note.as_bytes()] {
+                let target = format!("/v2/{name}/blobs/uploads/?digest={}", Digest::sha256(blob));
+                assert_eq!(ruled.send(user, "POST", &target, "application/octet-stream", blob).status, 201);
+            }
+            let manifest = serde_json::to_vec(&json!({
+                "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.example.note",
+                "config": Descriptor::new("application/vnd.oci.empty.v1+json", Digest::sha256(b"{}"), 2),
+                "layers": [Descriptor::new("text/plain", Digest::sha256(note.as_bytes()), note.len() as u64)],
+                "subject": signed.root,
+            }))
+            .unwrap();
+            let digest = Digest::sha256(&manifest);
+            let put = ruled.put(user, name, tag.unwrap_or(digest.as_str()), &manifest);
+            assert_eq!((put.status, put.header("oci-subject")), (201, Some(signed.root.digest.as_str())), "{put:?}");
+            (digest.to_string(), Digest::sha256(note.as_bytes()).to_string())
+        };
+        let listed = |user: &str, name: &str| {
+            let response = ruled.ask(user, "GET", &format!("/v2/{name}/referrers/{}", signed.root.digest));
+            assert_eq!(response.status, 200, "{user} {name} {kind}: {response:?}");
+            let list = response.json()["manifests"].as_array().unwrap().clone();
+            list.iter().map(|one| one["digest"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let (right, _) = push("blue", "blue/signed", "right", None);
+        let (forged, forged_note) = push("red", "red/forger", "forged", None);
+        let (tagged, _) = push("red", "red/forger", "forged with a tag", Some("sig"));
+        for user in ["blue", "admin"] {
+            assert_eq!(listed(user, "blue/signed"), [right.clone()], "{user} {kind}");
+        }
+        ruled.only(&format!("/v2/blue/signed/manifests/{right}"), &["admin", "blue"]);
+        for target in [format!("manifests/{forged}"), format!("manifests/{tagged}"), format!("blobs/{forged_note}")] {
+            // An administrator may read everything through any name.
+            ruled.only(&format!("/v2/blue/signed/{target}"), &["admin"]);
+        }
+        // Where they were pushed they are found, although the image is none that is there for these clients.
+        let mut there = vec![forged.clone(), tagged];
+        there.sort();
+        for user in ["red", "reader"] {
+            assert_eq!(listed(user, "red/forger"), there, "{user} {kind}");
+        }
+        ruled.only(&format!("/v2/red/forger/manifests/{forged}"), &["admin", "red", "reader"]);
+        ruled.only(&format!("/v2/red/forger/blobs/{forged_note}"), &["admin", "red", "reader"]);
+        ruled.only(&format!("/v2/red/forger/manifests/{}", signed.root.digest), &["admin"]);
+        // All of them have this config.
+        let config = Digest::sha256(b"{}");
+        ruled.only(&format!("/v2/red/forger/blobs/{config}"), &["admin", "red", "reader"]);
+        ruled.only(&format!("/v2/blue/signed/blobs/{config}"), &["admin", "blue"]);
+        // Rights to some tags suffice for what has none.
+        assert_eq!(ruled.push("blue", "red/shared", "of-blue", &signed).status, 201);
+        let (shared, _) = push("blue", "red/shared", "shared", None);
+        assert_eq!(listed("blue", "red/shared"), [shared], "{kind}");
+    }
 }
 
 /// Edge case 38: a client that knows a digest gets nothing by it.

@@ -15,6 +15,7 @@ use super::graph::held_part;
 use super::push::Push;
 use super::refusal::{Code, Refusal};
 use super::repository::Repository;
+use super::subjects::Within;
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Query};
 use crate::export::Right;
@@ -132,8 +133,8 @@ impl Door {
         Ok(Readable::Some(contents, push))
     }
 
-    /// Whether `client` may read a blob or a manifest by its digest through `repository`. What refers to a manifest is found with
-    /// it, unless it has only names that are not the client's.
+    /// Whether `client` may read a blob or a manifest by its digest through `repository`. What refers to a manifest is read where
+    /// it is listed.
     pub(super) async fn may_read(
         &self,
         repository: &Repository,
@@ -144,19 +145,39 @@ impl Door {
         if readable.has(digest) {
             return Ok(true);
         }
-        let Some(referrer) = self.subjects.referrer_with(digest).await? else { return Ok(false) };
-        let (subject, referrer) = referrer;
-        if !readable.has(&subject) {
-            return Ok(false);
+        let mut subjects: HashMap<_, Vec<_>> = HashMap::new();
+        for (subject, referrer) in self.subjects.referrers_with(digest).await? {
+            subjects.entry(subject).or_default().push(referrer);
         }
-        let found = self.subjects.referrers(&subject, self.shows(client)).await?;
-        Ok(found.iter().any(|found| found.digest == referrer))
+        for (subject, referrers) in subjects {
+            let found = self.referrers_in(repository, &subject, &readable, client).await?;
+            if found.iter().any(|found| referrers.contains(&found.digest)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    /// Whether a record is one that `client` may see; those without a name are found by what they refer to.
-    pub(super) fn shows(&self, client: &Principal) -> impl Fn(Option<&str>) -> bool {
-        let rights = self.exports.policy(client);
-        move |name| name.is_none_or(|name| rights.may_pull(name))
+    /// What refers to `subject` in `repository`, as far as `client` may see it. Where rules part the clients, that is what was pushed
+    /// there and nothing else: else whoever may push anywhere could add to what the readers of another repository find.
+    pub(super) async fn referrers_in(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        readable: &Readable,
+        client: &Principal,
+    ) -> Result<Vec<Descriptor>, EngineError> {
+        if !self.exports.has_rules() {
+            return self.subjects.referrers(subject, None).await;
+        }
+        let (rights, is_seen) = (self.exports.policy(client), readable.has(subject));
+        let shows = |name: &str| match name.strip_prefix(&repository.full) {
+            Some(tag) if tag.starts_with(':') => rights.may_pull(name),
+            // What was pushed by its digest alone is seen with what it refers to.
+            Some(digest) if digest.starts_with('@') => is_seen || rights.may_pull(name),
+            _ => false,
+        };
+        self.subjects.referrers(subject, Some(Within { repository: &repository.full, shows: &shows })).await
     }
 
     /// Refuses a manifest that names what its client has not shown to have. All of it must be there: what an index lacks could

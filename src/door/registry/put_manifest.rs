@@ -132,15 +132,16 @@ impl Door {
             let gone: Vec<_> = leaves.map(|leaf| leaf.digest.clone()).filter(|leaf| !pinned.contains(leaf)).collect();
             return if gone.is_empty() { Ok(()) } else { Err(blobs_unknown(&gone)) };
         }
-        let mut names = pushed.names.clone();
-        if names.is_empty() && self.exports.engine().identity().kind.is_docker() {
-            // What refers to another manifest is found by that, and has no tag. In other engines it is an image without a
-            // name; docker would remove that with `docker image prune`, and not what was pulled by its digest.
-            names.extend(format!("{}@{}", push.repository, root.digest).parse::<Reference>());
+        let (mut names, mut kept_as) = (pushed.names.clone(), None);
+        if names.is_empty() && (self.exports.has_rules() || self.exports.engine().identity().kind.is_docker()) {
+            // What refers to another manifest is found by that, and has no tag. A name with its digest says in which repository it
+            // is, which matters where rules part the clients; and docker would remove what has no name with `docker image prune`.
+            kept_as = format!("{}@{}", push.repository, root.digest).parse::<Reference>().ok();
+            names.extend(kept_as.clone());
         }
         let origin = push.origin();
         let (unpack, received) = (UnpackFor::CommitIfPossible, push.received());
-        let request = Request { unpack, received, ..Request::new(root.clone(), names, origin) };
+        let request = Request { unpack, received, kept_as, ..Request::new(root.clone(), names, origin) };
         let (packed, cancel) = (Arc::<OnceLock<String>>::default(), CancellationToken::new());
         let first = packed.clone();
         let events = Events::new(move |event| {

@@ -31,8 +31,7 @@ struct List {
 }
 
 impl Door {
-    /// The response to a GET of the referrers of `digest`, in any repository that its client may see. There are none
-    /// of what is not there for it.
+    /// The response to a GET of the referrers of `digest`.
     pub(super) async fn referrers(
         &self,
         repository: &Repository,
@@ -42,10 +41,8 @@ impl Door {
     ) -> Result<Response<Body>, Refusal> {
         let (digest, page) = (digest_of(digest)?, PageQuery::of(query)?);
         let artifact_type = query::value(query, "artifactType").filter(|kind| !kind.is_empty());
-        let mut found = match self.readable(repository, client).await?.has(&digest) {
-            true => self.subjects.referrers(&digest, self.shows(client)).await?,
-            false => Vec::new(),
-        };
+        let readable = self.readable(repository, client).await?;
+        let mut found = self.referrers_in(repository, &digest, &readable, client).await?;
         found.retain(|referrer| {
             let is_next = page.last.as_deref().is_none_or(|last| referrer.digest.as_str() > last);
             is_next && artifact_type.as_ref().is_none_or(|kind| referrer.artifact_type.as_ref() == Some(kind))

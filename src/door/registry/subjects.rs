@@ -21,6 +21,8 @@ const MAX_KNOWN: usize = 20_000;
 const MAX_ANNOTATIONS: usize = 16 << 10;
 /// How many documents are looked into for one request.
 const MAX_READ: usize = 100_000;
+/// Of how many documents it is remembered that they share a blob; most artifacts have the same config.
+const MAX_SHARING: usize = 1000;
 /// How many are read at once.
 const PARALLEL: usize = 16;
 
@@ -29,8 +31,17 @@ const PARALLEL: usize = 16;
 pub(super) struct Subjects {
     images: Arc<dyn Images>,
     known: Mutex<HashMap<Digest, Arc<Facts>>>,
-    /// Which document that refers to another one has a blob.
-    parts: Mutex<HashMap<Digest, Digest>>,
+    /// Which documents that refer to others have a blob.
+    parts: Mutex<HashMap<Digest, HashSet<Digest>>>,
+}
+
+/// A repository, to whose images a search is limited.
+#[derive(Clone, Copy)]
+pub(super) struct Within<'a> {
+    /// Its full name.
+    pub(super) repository: &'a str,
+    /// Whether an image of that full name is one that counts.
+    pub(super) shows: &'a (dyn Fn(&str) -> bool + Sync),
 }
 
 /// The part of a document that matters here.
@@ -75,15 +86,15 @@ impl Subjects {
         Self { images, known: Mutex::default(), parts: Mutex::default() }
     }
 
-    /// The descriptors of the documents whose subject is `digest`, ordered by their digests, in the images that `shows` chooses by
-    /// their names.
+    /// The descriptors of the documents whose subject is `digest`, ordered by their digests, in the images of one repository or of
+    /// all.
     pub(super) async fn referrers(
         &self,
         digest: &Digest,
-        shows: impl Fn(Option<&str>) -> bool,
+        within: Option<Within<'_>>,
     ) -> Result<Vec<Descriptor>, EngineError> {
         let (mut found, mut seen) = (Vec::new(), HashSet::new());
-        let mut next = self.roots(shows).await?;
+        let mut next = self.roots(within).await?;
         // An index in an index is looked into, and so on: each document once.
         while !next.is_empty() && seen.len() < MAX_READ {
             next.retain(|blob| is_manifest(blob) && seen.insert(blob.digest.clone()));
@@ -100,39 +111,58 @@ impl Subjects {
         Ok(found)
     }
 
-    /// The subject and the digest of the document that is `digest`, or has it as a blob as far as it was read before.
-    pub(super) async fn referrer_with(&self, digest: &Digest) -> Result<Option<(Digest, Digest)>, EngineError> {
-        let document = self.parts.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
-        let document = document.unwrap_or_else(|| digest.clone());
-        let Some(document) = self.images.identify(&document).await?.filter(is_manifest) else { return Ok(None) };
-        let facts = self.facts(&document).await;
-        let subject = facts.and_then(|facts| facts.referrer.as_ref().map(|(subject, _)| subject.clone()));
-        Ok(subject.map(|subject| (subject, document.digest)))
+    /// The subjects and the digests of the documents that are `digest`, or have it as a blob as far as they were read before.
+    pub(super) async fn referrers_with(&self, digest: &Digest) -> Result<Vec<(Digest, Digest)>, EngineError> {
+        let documents = self.parts.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
+        let mut found = Vec::new();
+        for document in documents.into_iter().flatten().chain([digest.clone()]) {
+            let Some(document) = self.images.identify(&document).await?.filter(is_manifest) else { continue };
+            let facts = self.facts(&document).await;
+            let subject = facts.and_then(|facts| facts.referrer.as_ref().map(|(subject, _)| subject.clone()));
+            found.extend(subject.map(|subject| (subject, document.digest)));
+        }
+        Ok(found)
     }
 
-    /// The roots of all records, unnamed ones included.
-    async fn roots(&self, shows: impl Fn(Option<&str>) -> bool) -> Result<Vec<Descriptor>, EngineError> {
-        let (mut roots, mut query) = (Vec::new(), Query::default());
-        loop {
-            let page = self.images.list(&query).await?;
-            let shown = page.records.into_iter().filter(|record| shows(record.name.as_deref()));
-            roots.extend(shown.map(|record| record.target));
-            match page.next {
-                Some(next) if roots.len() < MAX_READ => query.after = Some(next),
-                _ => return Ok(roots),
+    /// The roots of all records, unnamed ones included, or of those of a repository.
+    async fn roots(&self, within: Option<Within<'_>>) -> Result<Vec<Descriptor>, EngineError> {
+        let prefixes = match &within {
+            None => vec![String::new()],
+            Some(within) => [':', '@'].map(|end| format!("{}{end}", within.repository)).to_vec(),
+        };
+        let shows = |name: Option<&str>| within.is_none_or(|within| name.is_some_and(within.shows));
+        let (mut roots, mut seen) = (Vec::new(), 0);
+        for prefix in prefixes {
+            let mut query = Query { prefix, ..Query::default() };
+            loop {
+                let page = self.images.list(&query).await?;
+                seen += page.records.len();
+                let shown = page.records.into_iter().filter(|record| shows(record.name.as_deref()));
+                roots.extend(shown.map(|record| record.target));
+                match page.next {
+                    Some(next) if seen < MAX_READ => query.after = Some(next),
+                    _ => break,
+                }
             }
         }
+        Ok(roots)
     }
 
     /// Notes which blobs a document has that refers to another one.
     fn note_parts(&self, document: &Descriptor, bytes: Bytes) {
         let Ok(parsed) = Document::parse(document.clone(), bytes) else { return };
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        if parts.len() >= MAX_KNOWN {
+        let own = parsed.children().into_iter().filter(|child| child.kind() != Kind::ForeignLayer);
+        // Each blob has few documents, or few blobs have many.
+        if parts.len() >= MAX_KNOWN || parts.values().map(HashSet::len).sum::<usize>() >= 5 * MAX_KNOWN {
             parts.clear();
         }
-        let own = parsed.children().into_iter().filter(|child| child.kind() != Kind::ForeignLayer);
-        parts.extend(own.take(MAX_KNOWN).map(|child| (child.digest.clone(), document.digest.clone())));
+        for child in own.take(MAX_KNOWN) {
+            let documents = parts.entry(child.digest.clone()).or_default();
+            if documents.len() < MAX_SHARING {
+                documents.insert(document.digest.clone());
+            }
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Facts>>> {

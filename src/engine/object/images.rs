@@ -102,6 +102,9 @@ impl ObjectImages {
                 };
                 Ok(self.root(&digest).await?.map(|target| Record { name: Some(name.clone()), target }))
             }
+            Entry::Kept(name, digest) => {
+                Ok(self.root(digest).await?.map(|target| Record { name: Some(name.clone()), target }))
+            }
             Entry::Unnamed(digest) => {
                 Ok(self.stores.names.unnamed(digest).await?.map(|target| Record { name: None, target }))
             }

@@ -11,6 +11,7 @@
 //! _linkspan/leases/EXPORT                                          leases: pins, and uploads that are under way
 //! _linkspan/uploads/EXPORT/REF                                     blobs whose digest is not known yet
 //! _linkspan/images/sha256/HEX                                      images without a name
+//! _linkspan/kept/NAME/_digests/sha256/HEX                          images that a repository has by their digest alone
 //! _linkspan/caches/ID                                              build caches
 //! _linkspan/condemned/RUN                                          collections that are under way
 //! _linkspan/conditional                                            what the probe of preconditions writes
@@ -24,6 +25,10 @@ pub(super) const REPOSITORIES: &str = "docker/registry/v2/repositories";
 pub(super) const LEASES: &str = "_linkspan/leases";
 /// The folder of images without a name.
 pub(super) const UNNAMED: &str = "_linkspan/images";
+/// The folder of images that repositories have by their digest alone.
+pub(super) const KEPT: &str = "_linkspan/kept";
+/// The folder of those of one repository: no part of a repository's name begins with `_`.
+const DIGESTS: &str = "_digests";
 /// The folder of build caches.
 pub(super) const CACHES: &str = "_linkspan/caches";
 /// The folder of collections that are under way.
@@ -87,6 +92,12 @@ pub(super) fn digest_of_blob(key: &str) -> Option<Digest> {
     let rest = key.strip_prefix(BLOBS)?.strip_prefix('/')?.strip_suffix("/data")?;
     let (algorithm, rest) = rest.split_once('/')?;
     digest_in(&format!("{algorithm}/{}", rest.split_once('/')?.1)).filter(|digest| blob(digest) == key)
+}
+
+/// The repository and the image of an entry of those that have only a digest.
+pub(super) fn kept_at(key: &str) -> Option<(Repository, Digest)> {
+    let (path, digest) = key.strip_prefix(KEPT)?.strip_prefix('/')?.split_once(&format!("/{DIGESTS}/"))?;
+    Some((Repository::found(path)?, digest_in(digest)?))
 }
 
 /// What a key below a repository is.
@@ -176,6 +187,16 @@ impl Repository {
         format!("{}/{MANIFESTS}/revisions/{}", self.folder(), link(digest))
     }
 
+    /// The folder of the entries of images that it has by their digest alone.
+    pub(super) fn all_kept(&self) -> String {
+        format!("{KEPT}/{}/{DIGESTS}", self.0)
+    }
+
+    /// The entry of such an image.
+    pub(super) fn kept(&self, root: &Digest) -> String {
+        format!("{}/{}/{}", self.all_kept(), root.algorithm().name(), root.hex())
+    }
+
     /// The folder of its tags.
     pub(super) fn tags(&self) -> String {
         format!("{}/{MANIFESTS}/tags", self.folder())
@@ -222,6 +243,8 @@ mod tests {
         for other in ["_uploads/x/startedat", "_manifests/link", "_layers/sha256/x/link", "_manifests/tags/1/link"] {
             assert_eq!(Link::at(&format!("{}/{other}", repository.folder())), None, "{other}");
         }
+        assert_eq!(kept_at(&repository.kept(&digest)), Some((repository.clone(), digest.clone())));
+        assert_eq!((kept_at(&repository.all_kept()), kept_at(&unnamed(&digest))), (None, None));
         assert_eq!(digest_of_blob(&blob(&digest)), Some(digest));
         assert_eq!(digest_of_blob(&format!("{BLOBS}/sha256/00/x/data")), None);
     }

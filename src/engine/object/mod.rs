@@ -21,6 +21,7 @@ mod host;
 mod images;
 mod ingest_writer;
 mod ingests;
+mod kept;
 mod keys;
 mod lease;
 mod lease_store;
@@ -138,6 +139,9 @@ impl Engine for ObjectEngine {
     /// bucket serves no blob without its link.
     async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
         if names.is_empty() || !self.stores.names.resolves_to(&root.digest, names).await? {
+            return Ok(None);
+        }
+        if !self.stores.names.keeps(names, &root.digest).await? {
             return Ok(None);
         }
         let Some(graph) = self.graph(root).await? else { return Ok(None) };

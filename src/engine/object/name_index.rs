@@ -22,7 +22,7 @@ const MAX_DESCRIPTOR: u64 = 64 << 10;
 /// How many folders a walk over the repositories visits.
 const MAX_FOLDERS: usize = 20_000;
 /// How many tags and images without names are listed.
-const MAX_NAMES: usize = 200_000;
+pub(super) const MAX_NAMES: usize = 200_000;
 /// How many links of a repository are listed at once.
 pub(super) const MAX_LINKS: usize = 3_000;
 
@@ -36,6 +36,8 @@ const NO_CONDITIONS: &str = "allow tags to move (without --deny-tag-move, and wi
 pub(super) enum Entry {
     /// A tag, by its full name.
     Tag(String, Reference),
+    /// An image that a repository has by its digest alone, by its full name.
+    Kept(String, Digest),
     /// An image without a name.
     Unnamed(Digest),
 }
@@ -44,7 +46,7 @@ impl Entry {
     /// What lists are sorted by, as in [`crate::engine::images::Page`].
     pub(super) fn key(&self) -> String {
         match self {
-            Self::Tag(name, _) => name.clone(),
+            Self::Tag(name, _) | Self::Kept(name, _) => name.clone(),
             Self::Unnamed(digest) => format!("@{digest}"),
         }
     }
@@ -181,9 +183,19 @@ impl NameIndex {
     /// The entries that `query` selects, sorted, and whether more follow.
     pub(super) async fn list(&self, query: &Query) -> Result<(Vec<Entry>, bool), EngineError> {
         let mut entries = Vec::new();
-        for (full, repository) in self.repositories(&query.prefix).await? {
-            entries.extend(self.tags(&full, &repository).await?);
-            self.check_count(entries.len())?;
+        match Self::repository_before_digest(&query.prefix) {
+            Some(Some(repository)) => entries = self.kept(Some(&repository)).await?,
+            Some(None) => {}
+            None => {
+                for (full, repository) in self.repositories(&query.prefix).await? {
+                    entries.extend(self.tags(&full, &repository).await?);
+                    self.check_count(entries.len())?;
+                }
+                // A colon is in front of a tag.
+                if !query.prefix.contains(':') {
+                    entries.extend(self.kept(None).await?);
+                }
+            }
         }
         if query.prefix.is_empty() {
             let unnamed = self.bucket.list(keys::UNNAMED, MAX_NAMES).await?;
@@ -202,7 +214,7 @@ impl NameIndex {
         Ok((keyed.into_iter().take(limit).map(|(_, entry)| entry).collect(), is_more))
     }
 
-    fn check_count(&self, count: usize) -> Result<(), EngineError> {
+    pub(super) fn check_count(&self, count: usize) -> Result<(), EngineError> {
         if count <= MAX_NAMES {
             return Ok(());
         }
@@ -279,9 +291,7 @@ impl NameIndex {
             });
         }
         if names.is_empty() {
-            let key = keys::unnamed(&root.digest);
-            let bytes = serde_json::to_vec(root).map_err(|error| self.bucket.invalid(&key, error.to_string()))?;
-            return self.bucket.put(&key, bytes.into()).await;
+            return self.put_unnamed(root).await;
         }
         if !matches!(root.kind(), Kind::Index | Kind::Manifest) {
             let reason = format!(
@@ -303,7 +313,15 @@ impl NameIndex {
         let index = tags.iter().map(|tag| (tag.repository.tag_index(tag.tag, &root.digest), link(&root.digest)));
         links.extend(index);
         self.bucket.put_all(links).await?;
+        self.keep(names, &root.digest).await?;
         self.set(&tags, &root.digest, preconditions).await
+    }
+
+    /// Lists an image without a name, and keeps it from the collector.
+    async fn put_unnamed(&self, root: &Descriptor) -> Result<(), EngineError> {
+        let key = keys::unnamed(&root.digest);
+        let bytes = serde_json::to_vec(root).map_err(|error| self.bucket.invalid(&key, error.to_string()))?;
+        self.bucket.put(&key, bytes.into()).await
     }
 
     /// Sets all tags, those with preconditions first. If one of these does not hold, the others are as they were.
@@ -372,7 +390,7 @@ impl NameIndex {
     pub(super) async fn remove(&self, name: Option<&Reference>, root: &Digest) -> Result<(), EngineError> {
         let Some(name) = name else { return self.bucket.delete(&keys::unnamed(root)).await };
         let repository = self.repository(name)?;
-        let Some(tag) = name.tag() else { return Ok(()) };
+        let Some(tag) = name.tag() else { return self.unkeep(&repository, root).await };
         let key = repository.current(tag);
         match self.linked(&key).await? {
             Some((current, _)) if current != *root => {

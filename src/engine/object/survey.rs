@@ -201,6 +201,15 @@ impl Survey {
         let mut roots = self.repositories(now.checked_sub(grace).unwrap_or(SystemTime::UNIX_EPOCH)).await?;
         self.tags(&mut roots).await?;
         self.unnamed(&mut roots).await?;
+        let Roots { documents, in_use, .. } = &mut roots;
+        let mut count = 0;
+        let keeping = |digest: Digest| {
+            in_use.insert(key(&digest));
+            documents.insert(digest);
+            count += 1;
+        };
+        self.stores.names.all_kept(keeping).await?;
+        self.check_count(count)?;
         self.caches(&mut roots).await?;
         self.read(roots.revisions.iter().cloned().collect()).await?;
         for digest in pinned {
