@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+#[cfg(feature = "object")]
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest as _, Sha256, Sha512};
 
 /// A digest algorithm of the OCI image specification (descriptor.md, "Registered algorithms").
@@ -146,6 +148,15 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// Whose states of hashers these are: only the same implementation reads them (RustCrypto's `SerializableState`).
+#[cfg(feature = "object")]
+const STATE: &str = "sha2-0.11";
+
+#[cfg(feature = "object")]
+fn deserialized<H: SerializableState>(state: &[u8]) -> Option<H> {
+    H::deserialize(SerializedState::<H>::try_from(state).ok().as_ref()?).ok()
+}
+
 /// Hashes a stream of bytes. The one place that chooses the implementation.
 #[derive(Debug, Clone)]
 pub struct Hasher(Inner);
@@ -179,6 +190,28 @@ impl Hasher {
             Inner::Sha256(_) => Algorithm::Sha256,
             Inner::Sha512(_) => Algorithm::Sha512,
         }
+    }
+
+    /// What was taken in, for [`Hasher::restore`], which may be another process's. It holds some of the last bytes.
+    #[cfg(feature = "object")]
+    pub(crate) fn state(&self) -> String {
+        let (algorithm, state) = match &self.0 {
+            Inner::Sha256(hasher) => (Algorithm::Sha256, hex::encode(hasher.serialize())),
+            Inner::Sha512(hasher) => (Algorithm::Sha512, hex::encode(hasher.serialize())),
+        };
+        format!("{STATE}:{}:{state}", algorithm.name())
+    }
+
+    /// The hasher whose state that is; `None` if it is none, or one of another implementation.
+    #[cfg(feature = "object")]
+    pub(crate) fn restore(state: &str) -> Option<Self> {
+        let (algorithm, state) = state.strip_prefix(STATE)?.strip_prefix(':')?.split_once(':')?;
+        let state = hex::decode(state).ok()?;
+        Some(Self(match algorithm {
+            "sha256" => Inner::Sha256(deserialized(&state)?),
+            "sha512" => Inner::Sha512(deserialized(&state)?),
+            _ => return None,
+        }))
     }
 
     /// The digest of all that was taken in.
@@ -224,6 +257,24 @@ mod tests {
             hasher.update(piece);
         }
         assert_eq!(hasher.finish(), Digest::sha256(b"layer"));
+    }
+
+    #[cfg(feature = "object")]
+    #[test]
+    fn hashing_goes_on_in_another_process() {
+        let bytes: Vec<u8> = (0..1000_u32).map(|at| (at % 251) as u8).collect();
+        for (algorithm, at) in [(Algorithm::Sha256, 0), (Algorithm::Sha256, 64), (Algorithm::Sha512, 777)] {
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(&bytes[..at]);
+            let mut restored = Hasher::restore(&hasher.state()).unwrap();
+            assert_eq!(restored.algorithm(), algorithm);
+            restored.update(&bytes[at..]);
+            assert_eq!(restored.finish(), Digest::of(algorithm, &bytes));
+        }
+        let state = Hasher::new(Algorithm::Sha256).state();
+        for wrong in ["", "sha256", &state[1..], &state[..state.len() - 2], &state.replace("0.11", "0.12")] {
+            assert!(Hasher::restore(wrong).is_none(), "{wrong}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::fixture::{Image, Layer, export, image, names};
 use crate::names::{layout, resolved};
 
 /// The bucket as other tools reach it.
-fn store(bucket: &Bucket) -> impl ObjectStore {
+pub(crate) fn store(bucket: &Bucket) -> impl ObjectStore {
     let variables = bucket.variables();
     let client = variables.iter().fold(AmazonS3Builder::new(), |client, (name, value)| {
         client.with_config(name.to_ascii_lowercase().parse().unwrap(), value)

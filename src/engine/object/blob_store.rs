@@ -9,7 +9,8 @@ use tokio::sync::Semaphore;
 
 use super::bucket::{Bucket, PARALLEL};
 use super::keys;
-use super::upload::{PARTS, Upload};
+use super::stored_lease::StoredProgress;
+use super::upload::{Begun, PARTS, Upload};
 use crate::engine::{EngineError, Pin};
 use crate::image::{Algorithm, Descriptor, Digest, Document};
 
@@ -67,6 +68,11 @@ impl BlobStore {
     /// An upload to the object `key`.
     pub(super) fn upload(&self, key: String, algorithm: Algorithm, size: Option<u64>) -> Upload {
         Upload::new(&self.bucket, &self.permits, key, algorithm, size)
+    }
+
+    /// The upload that another process began; `None` if this one cannot go on with it.
+    pub(super) fn resumed(&self, begun: Begun, progress: &StoredProgress) -> Option<Upload> {
+        Upload::resumed(&self.bucket, &self.permits, begun, progress)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Descriptor>> {

@@ -18,6 +18,9 @@ use crate::image::Digest;
 /// The largest object that the store is asked to copy: it answers when it has, and a request has a time limit.
 const MAX_COPY: u64 = 512 << 20;
 
+/// After how many parts it is noted how far an upload is that goes on: 80 MiB or more, which one small write more does not slow.
+const NOTED_PARTS: usize = 16;
+
 #[async_trait]
 impl IngestManager for ObjectIngests {
     /// A bucket shares blobs with no other store.
@@ -170,11 +173,16 @@ impl IngestWriter for ObjectIngestWriter {
         let (guard, upload) = self.parts()?;
         push(upload, &guard.ingests.pins, bytes).await?;
         guard.ingest.offset.store(upload.length(), Ordering::Relaxed);
+        if upload.unnoted() >= NOTED_PARTS {
+            guard.ingests.note_or_warn(&guard.ingest, upload).await;
+        }
         Ok(())
     }
 
     async fn digest(&mut self) -> Result<Digest, EngineError> {
-        self.parts()?.1.digest().await
+        let (guard, upload) = self.parts()?;
+        guard.ingests.note_or_warn(&guard.ingest, upload).await;
+        upload.digest().await
     }
 
     async fn restart(&mut self) -> Result<(), EngineError> {

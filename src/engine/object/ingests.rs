@@ -1,5 +1,5 @@
-//! The ingests of a lease. They end with the process: what a store has of an upload cannot be read back, so another process could
-//! not know its digest.
+//! The ingests of a lease. What a store has of an upload cannot be read back, so its lease notes the hash of the parts that are
+//! stored: another process goes on behind them. What came after the last part goes with the process.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,8 +8,9 @@ use std::time::SystemTime;
 
 use super::keys;
 use super::pins::StoredPins;
+use super::stored_lease::{StoredProgress, StoredUpload};
 use super::stores::Stores;
-use super::upload::{Begun, Upload};
+use super::upload::{Begun, Progress, Upload};
 use crate::engine::EngineError;
 use crate::engine::ingest::{Expected, IngestStatus};
 use crate::image::{Algorithm, Digest};
@@ -89,6 +90,22 @@ impl ObjectIngests {
         Self(Arc::new(Inner { stores, pins, export, open, suspended }))
     }
 
+    /// Takes up the uploads of an earlier process. What is not usable is aborted.
+    pub(super) async fn restore(&self, uploads: Vec<StoredUpload>) -> Result<(), EngineError> {
+        for StoredUpload { key, id, progress } in uploads {
+            let begun = Begun { key, id };
+            let ingest = progress.as_ref().and_then(|progress| self.0.restored(&begun, progress));
+            match ingest {
+                Some(suspended) => {
+                    let reference = suspended.ingest.reference.clone();
+                    lock_of(&self.0.suspended).insert(reference, suspended);
+                }
+                None => self.0.pins.abort(&begun).await?,
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets all ingests; the release of the lease aborts their uploads.
     pub(super) fn clear(&self) {
         let suspended = std::mem::take(&mut *lock_of(&self.0.suspended));
@@ -97,6 +114,37 @@ impl ObjectIngests {
 }
 
 impl Inner {
+    /// Where the bytes of an ingest go: its digest may not be known yet.
+    fn key(&self, reference: &str, expected: &Expected) -> String {
+        expected.digest.as_ref().map_or_else(|| keys::upload(&self.export, reference), keys::blob)
+    }
+
+    /// The ingest of an earlier process, as far as it can be gone on with.
+    fn restored(&self, begun: &Begun, progress: &StoredProgress) -> Option<Suspended> {
+        let reference = progress.reference.clone();
+        let expected = Expected { digest: progress.digest.clone(), size: progress.size };
+        if begun.key != self.key(&reference, &expected) {
+            return None;
+        }
+        let upload = self.stores.blobs.resumed(begun.clone(), progress)?;
+        let (now, offset) = (SystemTime::now(), AtomicU64::new(upload.length()));
+        let ingest = Arc::new(OpenIngest { reference, expected, started: now, offset });
+        Some(Suspended { ingest, upload, updated: now })
+    }
+
+    /// Notes what is new of an upload, so that another process can go on with it. Without that it goes on in this one only.
+    pub(super) async fn note_or_warn(&self, ingest: &OpenIngest, upload: &mut Upload) {
+        if let Err(error) = self.note(ingest, upload).await {
+            tracing::warn!(%error, "how far an upload is was not stored: after a restart it begins anew");
+        }
+    }
+
+    async fn note(&self, ingest: &OpenIngest, upload: &mut Upload) -> Result<(), EngineError> {
+        let Some((begun, Progress { part_size, parts, hash })) = upload.progress().await? else { return Ok(()) };
+        let (reference, Expected { digest, size }) = (ingest.reference.clone(), ingest.expected.clone());
+        self.pins.progressed(&begun, StoredProgress { reference, digest, size, part_size, parts, hash }).await
+    }
+
     /// Opens the ingest for its only writer.
     pub(super) fn begin(
         self: &Arc<Self>,
@@ -111,7 +159,7 @@ impl Inner {
             Some(Suspended { ingest, upload, .. }) => (ingest, upload),
             None => {
                 let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-                let key = expected.digest.as_ref().map_or_else(|| keys::upload(&self.export, reference), keys::blob);
+                let key = self.key(reference, expected);
                 let ingest = OpenIngest {
                     reference: reference.to_owned(),
                     expected: expected.clone(),
@@ -140,6 +188,7 @@ impl Inner {
             }
             return Err(error);
         }
+        self.note_or_warn(&guard.ingest, &mut upload).await;
         let is_kept = {
             let suspended = lock_of(&self.suspended);
             let buffered: usize = suspended.values().map(|it| it.upload.buffered()).sum();

@@ -19,8 +19,10 @@ pub(super) struct ObjectLease {
 impl ObjectLease {
     /// The lease of `export`, which ends with this process, or is durable if there is a `record`.
     pub(super) async fn open(stores: &Arc<Stores>, export: &str, record: Option<String>) -> Result<Self, EngineError> {
-        let pins = Arc::new(stores.leases.open(export, record).await?);
+        let (pins, uploads) = stores.leases.open(export, record).await?;
+        let pins = Arc::new(pins);
         let ingests = ObjectIngests::new(stores, &pins, export);
+        ingests.restore(uploads).await?;
         Ok(Self { stores: stores.clone(), pins, ingests })
     }
 

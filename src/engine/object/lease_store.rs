@@ -12,7 +12,7 @@ use super::bucket::{Bucket, PARALLEL};
 use super::host::SKEW;
 use super::keys;
 use super::pins::{StoredPins, abort};
-use super::stored_lease::{StoredLease, UNSEEN};
+use super::stored_lease::{StoredLease, StoredUpload, UNSEEN};
 use crate::engine::caches::milliseconds;
 use crate::engine::process::Process;
 use crate::engine::{DurableLease, EngineError};
@@ -37,8 +37,13 @@ impl LeaseStore {
         Self { bucket }
     }
 
-    /// The lease of `export`, which ends with this process, or is durable if there is a `record`; a durable one may be there.
-    pub(super) async fn open(&self, export: &str, record: Option<String>) -> Result<StoredPins, EngineError> {
+    /// The lease of `export`, which ends with this process, or is durable if there is a `record`; a durable one may be there. With
+    /// it come the uploads of an earlier process with which this one can go on.
+    pub(super) async fn open(
+        &self,
+        export: &str,
+        record: Option<String>,
+    ) -> Result<(StoredPins, Vec<StoredUpload>), EngineError> {
         let is_durable = record.is_some();
         let found = if is_durable { self.read(export).await?.filter(|found| found.record.is_some()) } else { None };
         let is_found = found.is_some();
@@ -50,11 +55,12 @@ impl LeaseStore {
             pinned: BTreeSet::new(),
             uploads: Vec::new(),
         });
-        // The uploads of a process that is gone cannot be resumed: what was hashed is not known.
-        let former = if lease.process == process { Vec::new() } else { std::mem::take(&mut lease.uploads) };
-        for upload in &former {
+        // Of uploads without a part it is not known what came.
+        let mut former = if lease.process == process { Vec::new() } else { std::mem::take(&mut lease.uploads) };
+        for upload in former.extract_if(.., |upload| upload.progress.is_none()) {
             abort(&self.bucket, &upload.key, &upload.id).await?;
         }
+        lease.uploads.extend(former.iter().cloned());
         if is_found && lease.process != process {
             self.remove_unnamed(export).await?;
         }
@@ -63,7 +69,7 @@ impl LeaseStore {
         if is_durable {
             opened.write().await?;
         }
-        Ok(opened)
+        Ok((opened, former))
     }
 
     /// Removes the blobs of an export whose digests nobody has compared, and will not: their process is gone.

@@ -14,7 +14,7 @@ use super::bucket::Bucket;
 use super::condemned::Condemned;
 use super::host::Moment;
 use super::keys;
-use super::stored_lease::{LIFETIME, StoredLease, StoredUpload};
+use super::stored_lease::{LIFETIME, StoredLease, StoredProgress, StoredUpload};
 use super::upload::Begun;
 use crate::engine::EngineError;
 use crate::image::Digest;
@@ -25,6 +25,9 @@ const RENEWAL: Duration = Duration::from_secs(3600);
 pub(super) const TRUSTED: Duration = Duration::from_secs(12 * 3600);
 /// How many blobs a lease may pin.
 const MAX_PINNED: usize = 100_000;
+
+/// How many parts of uploads a lease notes.
+const MAX_PARTS: usize = 50_000;
 
 /// A lease of this process.
 #[derive(Debug)]
@@ -114,19 +117,41 @@ impl StoredPins {
 
     /// Notes an upload that has begun, so that whoever finds the lease aborts it.
     pub(super) async fn begun(&self, upload: &Begun) -> Result<(), EngineError> {
-        self.inner().lease.uploads.push(StoredUpload { key: upload.key.clone(), id: upload.id.clone() });
+        let (key, id) = (upload.key.clone(), upload.id.clone());
+        self.inner().lease.uploads.push(StoredUpload { key, id, progress: None });
         self.write().await
     }
 
-    /// Forgets an upload that has ended.
-    pub(super) fn ended(&self, upload: &Begun) {
-        self.inner().lease.uploads.retain(|own| own.id != upload.id || own.key != upload.key);
+    /// Notes how far an upload is. If the parts of all uploads are too many for the lease, nothing is noted.
+    pub(super) async fn progressed(&self, upload: &Begun, progress: StoredProgress) -> Result<(), EngineError> {
+        {
+            let mut inner = self.inner();
+            let is_it = |own: &StoredUpload| own.id == upload.id && own.key == upload.key;
+            let others = inner.lease.uploads.iter().filter(|own| !is_it(own));
+            let parts: usize = others.filter_map(|own| Some(own.progress.as_ref()?.parts.len())).sum();
+            let Some(own) = inner.lease.uploads.iter_mut().find(|own| is_it(own)) else { return Ok(()) };
+            own.progress = (parts + progress.parts.len() <= MAX_PARTS).then_some(progress);
+        }
+        self.write().await
+    }
+
+    /// Forgets an upload that has ended: at once where another process would go on with it.
+    pub(super) async fn ended(&self, upload: &Begun) {
+        let ended: Vec<_> = {
+            let mut inner = self.inner();
+            inner.lease.uploads.extract_if(.., |own| own.id == upload.id && own.key == upload.key).collect()
+        };
+        if ended.iter().any(|own| own.progress.is_some())
+            && let Err(error) = self.write().await
+        {
+            tracing::debug!(%error, "an upload that has ended is still noted");
+        }
     }
 
     /// Aborts an upload.
     pub(super) async fn abort(&self, upload: &Begun) -> Result<(), EngineError> {
         abort(&self.bucket, &upload.key, &upload.id).await?;
-        self.ended(upload);
+        self.ended(upload).await;
         Ok(())
     }
 

@@ -38,6 +38,26 @@ pub(super) struct StoredLease {
 pub(super) struct StoredUpload {
     pub(super) key: String,
     pub(super) id: String,
+    /// With what another process can go on, once parts are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) progress: Option<StoredProgress>,
+}
+
+/// How far an ingest's upload is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredProgress {
+    /// The ref of the ingest.
+    pub(super) reference: String,
+    /// What was expected of it when it was opened first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) digest: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) size: Option<u64>,
+    pub(super) part_size: u64,
+    /// What the store calls the parts, in their order.
+    pub(super) parts: Vec<String>,
+    /// The hash of their bytes so far ([`crate::image::Hasher`]).
+    pub(super) hash: String,
 }
 
 impl StoredLease {

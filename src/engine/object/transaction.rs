@@ -108,7 +108,7 @@ pub(super) async fn complete(upload: &mut Upload, pins: &StoredPins) -> Result<(
     let begun = upload.begun().cloned();
     upload.complete().await?;
     if let Some(begun) = begun {
-        pins.ended(&begun);
+        pins.ended(&begun).await;
     }
     Ok(())
 }

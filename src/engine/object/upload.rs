@@ -4,6 +4,8 @@
 //! one fills and is hashed, and the upload is completed, which makes the object visible, after the digest was compared. Until
 //! then the store shows nothing. At most [`PARTS`] parts of all uploads are in memory beside those that fill.
 
+mod progress;
+
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -15,6 +17,8 @@ use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use super::bucket::Bucket;
 use crate::engine::EngineError;
 use crate::image::{Algorithm, Digest, Hasher};
+
+pub(super) use progress::Progress;
 
 /// The least size of a part: S3 takes none below 5 MiB but the last.
 pub(super) const PART: usize = 5 << 20;
@@ -72,6 +76,8 @@ pub(super) struct Upload {
     begun: Option<Begun>,
     sending: JoinSet<(usize, Result<PartId, object_store::Error>)>,
     parts: Vec<Option<PartId>>,
+    /// How many parts there were when its progress was noted last.
+    noted: usize,
     /// Why it ended.
     failure: Option<EngineError>,
 }
@@ -97,6 +103,7 @@ impl Upload {
             begun: None,
             sending: JoinSet::new(),
             parts: Vec::new(),
+            noted: 0,
             failure: None,
         }
     }
@@ -318,7 +325,7 @@ impl Upload {
         self.sending.shutdown().await;
         self.parts.clear();
         self.buffer.clear();
-        (self.in_parts, self.failure) = (0, None);
+        (self.in_parts, self.noted, self.failure) = (0, 0, None);
         self.hashing = Some(Hashing::Ready(Box::new(Hasher::new(self.algorithm))));
         self.begun.take()
     }
@@ -339,7 +346,7 @@ mod tests {
         }
     }
 
-    async fn written(length: usize) -> (Bucket, Upload, Digest) {
+    pub(super) async fn written(length: usize) -> (Bucket, Upload, Digest) {
         let bucket = Bucket::new(Arc::new(InMemory::new()), "s3://b", "p");
         let content: Vec<u8> = (0..length).map(|at| (at / 1000 % 251) as u8).collect();
         let permits = Arc::new(Semaphore::new(1));
