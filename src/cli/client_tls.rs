@@ -33,7 +33,7 @@ impl ClientTls {
     /// The daemon at `address`, with the TLS of the flags or else of the environment. Only TCP has one.
     pub(super) fn of(&self, address: DaemonAddress) -> Daemon {
         if !matches!(address, DaemonAddress::Socket(Address::Tcp { .. })) {
-            return Daemon { address, tls: None };
+            return Daemon { address, tls: None, login: None };
         }
         let given = |flag: &Option<String>, variable: &str| {
             let variable = || std::env::var_os(variable).filter(|text| !text.is_empty());
@@ -45,7 +45,8 @@ impl ClientTls {
         let server_name = given(&self.tls_server_name, "LINKSPAN_TO_TLS_SERVER_NAME");
         let server_name = server_name.map(|name| name.to_string_lossy().into_owned());
         let is_given = [&ca, &cert, &key].iter().any(|path| path.is_some()) || server_name.is_some();
-        Daemon { address, tls: is_given.then_some(Tls { ca, cert, key, server_name, skip_verify: false }) }
+        let tls = is_given.then_some(Tls { ca, cert, key, server_name, skip_verify: false });
+        Daemon { address, tls, login: None }
     }
 
     /// The flags that were given, by their names.

@@ -2,25 +2,49 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use tonic::Code;
+
 use super::CommandError;
 use crate::buildx::Store;
 use crate::config::{Config, Layer, ProcessEnvironment, group_name};
 use crate::engine::EngineError;
-use crate::engine::remote::{self, Connected, Daemon, DaemonAddress};
+use crate::engine::remote::{self, Connected, Daemon, DaemonAddress, Login};
 use crate::net::Address;
+use crate::registry::docker_login;
 use crate::running::{self, First, Probe, SearchFolders, probe, program};
 use crate::status::{Kind, Status};
 
 /// Connects to a daemon. If that fails, the error says what listens there instead.
 pub(super) async fn daemon_at(daemon: &Daemon) -> Result<Connected, CommandError> {
-    match remote::connect(daemon).await {
+    match logging_in(daemon, async |daemon| remote::connect(daemon).await).await {
         Ok(connected) => Ok(connected),
         Err(error) => Err(explain(daemon, error).await),
     }
 }
 
+/// Calls `daemon`; once more with the password that docker's client has for its address, if it wants to know who calls.
+pub(super) async fn logging_in<T>(
+    daemon: &Daemon,
+    call: impl AsyncFn(&Daemon) -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    let refused = match call(daemon).await {
+        Err(error @ EngineError::Rpc { code: Code::Unauthenticated, .. }) if daemon.login.is_none() => error,
+        called => return called,
+    };
+    let DaemonAddress::Socket(address @ Address::Tcp { .. }) = &daemon.address else { return Err(refused) };
+    // `HOST:PORT`, in which docker writes IPv6 in brackets, too.
+    match docker_login(address.to_string().trim_start_matches("tcp://")).await {
+        Ok(Some((user, password))) => call(&Daemon { login: Some(Login { user, password }), ..daemon.clone() }).await,
+        Ok(None) => Err(refused),
+        Err(error) => {
+            tracing::warn!(%error, "the daemon asks for a password");
+            Err(refused)
+        }
+    }
+}
+
 /// What it means that a call of the exporter API of `daemon` failed with `error`.
-pub(super) async fn explain(Daemon { address, tls }: &Daemon, error: EngineError) -> CommandError {
+pub(super) async fn explain(Daemon { address, tls, .. }: &Daemon, error: EngineError) -> CommandError {
     let DaemonAddress::Socket(address) = address else { return error.into() };
     match (probe(address, First::Http2).await, address) {
         (Probe::Linkspan(status), _) if status.door.kind != Kind::Export => wrong_door(&status),

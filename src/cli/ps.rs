@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client_tls::ClientTls;
-use super::daemon::{doors, explain};
+use super::daemon::{doors, explain, logging_in};
 use super::engine::beside_contexts;
 use super::{CommandError, block_on, output, show};
 use crate::byte_size;
@@ -130,7 +130,7 @@ async fn exports(daemon: &Daemon) -> Result<Vec<Row>, CommandError> {
     let mut rows: BTreeMap<_, _> =
         live.into_iter().map(|live| (live.id.clone(), Row { live, session: None })).collect();
     let sessions = match is_api {
-        true => match list(daemon).await {
+        true => match logging_in(daemon, list).await {
             Ok(sessions) => sessions,
             Err(error) => return Err(explain(daemon, error).await),
         },

@@ -116,6 +116,18 @@ impl Registry {
     }
 }
 
+/// The user and the password that docker's client has for the server at `HOST:PORT`: in its configuration, or by a credential
+/// helper that is named there.
+///
+/// # Errors
+/// When docker's configuration or a credential helper cannot be used.
+pub async fn docker_login(server: &str) -> Result<Option<(String, String)>, RegistryError> {
+    Ok(match credentials::of(server).await? {
+        RegistryAuth::Basic(user, password) => Some((user, password)),
+        _ => None,
+    })
+}
+
 /// The name as a reference of `oci-client`.
 fn reference(name: &Reference) -> Result<oci_client::Reference, RegistryError> {
     let text = name.to_string();

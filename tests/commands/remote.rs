@@ -49,6 +49,70 @@ impl Daemon {
     }
 }
 
+/// Passwords are those of docker's configuration, or of a credential helper that it names.
+#[test]
+fn a_daemon_that_asks_for_a_password_gets_that_of_dockers_client() {
+    let (stack, folder) = (Stack::shared(), tempfile::tempdir().unwrap());
+    let in_folder = |name: &str| folder.path().join(name);
+    // Of the user `user`: `secret`.
+    fs::write(in_folder("users"), "user:$2b$05$/M1WL7v3Giwzg1RSy4wUfO8krkbaiSCnWZEfwv3IEiuxP2/UFoCR2\n").unwrap();
+    let (images, users) = (in_folder("images"), in_folder("users"));
+    let engine = ["--engine", "layout", "--layout", text(&images)];
+    let listen = ["--export-listen", "tcp://127.0.0.1:0", "--listen-htpasswd", text(&users)];
+    let daemon = Linkspan::spawned(stack, &[&engine[..], &listen].concat(), &[], Vec::new(), &[]);
+    let address = || {
+        let log = daemon.log();
+        let (_, rest) = log.split_once("export door listening on tcp://")?;
+        rest.split_once('\n').map(|(address, _)| address.to_owned())
+    };
+    let address = until("the daemon to listen", address, Option::is_some).unwrap();
+    let helper = in_folder("docker-credential-made");
+    let answer = r#"#!/bin/sh
+read -r server
+echo "$server" >>"${0%/*}/asked"
+echo '{"ServerURL": "x", "Username": "user", "Secret": "secret"}'
+"#;
+    fs::write(&helper, answer).unwrap();
+    fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", text(folder.path()), std::env::var("PATH").unwrap());
+    let run = |config: &Value, args: &[&str]| {
+        fs::write(in_folder("config.json"), config.to_string()).unwrap();
+        let to = format!("tcp://{address}");
+        linkspan(args.iter().copied()).args(["--to", &to]).env("DOCKER_CONFIG", folder.path()).env("PATH", &path)
+    };
+    // Base64 of `user:secret` and `user:other`.
+    let auths = |auth: &str| json!({"auths": {&address: {"auth": auth}}});
+    let (right, wrong) = (auths("dXNlcjpzZWNyZXQ="), auths("dXNlcjpvdGhlcg=="));
+    let unknown = run(&json!({}), &["images"]).fails();
+    assert!(unknown.stderr.contains("a certificate is expected, or `authorization: Basic`"), "{unknown}");
+    assert!(unknown.stderr.contains("hint: ") && unknown.stderr.contains("crane auth login HOST:PORT"), "{unknown}");
+    for config in
+        [&json!({"auths": {"127.0.0.1": {"auth": "dXNlcjpzZWNyZXQ="}}}), &json!({"credHelpers": {"x": "made"}})]
+    {
+        run(config, &["images"]).fails();
+    }
+    let refused = run(&wrong, &["images"]).fails();
+    assert!(
+        refused.stderr.contains("the password is another") && !refused.stderr.contains("dXNlcjpvdGhlcg"),
+        "{refused}"
+    );
+    let file = archive(&[(&image("with a password\n"), named("docker.io/library/guarded:1"))]);
+    run(&right, &["load", "-i", text(file.path())]).ok();
+    for config in [&right, &json!({"credHelpers": {&address: "made"}}), &json!({"credsStore": "made"})] {
+        let listed = run(config, &["images"]).ok();
+        assert!(listed.stdout.contains("guarded"), "{listed}");
+        run(config, &["cache", "ls"]).ok();
+        run(config, &["ps"]).ok();
+        let saved = in_folder("saved.tar");
+        run(config, &["save", "-o", text(&saved), "guarded:1"]).ok();
+        fs::remove_file(saved).unwrap();
+    }
+    let asked = fs::read_to_string(in_folder("asked")).unwrap();
+    assert!(asked.lines().count() == 8 && asked.lines().all(|server| server == address), "{asked}");
+    let log = daemon.log();
+    assert!(!log.contains("secret") && !log.contains("dXNlcjpzZWNyZXQ"), "{log}");
+}
+
 #[test]
 fn every_command_prints_the_same_as_on_the_engine_itself() {
     let daemon = Daemon::start(&[]);

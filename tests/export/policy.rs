@@ -56,7 +56,7 @@ async fn only_allowed_names_are_set_and_none_moves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_as_an_engine_sets_no_name_of_which_a_precondition_does_not_hold() {
     let (server, _) = Server::layout();
-    let daemon = Daemon { address: server.linkspan.address().parse().unwrap(), tls: None };
+    let daemon = Daemon { address: server.linkspan.address().parse().unwrap(), tls: None, login: None };
     let engine = remote::connect(&daemon).await.unwrap().engine;
     let [old, new] = ["old", "new"].map(|content| Image::new(&[Layer::new().file("a", content).tar()]));
     let name = &names(&["registry.example/compared:1"])[0];

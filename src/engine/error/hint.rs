@@ -46,6 +46,11 @@ impl EngineError {
             Self::ContainerdStore { .. } => {
                 "export to it with `--engine docker`; if it was switched over while linkspan ran, restart linkspan".to_owned()
             }
+            Self::Rpc { code: tonic::Code::Unauthenticated, .. } => {
+                "name a certificate with --tls-cert and --tls-key, or have docker's client know the right password for this HOST:PORT, as \
+                 after `crane auth login HOST:PORT`"
+                    .to_owned()
+            }
             Self::Stopped { engine, .. } => format!(
                 "start {engine}, or say where its socket is (--docker-host, --containerd-address), or choose another \
                  target (--engine layout --layout DIR)"

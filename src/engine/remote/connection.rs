@@ -5,10 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use containerd_client::services::v1::content_client::ContentClient;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status};
 
@@ -43,7 +47,63 @@ pub struct Daemon {
     pub address: DaemonAddress,
     /// TLS towards it.
     pub tls: Option<Tls>,
+    /// Who this client is, if it says so by a password.
+    pub login: Option<Login>,
 }
+
+/// A user of a daemon's password file, and the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    // Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// Adds the credentials of a client to its calls.
+#[derive(Clone)]
+pub struct Credentials(Option<AsciiMetadataValue>);
+
+impl Credentials {
+    fn of(login: Option<&Login>) -> Self {
+        let basic = |Login { user, password }: &Login| {
+            let encoded = BASE64_STANDARD.encode(format!("{user}:{password}"));
+            let mut value: AsciiMetadataValue = format!("Basic {encoded}").parse().ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        };
+        Self(login.and_then(basic))
+    }
+
+    fn add<T>(&self, request: &mut Request<T>) {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
+}
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        self.add(&mut request);
+        Ok(request)
+    }
+}
+
+/// The channel of calls with a client's credentials.
+pub type Calls = InterceptedService<Channel, Credentials>;
 
 impl Daemon {
     /// Refuses one on another machine without TLS.
@@ -62,6 +122,7 @@ impl Daemon {
 #[derive(Clone)]
 pub struct DaemonConnection {
     channel: Channel,
+    credentials: Credentials,
     address: Arc<str>,
     /// The host, for a connection over ssh.
     ssh: Option<SshAddress>,
@@ -91,7 +152,7 @@ impl DaemonConnection {
     /// # Errors
     /// [`EngineError::Daemon`] with the system's reason when the connection fails, or when it is on another machine and there is no TLS.
     pub async fn open(daemon: &Daemon) -> Result<Self, EngineError> {
-        let Daemon { address, tls } = daemon;
+        let Daemon { address, tls, login } = daemon;
         let text: Arc<str> = address.to_string().into();
         daemon.check()?;
         let failed =
@@ -126,6 +187,7 @@ impl DaemonConnection {
             .http2_max_header_list_size(METADATA_BYTES);
         Ok(Self {
             channel: endpoint.connect_with_connector_lazy(connector),
+            credentials: Credentials::of(login.as_ref()),
             address: text,
             ssh,
             said,
@@ -138,19 +200,23 @@ impl DaemonConnection {
         &self.address
     }
 
+    fn calls(&self) -> Calls {
+        InterceptedService::new(self.channel.clone(), self.credentials.clone())
+    }
+
     /// The service of exports.
-    pub fn exports(&self) -> ExportsClient<Channel> {
-        ExportsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    pub fn exports(&self) -> ExportsClient<Calls> {
+        ExportsClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     /// The service that reads images.
-    pub fn references(&self) -> ReferencesClient<Channel> {
-        ReferencesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    pub fn references(&self) -> ReferencesClient<Calls> {
+        ReferencesClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     /// The service of build caches.
-    pub fn caches(&self) -> CachesClient<Channel> {
-        CachesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    pub fn caches(&self) -> CachesClient<Calls> {
+        CachesClient::new(self.calls()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     /// Awaits a call that does no bulk work. `operation` is for messages: `opening an export`.
@@ -224,6 +290,7 @@ impl Store for Scoped {
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert(self.key, self.id.clone());
+        self.connection.credentials.add(&mut request);
         request
     }
 

@@ -36,7 +36,7 @@ use crate::image::{Descriptor, Reference};
 
 pub use address::{DaemonAddress, DaemonAddressError};
 pub(crate) use cache_blobs::{CacheBlobs, HOLD_TTL};
-pub use connection::{Daemon, DaemonConnection};
+pub use connection::{Calls, Credentials, Daemon, DaemonConnection, Login};
 use images::RemoteImages;
 pub(crate) use lease::READS;
 use lease::RemoteLease;

@@ -24,6 +24,7 @@ use crate::cache_v1::proto::{
 };
 use crate::caches::{CacheError, CachePolicy, CacheRef, Copied, CopySource, Selection};
 use crate::cli::Leftover;
+use crate::cli::daemon::logging_in;
 use crate::engine::caches::{CacheVersion, sort};
 use crate::engine::remote::{CacheBlobs, Daemon, DaemonConnection};
 use crate::engine::stream::SILENCE;
@@ -56,14 +57,19 @@ pub(super) struct RemoteCaches {
 impl RemoteCaches {
     /// Connects to `daemon`.
     pub(super) async fn connect(daemon: &Daemon) -> Result<Self, CacheError> {
-        let (connection, address) = (DaemonConnection::open(daemon).await?, &daemon.address);
-        let call = async {
-            match connection.caches().capabilities(CapabilitiesRequest {}).await {
-                Err(status) if status.code() == Code::Unimplemented => Ok(Response::new(None)),
-                response => Ok(response?.map(Some)),
-            }
-        };
-        let capabilities = connection.unary("asking what can be done with build caches", call).await?;
+        let address = &daemon.address;
+        let (connection, capabilities) = logging_in(daemon, async |daemon| {
+            let connection = DaemonConnection::open(daemon).await?;
+            let call = async {
+                match connection.caches().capabilities(CapabilitiesRequest {}).await {
+                    Err(status) if status.code() == Code::Unimplemented => Ok(Response::new(None)),
+                    response => Ok(response?.map(Some)),
+                }
+            };
+            let capabilities = connection.unary("asking what can be done with build caches", call).await?;
+            Ok((connection, capabilities))
+        })
+        .await?;
         let Some(capabilities) = capabilities else {
             let message = format!("the daemon at {address} serves no caching API");
             return Err(EngineError::Daemon { message, hint: Some(UPGRADE.to_owned()), is_lost: false }.into());
