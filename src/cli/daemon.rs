@@ -34,7 +34,9 @@ pub(super) async fn logging_in<T>(
     let DaemonAddress::Socket(address @ Address::Tcp { .. }) = &daemon.address else { return Err(refused) };
     // `HOST:PORT`, in which docker writes IPv6 in brackets, too.
     match docker_login(address.to_string().trim_start_matches("tcp://")).await {
-        Ok(Some((user, password))) => call(&Daemon { login: Some(Login { user, password }), ..daemon.clone() }).await,
+        Ok(Some((user, password))) => {
+            call(&Daemon { login: Some(Box::new(Login { user, password })), ..daemon.clone() }).await
+        }
         Ok(None) => Err(refused),
         Err(error) => {
             tracing::warn!(%error, "the daemon asks for a password");

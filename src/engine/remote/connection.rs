@@ -48,7 +48,7 @@ pub struct Daemon {
     /// TLS towards it.
     pub tls: Option<Tls>,
     /// Who this client is, if it says so by a password.
-    pub login: Option<Login>,
+    pub login: Option<Box<Login>>,
 }
 
 /// A user of a daemon's password file, and the password.
@@ -187,7 +187,7 @@ impl DaemonConnection {
             .http2_max_header_list_size(METADATA_BYTES);
         Ok(Self {
             channel: endpoint.connect_with_connector_lazy(connector),
-            credentials: Credentials::of(login.as_ref()),
+            credentials: Credentials::of(login.as_deref()),
             address: text,
             ssh,
             said,
