@@ -137,7 +137,8 @@ impl Members {
             missing.map(|node| node.name.to_string()).collect::<Vec<_>>().join(" ")
         };
         let (joined, left) = (missing(&nodes, &current), missing(&current, &nodes));
-        if !current.is_empty() && !(joined.is_empty() && left.is_empty()) {
+        let has_changed = !joined.is_empty() || !left.is_empty();
+        if has_changed && !current.is_empty() {
             tracing::info!(cluster = %self.address, joined, left, "the nodes of the cluster are others now");
         }
         if !nodes.is_empty() {

@@ -1,10 +1,16 @@
 //! Daemons whose engine is a cluster.
 
+use std::path::Path;
+
+use linkspan::export_v1::proto::exports_client::ExportsClient;
+use linkspan::export_v1::proto::{Exporter, OpenRequest};
 use linkspan::net::Address;
 use linkspan::running::{First, Probe, probe};
+use linkspan::status::Status;
+use tonic::transport::Endpoint;
 
 use super::nodes::{Cluster, build, ctr};
-use crate::common::{Context, Linkspan, Stack, linkspan, unix};
+use crate::common::{Context, Linkspan, Stack, channel, linkspan, unix};
 
 /// The flags for a cluster as the engine.
 fn flags<'a>(stack: &'a Stack, address: &'a str) -> [&'a str; 4] {
@@ -82,12 +88,43 @@ fn a_node_that_was_restarted_is_found_again() {
     cluster.until_released();
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// What the daemon at `door` says of itself.
+fn status(door: &Path) -> Status {
+    match runtime().block_on(probe(&Address::Unix(door.to_owned()), First::Http2)) {
+        Probe::Linkspan(status) => *status,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_export_that_a_new_node_has_no_part_of_outlives_the_daemon() {
+    let stack = Stack::shared();
+    let mut cluster = Cluster::start(stack, "outlived");
+    let (address, door) = (cluster.address(), stack.fresh_path("-export.sock"));
+    let start = || Linkspan::export(stack, &flags(stack, &address), &[], door.clone());
+    let mut daemon = start();
+    let exporter = Exporter { id: "one".to_owned(), r#type: "image".to_owned(), ..Exporter::default() };
+    let request = OpenRequest { exporters: vec![exporter], ..OpenRequest::default() };
+    let endpoint = Endpoint::from_static("http://localhost");
+    let opened =
+        runtime().block_on(async { ExportsClient::new(channel(&door, endpoint).await).open(request).await.unwrap() });
+    let opened = opened.into_inner().export.unwrap();
+    cluster.join("worker2");
+    daemon.kill();
+    let daemon = start();
+    let found = status(&door).exports;
+    assert!(found.iter().any(|export| export.id == opened.id), "{found:?} {}", daemon.log());
+}
+
 #[test]
 fn nodes_that_join_get_what_is_exported_from_then_on_and_those_that_left_nothing() {
     let stack = Stack::shared();
     let mut cluster = Cluster::start(stack, "changing");
     let address = cluster.address();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let door = stack.fresh_path("-export.sock");
     let daemon = Linkspan::export(stack, &flags(stack, &address), &[], door.clone());
     build(stack, "cl-changing:1", 34, Some("one"));
@@ -109,10 +146,7 @@ fn nodes_that_join_get_what_is_exported_from_then_on_and_those_that_left_nothing
     for node in cluster.nodes() {
         assert!(cluster.contents(node, "cl-changing:1").is_usable, "{node}: {}", daemon.log());
     }
-    let nodes = || match runtime.block_on(probe(&Address::Unix(door.clone()), First::Http2)) {
-        Probe::Linkspan(status) => status.engine.nodes.to_vec(),
-        other => panic!("{other:?}"),
-    };
+    let nodes = || status(&door).engine.nodes.to_vec();
     assert_eq!(nodes(), cluster.nodes().collect::<Vec<_>>());
 
     let renamed = cluster.rename_last("worker3");
