@@ -139,6 +139,17 @@ async fn a_connection_that_has_ended_is_not_given_to_anybody() {
     held.cut().cancelled().await;
     assert!(rig.link.present().await.is_none());
     assert!(send(&held).await.is_err());
+    // The first call may come before the connection's task has noticed; the upstream is named from then on.
+    let reason = async {
+        loop {
+            match send(&held).await {
+                Err(error) if error.reason().contains("cannot be reached") => return error.reason(),
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let reason = tokio::time::timeout(Duration::from_secs(60), reason).await.unwrap();
+    assert_eq!(reason, "a test cannot be reached: the connection to it has ended");
 }
 
 #[tokio::test]
