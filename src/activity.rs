@@ -36,7 +36,7 @@ pub enum Activity {
     Ended(EndedExport),
     /// A builder's session has ended here, so that some of its calls are handled and the others passed on.
     SessionSplit,
-    /// A client was refused, before what it asked for had begun.
+    /// A client's request or connection was refused. An export that was refused after it had begun has [`Ended`](Self::Ended).
     Refused {
         /// By which door.
         door: &'static str,

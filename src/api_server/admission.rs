@@ -12,6 +12,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, debug_span};
 
+use crate::activity::Refused;
 use crate::net::Principal;
 use crate::passwords::{SharedPasswords, TOO_LONG, Unauthenticated, client_of};
 use crate::trace_context;
@@ -31,23 +32,39 @@ impl fmt::Debug for Admission {
     }
 }
 
+/// Why a call is not admitted, if it is its client's doing, and what the client is told.
+type Denial = (Option<Refused>, Status);
+
+/// The response to a call that is not admitted. The reason is with it, for whoever counts.
+fn response((reason, status): Denial) -> Response<Body> {
+    let mut response = status.into_http();
+    if let Some(reason) = reason {
+        response.extensions_mut().insert(reason);
+    }
+    response
+}
+
 impl Admission {
     /// The client of a call.
-    async fn client(&self, peer: Option<Principal>, authorization: Option<HeaderValue>) -> Result<Principal, Status> {
-        let peer = peer.ok_or_else(|| Status::internal("the connection of the call has no peer"))?;
-        let client = client_of(&self.passwords, &peer, authorization.as_ref()).await.map_err(|why| match why {
-            Unauthenticated::NoCredentials => {
-                Status::unauthenticated("a certificate is expected, or `authorization: Basic` metadata")
-            }
-            Unauthenticated::Wrong => Status::unauthenticated("there is no such user, or the password is another"),
-            Unauthenticated::TooLong => Status::unauthenticated(TOO_LONG),
-            Unauthenticated::Busy => Status::unavailable("too many passwords are being checked; try again"),
+    async fn client(&self, peer: Option<Principal>, authorization: Option<HeaderValue>) -> Result<Principal, Denial> {
+        let peer = peer.ok_or_else(|| (None, Status::internal("the connection of the call has no peer")))?;
+        let client = client_of(&self.passwords, &peer, authorization.as_ref()).await.map_err(|why| {
+            let message = match why {
+                Unauthenticated::NoCredentials => "a certificate is expected, or `authorization: Basic` metadata",
+                Unauthenticated::Wrong => "there is no such user, or the password is another",
+                Unauthenticated::TooLong => TOO_LONG,
+                Unauthenticated::Busy => {
+                    let busy = Status::unavailable("too many passwords are being checked; try again");
+                    return (Some(Refused::Limit), busy);
+                }
+            };
+            (Some(Refused::Unauthenticated), Status::unauthenticated(message))
         })?;
         if (self.admits)(&client) {
             return Ok(client);
         }
         let message = "this client is limited by rules, which only the registry door can keep to; use that";
-        Err(Status::permission_denied(format!("{client}: {message}")))
+        Err((Some(Refused::Policy), Status::permission_denied(format!("{client}: {message}"))))
     }
 }
 
@@ -99,7 +116,7 @@ where
         let refusal = refuse_pages(call.method(), call.headers());
         Box::pin(async move {
             if let Some(status) = refusal {
-                return Ok(status.into_http());
+                return Ok(response((Some(Refused::Policy), status)));
             }
             match admission.client(peer, authorization).await {
                 Ok(client) => {
@@ -110,7 +127,7 @@ where
                     let called = span.in_scope(|| inner.call(call));
                     called.instrument(span).await
                 }
-                Err(status) => Ok(status.into_http()),
+                Err(denial) => Ok(response(denial)),
             }
         })
     }

@@ -327,7 +327,8 @@ where
             let address = connection.peer.to_string();
             let connection = match &tls {
                 Some(tls) => match tls.secure(connection).await {
-                    Ok(connection) => connection,
+                    Ok(Some(connection)) => connection,
+                    Ok(None) => return debug!(listener, peer = address, "closed before a TLS handshake began"),
                     Err(error) => {
                         activities.emit(Activity::Refused { door: listener, reason: Refused::Tls });
                         return debug!(listener, peer = address, %error, "no TLS connection was made");

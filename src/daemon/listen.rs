@@ -22,10 +22,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
+use tokio::time::timeout;
 
 use crate::net::{Address, Connection, ServerTls, TlsRules};
 use claim::Claim;
@@ -144,6 +146,9 @@ pub(super) struct Listener {
     tls: Option<ListenerTls>,
 }
 
+/// How long a client may take until it begins its handshake.
+const FIRST_BYTE: Duration = Duration::from_secs(10);
+
 /// The TLS of one listener.
 #[derive(Debug, Clone)]
 pub(super) struct ListenerTls {
@@ -152,13 +157,20 @@ pub(super) struct ListenerTls {
 }
 
 impl ListenerTls {
-    /// Makes the handshake of a connection over TCP.
-    pub(super) async fn secure(&self, connection: Connection<Stream>) -> io::Result<Connection<Stream>> {
+    /// Makes the handshake of a connection over TCP. `None` if the client closed it before it sent anything, as those do that
+    /// only look whether somebody listens.
+    pub(super) async fn secure(&self, connection: Connection<Stream>) -> io::Result<Option<Connection<Stream>>> {
         match connection {
             Connection { io: Stream::Tcp(stream), peer } => {
-                Ok(self.tls.accept(stream, peer, self.rules).await?.map(|stream| Stream::Tls(Box::new(stream))))
+                let late = || io::Error::new(io::ErrorKind::TimedOut, "nothing came");
+                let first = timeout(FIRST_BYTE, stream.peek(&mut [0])).await.map_err(|_| late())?;
+                if matches!(first, Ok(0) | Err(_)) {
+                    return Ok(None);
+                }
+                let secured = self.tls.accept(stream, peer, self.rules).await?;
+                Ok(Some(secured.map(|stream| Stream::Tls(Box::new(stream)))))
             }
-            other => Ok(other),
+            other => Ok(Some(other)),
         }
     }
 }

@@ -13,7 +13,8 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -50,6 +51,9 @@ const PENDING_RESETS: usize = 4096;
 /// How long after a response an upstream needs no health check.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// How long the task of a connection that has ended may take to say why.
+const ENDED: Duration = Duration::from_secs(1);
+
 /// How often a silent upstream is pinged while calls wait for it, and how long it has to respond. gRPC's Go servers take
 /// pings more often than every five minutes for an attack and end the connection (grpc-go
 /// `internal/transport/defaults.go`, `defaultKeepalivePolicyMinTime`). What the system's own keepalive sees is seen
@@ -63,21 +67,32 @@ pub enum ProxyError {
     #[error(transparent)]
     Connect(DialError),
     /// The connection broke or the other side does not speak HTTP/2.
-    #[error("{}", broken(upstream, source))]
+    #[error("{}", broken(upstream, source, ended.as_deref()))]
     Http {
         /// The upstream's address.
         upstream: String,
         /// The error of hyper.
         source: hyper::Error,
+        /// Why the connection had ended, if that is known and is the reason.
+        ended: Option<String>,
     },
 }
 
 /// What happened on the way to `upstream`. A request that was never sent is `canceled`, which sounds as if somebody had done it.
-fn broken(upstream: &str, source: &hyper::Error) -> String {
-    match source.is_canceled() {
-        true => format!("{upstream} cannot be reached: the connection to it has ended"),
-        false => format!("{upstream}: {source}"),
+fn broken(upstream: &str, source: &hyper::Error, ended: Option<&str>) -> String {
+    match (source.is_canceled(), ended) {
+        (false, _) => format!("{upstream}: {source}"),
+        (true, None) => format!("{upstream} cannot be reached: the connection to it has ended"),
+        (true, Some(reason)) => format!("{upstream} cannot be reached: the connection to it has ended: {reason}"),
     }
+}
+
+/// An error and its causes. A cause that is in the text already is not repeated.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.map(ToString::to_string).fold(error.to_string(), |reason, cause| {
+        if reason.ends_with(&cause) { reason } else { format!("{reason}: {cause}") }
+    })
 }
 
 /// Whether `error` is the reset of a stream by the other side; everything else means that there is no other side.
@@ -94,18 +109,14 @@ impl ProxyError {
         is_reset(self)
     }
 
-    /// The error with all its causes: hyper's own texts are short, and what happened is in the sources. A cause that is in
-    /// the text already is not repeated.
+    /// The error with all its causes: hyper's own texts are short, and what happened is in the sources.
     pub fn reason(&self) -> String {
         if let Self::Http { source, .. } = self
             && source.is_canceled()
         {
             return self.to_string();
         }
-        let causes = std::iter::successors(std::error::Error::source(self), |error| error.source());
-        causes.map(ToString::to_string).fold(self.to_string(), |reason, cause| {
-            if reason.ends_with(&cause) { reason } else { format!("{reason}: {cause}") }
-        })
+        with_causes(self)
     }
 
     /// The status of a gRPC call of ours that ended like this.
@@ -136,6 +147,8 @@ pub struct UpstreamConnection {
     sender: SendRequest<Body>,
     upstream: String,
     ended: CancellationToken,
+    /// Why the connection ended, if it broke; closed when its task has ended.
+    reason: watch::Receiver<Option<String>>,
     /// When the upstream last responded.
     last_response_at: Arc<Mutex<Instant>>,
 }
@@ -184,14 +197,16 @@ impl UpstreamConnection {
         let (sender, connection) = builder
             .handshake(TokioIo::new(EofSignal::new(stream, ended.clone())))
             .await
-            .map_err(|source| ProxyError::Http { upstream: upstream.clone(), source })?;
-        let name = upstream.clone();
+            .map_err(|source| ProxyError::Http { upstream: upstream.clone(), source, ended: None })?;
+        let (name, (told, reason)) = (upstream.clone(), watch::channel(None));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(upstream = %name, %error, "upstream connection ended");
+                let reason = with_causes(&error);
+                tracing::debug!(upstream = %name, error = reason, "upstream connection ended");
+                told.send_replace(Some(reason));
             }
         });
-        Ok(Self { sender, upstream, ended, last_response_at: Arc::new(Mutex::new(Instant::now())) })
+        Ok(Self { sender, upstream, ended, reason, last_response_at: Arc::new(Mutex::new(Instant::now())) })
     }
 
     /// Whether the upstream responded a moment ago, so that no health check is needed.
@@ -216,10 +231,23 @@ impl UpstreamConnection {
     pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, ProxyError> {
         let mut sender = self.sender.clone();
         addressed(request.uri_mut());
-        let response = sender.send_request(request).await;
-        let response = response.map_err(|source| ProxyError::Http { upstream: self.upstream.clone(), source })?;
+        let response = match sender.send_request(request).await {
+            Ok(response) => response,
+            Err(source) => {
+                // If the connection ended before it took the request, as after an alert of TLS, only its task knows why.
+                let ended = if source.is_canceled() { self.reason().await } else { None };
+                return Err(ProxyError::Http { upstream: self.upstream.clone(), source, ended });
+            }
+        };
         *self.last_response_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         Ok(response)
+    }
+
+    /// Why the connection has ended, if it broke.
+    async fn reason(&self) -> Option<String> {
+        let mut reason = self.reason.clone();
+        let known = timeout(ENDED, reason.wait_for(Option::is_some)).await.ok()?.ok()?;
+        known.clone()
     }
 
     /// Passes a request on as it is.
@@ -291,6 +319,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
     use crate::net::Upstream;
 
@@ -301,5 +331,25 @@ mod tests {
         let upstream = Upstream::new(address.parse().unwrap(), None).unwrap();
         let error = ProxyError::Connect(upstream.connect().await.unwrap_err().into());
         assert_eq!(error.reason(), format!("cannot connect to {address}: No such file or directory (os error 2)"));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_not_sent_fails_with_what_ended_the_connection() {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let connection = UpstreamConnection::inside(near).await.unwrap();
+        // A frame of SETTINGS belongs to no stream.
+        far.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 1]).await.unwrap();
+        let reason = async {
+            loop {
+                let request = Request::new(crate::http2::full(bytes::Bytes::new()));
+                let error = connection.send(request).await.unwrap_err();
+                if error.reason().contains("cannot be reached") {
+                    return error.reason();
+                }
+            }
+        };
+        let reason = timeout(Duration::from_secs(60), reason).await.unwrap();
+        let ended = "the client's session cannot be reached: the connection to it has ended: ";
+        assert!(reason.starts_with(ended) && reason.contains("protocol error"), "{reason}");
     }
 }

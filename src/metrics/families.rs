@@ -19,12 +19,13 @@ const SECONDS: [f64; 16] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
 
 /// Refusals that every daemon may come to, by doors: for want of TLS only those of listeners with TLS do.
-const REFUSALS: [(&str, &[Refused]); 5] = [
+const REFUSALS: [(&str, &[Refused]); 6] = [
     ("buildkit", &[Refused::Policy, Refused::Input]),
     ("docker", &[Refused::Policy]),
     ("export", &[Refused::Unauthenticated, Refused::Policy, Refused::Input, Refused::Limit]),
-    ("cache", &[Refused::Policy, Refused::Input, Refused::Limit]),
+    ("cache", &[Refused::Unauthenticated, Refused::Policy, Refused::Input, Refused::Limit]),
     ("registry", &[Refused::Unauthenticated, Refused::Policy, Refused::Input, Refused::Limit]),
+    ("metrics", &[Refused::Unauthenticated, Refused::Limit]),
 ];
 
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -111,7 +112,7 @@ impl Families {
         registry.register("linkspan_errors", "Exports that failed, by the kind of reason", self.errors.clone());
         registry.register(
             "linkspan_refusals",
-            "Clients that were refused before what they asked for had begun, by the kind of reason",
+            "Requests and connections of clients that were refused, by the kind of reason",
             self.refusals.clone(),
         );
         registry.register(

@@ -24,7 +24,8 @@ pub(crate) fn is_seen_listening(path: &Path) -> io::Result<bool> {
 }
 
 /// Whether the kernel lists a socket that listens at `path`. It lists those of this network namespace, by the paths that they were
-/// bound to: others are not found.
+/// bound to: others are not found. A name stays on the list for as long as its socket is open, also if its file was removed or
+/// renamed: a dead socket that was made there since is then taken for one that somebody listens at.
 fn is_listed(path: &Path) -> bool {
     let mut list = Vec::new();
     let read = File::open(SOCKETS).and_then(|file| file.take(MAX_LIST).read_to_end(&mut list));

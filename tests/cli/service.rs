@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -135,6 +136,7 @@ fn the_metrics_listener_can_be_handed_over_by_its_name() {
     let folder = stack.fresh_path("-layout");
     let args = ["--engine", "layout", "--layout", folder.to_str().unwrap()];
     let scraped = |mut client: UnixStream| {
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
         let mut response = String::new();
         client.read_to_string(&mut response).unwrap();

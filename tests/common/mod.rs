@@ -47,7 +47,7 @@ pub(crate) use context::{Context, file_of, text};
 pub(crate) use disk::Disk;
 pub(crate) use minio::{Bucket, BucketRegistry, Minio, refusal};
 pub(crate) use parts::{Part, alive};
-pub(crate) use relay::{pass, read_some};
+pub(crate) use relay::{pass, read_some, relay};
 pub(crate) use run::{Output, Run, Running};
 pub(crate) use secure_dockerd::SecureDockerd;
 pub(crate) use serve::{Linkspan, unix};

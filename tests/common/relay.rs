@@ -2,7 +2,9 @@
 
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::thread;
 
 /// Reads what is there, or waits for it. Children of other tests end meanwhile: their signal interrupts a read from a
 /// socket that has a time limit (signal(7)), which is no error of the stream.
@@ -26,4 +28,20 @@ pub(crate) fn pass(from: &mut UnixStream, to: &mut UnixStream, mut look: impl Fn
     }
     // Either may be gone already.
     let _ = (from.shutdown(Shutdown::Read), to.shutdown(Shutdown::Write));
+}
+
+/// Listens at `path`, for as long as the test's process lives, and passes every connection on to a dockerd's socket. `look` gets what
+/// clients send.
+pub(crate) fn relay(path: &Path, docker: &str, look: impl Fn(&[u8]) + Clone + Send + 'static) {
+    let listener = UnixListener::bind(path).unwrap();
+    let docker = docker.strip_prefix("unix://").unwrap().to_owned();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.unwrap(), UnixStream::connect(&docker).unwrap());
+            let (mut to_client, mut from_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            let look = look.clone();
+            thread::spawn(move || pass(&mut client, &mut server, |bytes| look(bytes)));
+            thread::spawn(move || pass(&mut from_server, &mut to_client, |_| ()));
+        }
+    });
 }

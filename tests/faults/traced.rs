@@ -2,14 +2,11 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
-use crate::common::{Linkspan, Stack, pass, unix, until};
+use crate::common::{Linkspan, Stack, relay, unix, until};
 use crate::proxy::Proxy;
 
 /// Where nobody collects spans: what comes with our calls does not depend on that.
@@ -44,48 +41,31 @@ fn continues(traceparent: &str, trace: &str) -> bool {
 fn containerd_gets_the_trace_of_a_request() {
     let stack = Stack::shared();
     let proxy = Proxy::new(stack, stack.containerd_address());
-    let mut flags = stack.containerd_flags("traced");
-    let socket = proxy.path().to_str().unwrap();
-    flags[3] = socket;
-    let (_linkspan, registry) = Linkspan::registry_with(stack, &flags, &collector());
+    let flags = stack.containerd_flags("traced");
+    let through = |proxy: &Proxy| {
+        let address = proxy.path().to_str().unwrap().to_owned();
+        flags.map(|flag| if flag == stack.containerd_address() { address.clone() } else { flag.to_owned() })
+    };
+    let args = through(&proxy);
+    let (_linkspan, registry) = Linkspan::registry_with(stack, &args.each_ref().map(String::as_str), &collector());
     let trace = request(&registry);
     let traces = proxy.traces();
     assert!(traces.iter().any(|found| continues(found, &trace)), "{trace}: {traces:?}");
     // Without a collector nothing is added.
     let proxy = Proxy::new(stack, stack.containerd_address());
-    flags[3] = proxy.path().to_str().unwrap();
-    let (_linkspan, registry) = Linkspan::registry(stack, &flags);
+    let args = through(&proxy);
+    let (_linkspan, registry) = Linkspan::registry(stack, &args.each_ref().map(String::as_str));
     request(&registry);
     assert_eq!(proxy.traces(), [""; 0]);
-}
-
-/// What clients have sent to a dockerd through `path`.
-fn relay(path: &Path, docker: &str) -> Arc<Mutex<Vec<u8>>> {
-    let listener = UnixListener::bind(path).unwrap();
-    let (sent, docker) = (Arc::<Mutex<Vec<u8>>>::default(), docker.strip_prefix("unix://").unwrap().to_owned());
-    let seen = sent.clone();
-    thread::spawn(move || {
-        for mut client in listener.incoming().map_while(Result::ok) {
-            let (seen, docker) = (seen.clone(), docker.clone());
-            thread::spawn(move || {
-                let mut server = UnixStream::connect(&docker).unwrap();
-                let (mut to, mut from) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let back = thread::spawn(move || pass(&mut from, &mut to, |_| ()));
-                pass(&mut client, &mut server, |bytes| seen.lock().unwrap().extend_from_slice(bytes));
-                back.join().unwrap();
-                // Either may be gone already.
-                let _ = client.shutdown(Shutdown::Both);
-            });
-        }
-    });
-    sent
 }
 
 #[test]
 fn dockerd_gets_the_trace_of_a_request() {
     let stack = Stack::shared();
     let path = stack.fresh_path("-relay.sock");
-    let sent = relay(&path, stack.docker_host());
+    let sent = Arc::<Mutex<Vec<u8>>>::default();
+    let seen = sent.clone();
+    relay(&path, stack.docker_host(), move |bytes| seen.lock().unwrap().extend_from_slice(bytes));
     let address = unix(&path);
     let args = ["--engine", "docker-api", "--docker-host", &address];
     let (_linkspan, registry) = Linkspan::registry_with(stack, &args, &collector());

@@ -151,7 +151,8 @@ impl Door {
         });
         let client = push.origin().principal;
         let committed = self.exports.commit(request, graph.clone(), leased.lease.clone(), events, cancel).await;
-        committed.map_err(|error| not_committed(error, &self.exports.policy(&client)))?;
+        // It is counted as an export that failed.
+        committed.map_err(|error| not_committed(error, &self.exports.policy(&client)).uncounted())?;
         push.has_committed(&graph);
         if let Some(reason) = packed.get() {
             let names: Vec<_> = pushed.names.iter().map(ToString::to_string).collect();

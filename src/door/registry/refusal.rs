@@ -71,6 +71,8 @@ pub(super) struct Refusal {
     message: String,
     detail: Value,
     headers: Vec<(HeaderName, String)>,
+    /// Whether it is not counted as a refusal: it is the engine's, or counted as an export that failed.
+    is_uncounted: bool,
     /// Whether something else has deleted the lease under which the request was served.
     pub(super) is_lease_lost: bool,
 }
@@ -78,7 +80,7 @@ pub(super) struct Refusal {
 impl Refusal {
     pub(super) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
         let (detail, headers) = (Value::Null, Vec::new());
-        Self { status, code, message: message.into(), detail, headers, is_lease_lost: false }
+        Self { status, code, message: message.into(), detail, headers, is_uncounted: false, is_lease_lost: false }
     }
 
     /// Something of the client's is malformed.
@@ -98,14 +100,23 @@ impl Refusal {
         self
     }
 
-    /// The kind of its reason. What is not there, and trouble of the engine, are no refusals of the client.
+    /// The same, but not counted: the engine refuses, or what failed is counted as an export.
+    pub(super) fn uncounted(self) -> Self {
+        Self { is_uncounted: true, ..self }
+    }
+
+    /// The kind of its reason. What is not there, conflicts between clients, and trouble of the engine are not counted.
     pub(super) fn reason(&self) -> Option<Refused> {
         match self.status {
-            _ if self.code == Code::Denied => Some(Refused::Policy),
+            _ if self.is_uncounted => None,
             StatusCode::UNAUTHORIZED => Some(Refused::Unauthenticated),
-            StatusCode::METHOD_NOT_ALLOWED => Some(Refused::Policy),
-            StatusCode::BAD_REQUEST => Some(Refused::Input),
-            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS => Some(Refused::Limit),
+            StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED => Some(Refused::Policy),
+            StatusCode::BAD_REQUEST | StatusCode::LENGTH_REQUIRED | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                Some(Refused::Input)
+            }
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::URI_TOO_LONG | StatusCode::TOO_MANY_REQUESTS => {
+                Some(Refused::Limit)
+            }
             _ => None,
         }
     }
@@ -140,7 +151,7 @@ impl From<EngineError> for Refusal {
         let status = match error {
             EngineError::NoSpace { .. } | EngineError::LayoutFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
             EngineError::NotOffered { .. } => {
-                return Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, error.to_string());
+                return Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, error.to_string()).uncounted();
             }
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };

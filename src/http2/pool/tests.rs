@@ -149,7 +149,7 @@ async fn a_connection_that_has_ended_is_not_given_to_anybody() {
         }
     };
     let reason = tokio::time::timeout(Duration::from_secs(60), reason).await.unwrap();
-    assert_eq!(reason, "a test cannot be reached: the connection to it has ended");
+    assert!(reason.starts_with("a test cannot be reached: the connection to it has ended"), "{reason}");
 }
 
 #[tokio::test]

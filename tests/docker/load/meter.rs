@@ -1,12 +1,10 @@
 //! A relay that counts what reaches dockerd.
 
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
-use crate::common::pass;
+use crate::common::relay;
 
 /// A socket in front of dockerd's. Its threads end with their connections.
 #[derive(Debug)]
@@ -17,21 +15,10 @@ pub(crate) struct Meter {
 
 impl Meter {
     pub(crate) fn new(path: PathBuf, docker: &str) -> Self {
-        let listener = UnixListener::bind(&path).unwrap();
         let sent = Arc::new(AtomicU64::new(0));
-        let (counter, docker) = (sent.clone(), docker.strip_prefix("unix://").unwrap().to_owned());
-        thread::spawn(move || {
-            for client in listener.incoming() {
-                let (mut client, mut server) = (client.unwrap(), UnixStream::connect(&docker).unwrap());
-                let (mut to_client, mut from_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let counter = counter.clone();
-                thread::spawn(move || {
-                    pass(&mut client, &mut server, |bytes| {
-                        counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    });
-                });
-                thread::spawn(move || pass(&mut from_server, &mut to_client, |_| ()));
-            }
+        let counter = sent.clone();
+        relay(&path, docker, move |bytes| {
+            counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         });
         Self { path, sent }
     }

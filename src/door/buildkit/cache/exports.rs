@@ -7,16 +7,21 @@ use super::super::progress::Display;
 use super::attributes::ExportEntry;
 use super::builder_export::{BuilderExport, Exported};
 use super::display;
+use crate::activity::Refused;
 use crate::byte_size;
 use crate::caches::Caches;
 use crate::export::{Listed, Progress};
 use crate::net::Principal;
 
 /// Reads an export of `client`, and refuses names that policy does not allow.
-pub(super) fn read_export(caches: &Arc<Caches>, entry: &Entry, client: &Principal) -> Result<ExportEntry, String> {
-    let export = ExportEntry::read(entry)?;
+pub(super) fn read_export(
+    caches: &Arc<Caches>,
+    entry: &Entry,
+    client: &Principal,
+) -> Result<ExportEntry, (Option<Refused>, String)> {
+    let export = ExportEntry::read(entry).map_err(|reason| (Some(Refused::Input), reason))?;
     for name in &export.refs {
-        caches.check(name, client).map_err(|error| error.to_string())?;
+        caches.check(name, client).map_err(|error| (Some(Refused::Policy), error.to_string()))?;
     }
     Ok(export)
 }

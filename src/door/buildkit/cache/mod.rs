@@ -24,7 +24,7 @@ mod write;
 pub(super) use build::CacheBuild;
 pub(super) use display::renamed;
 pub(super) use options::CacheOptions;
-pub(super) use solve::Cached;
+pub(super) use solve::{CacheRefusal, Cached};
 pub(super) use stores::Caching;
 #[cfg(test)]
 pub(super) use stores::store_of_ours;

@@ -16,6 +16,7 @@ use super::options::{CacheOptions, edit_solve};
 use super::results::{self, CacheResult};
 use super::stored::{KeptVersions, Stored};
 use super::stores::Caching;
+use crate::activity::Refused;
 use crate::caches::CacheReader;
 use crate::export::{PinnedBlobs, unique_id};
 use crate::net::Principal;
@@ -27,6 +28,9 @@ pub(in super::super) struct Cached {
     /// The edited request.
     pub(in super::super) message: Bytes,
 }
+
+/// Why a request with entries of ours is refused: the reason, if it is the client's doing, and what the client is told.
+pub(in super::super) type CacheRefusal = (Option<Refused>, Status);
 
 impl Caching {
     /// Edits a request that has entries of ours. `is_split` says whether the builder can reach our stores: the client's
@@ -42,7 +46,7 @@ impl Caching {
         is_split: bool,
         client: &Principal,
         build: &Arc<Build>,
-    ) -> Result<Cached, Status> {
+    ) -> Result<Cached, CacheRefusal> {
         let engine = self.context.exports.engine().identity().kind;
         let caches = match &self.context.caches {
             None => Err(format!("the engine {engine} stores no build caches")),
@@ -51,15 +55,16 @@ impl Caching {
         };
         let mut exports = Vec::new();
         for (id, entry) in options.exports.iter().enumerate() {
-            match caches.clone().and_then(|caches| read_export(caches, entry, client)) {
+            let read = caches.clone().map_err(|reason| (None, reason));
+            match read.and_then(|caches| read_export(caches, entry, client)) {
                 Ok(mut export) => {
                     export.id = id;
                     exports.push(export);
                 }
-                Err(reason) => {
+                Err((counted, reason)) => {
                     let text = format!("the cache export `{}`: {reason}", shown(entry));
                     if !ignores_errors(entry) {
-                        return Err(Status::unknown(format!("linkspan: {text}")));
+                        return Err((counted, Status::unknown(format!("linkspan: {text}"))));
                     }
                     remark(&build.frames, &text);
                 }
@@ -92,7 +97,7 @@ impl Caching {
         let locals: Vec<_> =
             cached.exports.iter().enumerate().map(|(i, export)| export.local(cached.dest(i))).collect();
         let message = edit_solve(message, &locals, &*cached.imports.lock().await);
-        let message = message.map_err(|error| Status::internal(error.to_string()))?;
+        let message = message.map_err(|error| (None, Status::internal(error.to_string())))?;
         build.set_cache(&cached);
         Ok(Cached { caches: cached, message })
     }

@@ -55,7 +55,9 @@ impl Route {
         let request = self.with_pushes(request);
         let (build, message) = match self.plan(request.message(), &parts.headers).await {
             SolvePlan::Refuse(reason, status) => {
-                self.door.exports.activities().emit(Activity::Refused { door: "buildkit", reason });
+                if let Some(reason) = reason {
+                    self.door.exports.activities().emit(Activity::Refused { door: "buildkit", reason });
+                }
                 return Ok(error_response(&status));
             }
             SolvePlan::Forward { build } => {

@@ -10,7 +10,7 @@ use tonic::Status;
 use tracing::Span;
 
 use super::super::builds::Build;
-use super::super::cache::Cached;
+use super::super::cache::{CacheRefusal, Cached};
 use super::super::explicit::refusal;
 use super::super::exporters::Exporter;
 use super::super::finalize::Finalizer;
@@ -28,8 +28,8 @@ const CAPABILITIES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What becomes of a request for a build.
 pub(super) enum SolvePlan {
-    /// It is refused before the build starts.
-    Refuse(Refused, Status),
+    /// It is refused before the build starts; what is not the client's doing has no reason that is counted.
+    Refuse(Option<Refused>, Status),
     /// It is forwarded unchanged. Messages about the build are shown as long as `build` is kept.
     Forward { build: Option<Arc<Build>> },
     /// Its loads stay as they are: `message`, which the builder gets, has other caches, or lets images come from the engine.
@@ -61,7 +61,7 @@ impl Route {
         // Not a request that we understand: the builder reports what is wrong with it.
         let Some(Ok(solve)) = message.map(Solve::read) else { return SolvePlan::Forward { build: None } };
         if let Some(status) = refusal(&solve.exporters) {
-            return SolvePlan::Refuse(Refused::Input, status);
+            return SolvePlan::Refuse(Some(Refused::Input), status);
         }
         let door = &*self.door;
         // Kept from now on, so that all calls share it.
@@ -86,7 +86,7 @@ impl Route {
             false => (solve, None),
             true => match self.replace_caches(&solve, is_split).await {
                 Ok((solve, cached)) => (solve, Some(cached)),
-                Err(status) => return SolvePlan::Refuse(Refused::Input, status),
+                Err((reason, status)) => return SolvePlan::Refuse(reason, status),
             },
         };
         self.replace_loads(solve, loads, is_split, headers, (cached, images))
@@ -138,12 +138,12 @@ impl Route {
     }
 
     /// The request without our own cache entries, and the caches that replace them.
-    async fn replace_caches(&self, solve: &Solve, is_split: bool) -> Result<(Solve, Cached), Status> {
+    async fn replace_caches(&self, solve: &Solve, is_split: bool) -> Result<(Solve, Cached), CacheRefusal> {
         let door = &*self.door;
         let build = door.builds.get(&solve.build);
         let Solve { message, cache, session, .. } = solve;
         let cached = door.caching.solve(message, cache, session, is_split, &self.client, &build).await?;
-        Ok((Solve::read(cached.message.clone()).map_err(unread)?, cached))
+        Ok((Solve::read(cached.message.clone()).map_err(|error| (None, unread(error)))?, cached))
     }
 
     /// The plan for the request, with its loads replaced where it has any. `is_split` tells whether we can handle calls in the
@@ -175,7 +175,7 @@ impl Route {
         let (outputs, slow_loads) = (door.outputs, door.slow_loads.clone());
         let load = Arc::new(Load { builder, exports, client, build, solve, outputs, slow_loads, builder_exporters });
         if let Err(status) = load.check() {
-            return SolvePlan::Refuse(Refused::Policy, status);
+            return SolvePlan::Refuse(Some(Refused::Policy), status);
         }
         match finalizes.then(|| door.finalizers.add(&load)).flatten() {
             Some(finalizer) => {

@@ -54,7 +54,8 @@ impl UploadBody {
                 }
                 Ok(None) => return Ok(None),
                 Ok(Some(Err(error))) => {
-                    return Err(Refusal::bad(Code::BlobUploadInvalid, format!("the body broke off: {error}")));
+                    let message = format!("the body broke off: {error}");
+                    return Err(Refusal::bad(Code::BlobUploadInvalid, message).uncounted());
                 }
                 Err(_) => {
                     let message = format!("no bytes came for {} s; the upload can be gone on with", SILENCE.as_secs());
