@@ -199,7 +199,7 @@ async fn an_image_that_has_only_a_digest_stays_until_that_is_removed() {
         records.into_iter().map(|record| record.name.unwrap()).collect::<Vec<_>>()
     };
     for prefix in ["", "docker.io/", "docker.io/kept/app@"] {
-        assert_eq!(listed(prefix).await, [kept.clone()], "{prefix}");
+        assert_eq!(listed(prefix).await, std::slice::from_ref(&kept), "{prefix}");
     }
     for prefix in ["docker.io/kept/app:", "docker.io/kept/a@", "docker.io/kept@", "other"] {
         assert_eq!(listed(prefix).await, Vec::<String>::new(), "{prefix}");

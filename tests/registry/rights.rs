@@ -279,7 +279,7 @@ async fn what_refers_to_an_image_is_listed_where_it_was_pushed_and_nowhere_else(
         let (forged, forged_note) = push("red", "red/forger", "forged", None);
         let (tagged, _) = push("red", "red/forger", "forged with a tag", Some("sig"));
         for user in ["blue", "admin"] {
-            assert_eq!(listed(user, "blue/signed"), [right.clone()], "{user} {kind}");
+            assert_eq!(listed(user, "blue/signed"), std::slice::from_ref(&right), "{user} {kind}");
         }
         ruled.only(&format!("/v2/blue/signed/manifests/{right}"), &["admin", "blue"]);
         for target in [format!("manifests/{forged}"), format!("manifests/{tagged}"), format!("blobs/{forged_note}")] {
