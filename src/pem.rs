@@ -56,7 +56,8 @@ mod tests {
         let bytes = format!("{:?}", SECRET.as_bytes());
         let bytes = bytes.trim_matches(['[', ']']);
         for (text, expected) in [
-            (format!("-----BEGIN PRIVATE KEY-----\\n{SECRET}\\n-----END PRIVATE KEY-----\n"), "BEGIN line"),
+            (format!("-----BEGIN PRIVATE KEY-----\\n{SECRET}\\n-----END PRIVATE KEY-----\n"), "END line"),
+            (format!("-----BEGIN PRIVATE KEY-----\\n{SECRET}\n"), "BEGIN line"),
             (format!("-----BEGIN {SECRET}-----\nAAAA\n"), "END line"),
             (format!("-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END {SECRET}-----\n"), "END line"),
             (format!("-----BEGIN PRIVATE KEY-----\n{SECRET}*\n-----END PRIVATE KEY-----\n"), "base64"),

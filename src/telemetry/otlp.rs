@@ -241,7 +241,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (absent, empty) = (folder.path().join("absent.pem"), folder.path().join("empty.pem"));
         std::fs::write(&empty, "no certificate").unwrap();
-        for (path, reason) in [(&absent, "No such file"), (&empty, "there is no certificate in it")] {
+        for (path, reason) in [(&absent, "No such file"), (&empty, "no certificate in this file")] {
             let target = read(&[endpoint, (of_all.0, path.to_str().unwrap())]).unwrap().unwrap();
             let error = exporter(&target).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{} is `{}`: {reason}", of_all.0, path.display())), "{error}");

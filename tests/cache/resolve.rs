@@ -65,14 +65,12 @@ async fn what_is_held_can_be_read_although_another_process_deletes_its_version()
         let listed = server.stack.ctr(namespace, ["leases", "ls", "-q"]).ok().stdout;
         listed.lines().filter(|lease| !lease.contains("cache")).count()
     };
-    assert_eq!(leases(), 0);
+    until("the lease of the export to go", leases, |leases| *leases == 0);
     let hold = resolve(&client, "app", &[]).await.hold_id;
-    let pinned = || {
-        let content = server.stack.ctr(namespace, ["leases", "ls"]).ok().stdout;
-        (leases() > 0).then_some(content)
-    };
-    until("the hold to have a lease", pinned, Option::is_some);
     let layer = Descriptor::new("layer", Digest::sha256(b"held layer"), 10);
+    // A lease that is there is not yet one that keeps anything.
+    let leased = || server.stack.leased(namespace, |lease| !lease.contains("cache"));
+    until("the hold's lease to keep the layer", leased, |leased| leased.contains(layer.digest.as_str()));
     server.command(&["cache", "rm", "app"]).ok();
     server.stack.collect_garbage(namespace);
     assert_eq!(client.read(&hold, &layer).await.unwrap(), "held layer");

@@ -25,6 +25,7 @@ mod command;
 mod contents;
 mod context;
 mod disk;
+mod leased;
 mod minio;
 mod namespaces;
 mod parts;

@@ -1,5 +1,6 @@
 //! Leases and images in a bucket in memory, which outlives the engines over it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -124,7 +125,7 @@ async fn of_two_writers_of_a_tag_the_second_learns_of_the_first() {
 }
 
 #[tokio::test]
-async fn a_durable_lease_is_found_by_the_next_process_and_its_uploads_are_not() {
+async fn a_durable_lease_is_found_by_the_next_process_with_its_uploads_behind_their_parts() {
     let bucket = bucket();
     let durable = Lifetime::Durable { record: "what it is" };
     let bytes = Bytes::from(vec![7; 9 << 20]);
@@ -166,8 +167,19 @@ async fn a_durable_lease_is_found_by_the_next_process_and_its_uploads_are_not() 
     );
     assert_eq!(engine.recover().await.unwrap(), 0, "it has hours left");
     let lease = engine.lease(&origin("kept"), Lifetime::Durable { record: "" }).await.unwrap();
-    assert_eq!(lease.pinned().await.unwrap(), [digest]);
-    assert!(lease.ingests().unwrap().statuses().await.unwrap().is_empty());
+    assert_eq!(lease.pinned().await.unwrap(), [digest.clone()]);
+    // One part of 5 MiB is stored, and what came behind it was with the other process.
+    let refs = lease.ingests().unwrap().statuses().await.unwrap();
+    assert_eq!(refs.iter().map(|it| (it.reference.as_str(), it.offset)).collect::<Vec<_>>(), [("large", 5 << 20)]);
+    let expected = Expected { digest: Some(Digest::sha256(&bytes)), size: Some(bytes.len() as u64) };
+    let OpenedIngest::Writer(mut writer) = lease.ingests().unwrap().open("large", &expected).await.unwrap() else {
+        panic!("it is not there");
+    };
+    assert_eq!(writer.offset(), 5 << 20);
+    writer.write(bytes.slice(5 << 20..)).await.unwrap();
+    writer.commit(expected).await.unwrap();
+    let pinned: HashSet<_> = lease.pinned().await.unwrap().into_iter().collect();
+    assert_eq!(pinned, HashSet::from([digest, Digest::sha256(&bytes)]));
     let stored = bucket.get(&key, 1 << 20).await.unwrap().unwrap().bytes;
     assert!(String::from_utf8_lossy(&stored).contains("\"uploads\":[]"));
     lease.release().await.unwrap();

@@ -5,10 +5,6 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use containerd_client::services::v1::ListResourcesRequest;
-use containerd_client::services::v1::leases_client::LeasesClient;
-use tonic::Request;
-
 use super::archive::Image;
 use super::two_engines::{LEFT_OUT, TwoEngines};
 use crate::common::{Linkspan, Part, Tar, until};
@@ -63,23 +59,7 @@ pub(super) fn holds(engines: &TwoEngines) -> Vec<String> {
 fn pins(engines: &TwoEngines) -> usize {
     let listed = engines.behind.ctr("moby", ["content", "ls"]).ok().stdout;
     let documents = listed.lines().filter(|line| line.contains(".linkspan.")).count();
-    listed.matches(".linkspan.").count() + resources(engines) - documents
-}
-
-/// How many blobs are resources of our leases, which `ctr` does not tell.
-fn resources(engines: &TwoEngines) -> usize {
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let channel = containerd_client::connect(engines.behind.containerd_address()).await.unwrap();
-        let mut leases = LeasesClient::new(channel);
-        let mut count = 0;
-        for id in holds(engines) {
-            let mut request = Request::new(ListResourcesRequest { id });
-            request.metadata_mut().insert("containerd-namespace", "moby".parse().unwrap());
-            let found = leases.list_resources(request).await.unwrap().into_inner().resources;
-            count += found.iter().filter(|resource| resource.r#type == "content").count();
-        }
-        count
-    })
+    listed.matches(".linkspan.").count() + engines.behind.resources("moby", &holds(engines)).len() - documents
 }
 
 #[track_caller]

@@ -1,5 +1,7 @@
 //! What goes while a build reads it.
 
+use std::collections::HashSet;
+
 use super::{Caching, PARTS, STEPS, WRITE, succeeds};
 use crate::{
     common::{Output, Part, Stack, until},
@@ -61,8 +63,11 @@ fn a_cache_that_is_pruned_while_it_is_read_is_read_to_its_end() {
         let application = Application::new(&format!("pruned cache {}", engine.kind));
         caching.write(&application).ok();
         let versions = caching.is_sound();
+        let layers = caching.layers();
         let running = caching.read_half(&application);
-        until("the build to have a lease of its own", || engine.leases(), |leases| leases.len() > versions.len());
+        let leased = || stack.leased(engine.namespace, |lease| !versions.iter().any(|version| version == lease));
+        let keeps_all = |leased: &HashSet<_>| layers.iter().all(|(layer, _)| leased.contains(layer));
+        until("a lease of the build's own to keep the layers", leased, keeps_all);
         caching.cache(&["prune", "--all"]).ok();
         stack.docker(["system", "prune", "--all", "--force", "--volumes"]).ok();
         stack.ctr(engine.namespace, ["leases", "create", "--id", "collect"]).ok();
