@@ -1,6 +1,6 @@
 //! Certificates and keys in PEM files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::{Error, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -32,6 +32,14 @@ pub(crate) fn private_key_in(text: &[u8]) -> Result<PrivateKeyDer<'static>, Stri
         Error::NoItemsFound => "no key in this file; expected PEM".to_owned(),
         error => reason(error),
     })
+}
+
+/// The path of a file as an error names it. Where the text of the file was given instead, it may be a key.
+pub(crate) fn shown(path: &Path) -> PathBuf {
+    match path.to_string_lossy().contains("-----BEGIN ") {
+        true => PathBuf::from("(the text of a PEM file was given instead of its path)"),
+        false => path.to_owned(),
+    }
 }
 
 /// What is wrong, without the lines of the file that the error quotes: they may be those of a key.
@@ -67,5 +75,8 @@ mod tests {
             assert!(error.contains(expected) && !error.contains(SECRET) && !error.contains(bytes), "{text}: {error}");
         }
         assert!(certificates_in(b"").unwrap_err().contains("no certificate"));
+        let given = shown(Path::new(&format!("-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n")));
+        assert!(!given.display().to_string().contains(SECRET), "{}", given.display());
+        assert_eq!(shown(Path::new("/a/key.pem")), Path::new("/a/key.pem"));
     }
 }

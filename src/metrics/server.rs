@@ -57,6 +57,7 @@ impl MetricsServer {
     pub(crate) async fn serve<T: Stream + 'static>(self: Arc<Self>, connection: Connection<T>, drain: Drain) {
         // One too many is closed: its scraper tries again.
         let Ok(_permit) = self.connections.try_acquire() else {
+            self.activities.emit(Activity::Refused { door: "metrics", reason: Refused::Limit });
             return tracing::debug!("a connection for metrics was closed: {CONNECTIONS} are open");
         };
         let Connection { io, peer } = connection;

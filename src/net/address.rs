@@ -1,7 +1,7 @@
 //! Socket addresses in the syntax of Docker and BuildKit.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -83,7 +83,15 @@ impl FromStr for Address {
             .trim_end_matches('/')
             .rsplit_once(':')
             .ok_or_else(|| error("expected a port, as in `tcp://127.0.0.1:1234`"))?;
+        if host.contains('@') {
+            return Err(error("there is no user in an address; expected `tcp://HOST:PORT`"));
+        }
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        // A scope may follow (RFC 4007 section 11).
+        let is_ipv6 = || host.split('%').next().is_some_and(|host| host.parse::<Ipv6Addr>().is_ok());
+        if host.contains(':') && !is_ipv6() {
+            return Err(error("expected one host and one port, as in `tcp://127.0.0.1:1234` or `tcp://[::1]:1234`"));
+        }
         let port = port.parse().map_err(|_| error("the port must be a number below 65536"))?;
         if host.is_empty() {
             return Err(error("expected a host, as in `tcp://127.0.0.1:1234`"));
@@ -118,9 +126,18 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(Address::Unix(expected)), "{text}");
         }
-        for text in
-            ["", "foo", "a.sock", "localhost:1234", "ssh://host", "unix://a.sock", "tcp://host", &"/x".repeat(60)]
-        {
+        for text in [
+            "",
+            "foo",
+            "tcp://user:word@host:1",
+            "tcp://host:1:2",
+            "a.sock",
+            "localhost:1234",
+            "ssh://host",
+            "unix://a.sock",
+            "tcp://host",
+            &"/x".repeat(60),
+        ] {
             text.parse::<Address>().unwrap_err();
         }
     }

@@ -255,5 +255,5 @@ fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
 }
 
 fn tls_error(what: &'static str, path: &Path, reason: impl ToString) -> UpstreamError {
-    UpstreamError::Tls { what, path: path.to_owned(), reason: reason.to_string() }
+    UpstreamError::Tls { what, path: pem::shown(path), reason: reason.to_string() }
 }

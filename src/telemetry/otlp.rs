@@ -118,7 +118,7 @@ impl PemFile {
     fn read(&self, check: impl Fn(&[u8]) -> Result<(), String>) -> Result<Vec<u8>, OtlpError> {
         let Self { variable, path } = self;
         let checked = content(path, pem::MAX_BYTES).and_then(|bytes| check(&bytes).map(|()| bytes));
-        checked.map_err(|reason| OtlpError::Pem { variable, path: path.clone(), reason })
+        checked.map_err(|reason| OtlpError::Pem { variable, path: pem::shown(path), reason })
     }
 }
 

@@ -13,7 +13,7 @@ use super::exporters::{self, Job};
 use super::session::Session;
 use super::sessions::Sessions;
 use super::{record, sessions};
-use crate::activity::{Activity, EndedExport, ExportEnd, OUTPUT_FAILED};
+use crate::activity::{Activity, EndedExport, ExportEnd, OUTPUT_FAILED, Refused};
 use crate::engine::Engine;
 use crate::export_v1::ApiError;
 use crate::export_v1::convert;
@@ -276,7 +276,9 @@ async fn run_target(
         let what = format!("the type `{}` is no longer offered here", checked.exporter.kind);
         return Err(ApiError::new(Code::InvalidArgument, Reason::UnknownExporterType, what));
     };
-    exports.policy(client).check(&checked.names)?;
+    exports.policy(client).check(&checked.names).inspect_err(|_| {
+        exports.activities().emit(Activity::Refused { door: "export", reason: Refused::Policy });
+    })?;
     let graph = graph(session, &checked.root).await?;
     let origin = Session::origin(&session.id, &session.record, client);
     let events = running.events(checked.exporter.id.clone());

@@ -97,7 +97,7 @@ pub struct ServerTlsError {
 
 impl ServerTlsError {
     fn new(what: &'static str, path: &Path, reason: impl ToString) -> Self {
-        Self { what, path: path.to_owned(), reason: reason.to_string(), hint: None }
+        Self { what, path: pem::shown(path), reason: reason.to_string(), hint: None }
     }
 
     /// What the user can do about it.
