@@ -167,7 +167,7 @@ async fn a_durable_lease_is_found_by_the_next_process_with_its_uploads_behind_th
     );
     assert_eq!(engine.recover().await.unwrap(), 0, "it has hours left");
     let lease = engine.lease(&origin("kept"), Lifetime::Durable { record: "" }).await.unwrap();
-    assert_eq!(lease.pinned().await.unwrap(), [digest.clone()]);
+    assert_eq!(lease.pinned().await.unwrap(), std::slice::from_ref(&digest));
     // One part of 5 MiB is stored, and what came behind it was with the other process.
     let refs = lease.ingests().unwrap().statuses().await.unwrap();
     assert_eq!(refs.iter().map(|it| (it.reference.as_str(), it.offset)).collect::<Vec<_>>(), [("large", 5 << 20)]);
