@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import subprocess
 from types import SimpleNamespace
 
 from builds import LOAD, NOTHING, Contender
@@ -33,12 +34,20 @@ class Sshd:
         write(self.file("config"),
               f"Host {HOST}\n  HostName {address}\n  Port {port}\n  HostKeyAlias {HOST}\n  IdentityFile {self.file('user')}\n"
               f"  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile {self.file('known')}\n  GlobalKnownHostsFile none\n"
-              "  StrictHostKeyChecking yes\n  BatchMode yes\n")
+              "  StrictHostKeyChecking yes\n  BatchMode yes\n"
+              # As Docker's documentation has it ("Use SSH to protect the Docker daemon socket"): else each command of docker's shakes
+              # hands, and buildx twice for a load.
+              f"  ControlMaster auto\n  ControlPath {self.file('%C')}\n  ControlPersist 600\n")
         ssh = shutil.which("ssh")
         write(self.file("ssh"), f'#!/bin/sh\nexec {ssh} -F {shlex.quote(self.file("config"))} "$@"\n')
         os.chmod(self.file("ssh"), 0o755)
         self.program = Program(SSHD, ["-D", "-e", "-f", self.file("sshd_config")], bench.stack.env, self.folder, [f"{address}:{port}"])
-        bench.closing.append(self.program.stop)
+        bench.closing.append(self.stop)
+
+    def stop(self):
+        # There is no master if nobody has connected.
+        subprocess.run([self.file("ssh"), "-O", "exit", HOST], check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.program.stop()
 
     def file(self, name):
         return os.path.join(self.folder, name)
