@@ -86,11 +86,21 @@ def attempt(pair, asked):
     return said
 
 
-def table(results):
+def rows_of(path):
+    """The rows that a file has between its marks, by what they are called."""
+    with open(path, encoding="utf-8") as file:
+        _, _, rest = file.read().partition("<!-- matrix -->\n")
+    rows = [line for line in rest.partition("<!-- /matrix -->")[0].splitlines() if line.startswith("| ")]
+    return {row.split(" | ")[0].removeprefix("| "): row for row in rows}
+
+
+def table(results, earlier):
+    """The table of what was run now and, by their rows, of what was run `earlier`."""
     lines = ["| with | " + " | ".join(STEPS) + " |", "|---|" + "---|" * len(STEPS)]
     for pair in pairs():
         said = results.get(title(pair))
         if said is None:
+            lines += [earlier[title(pair)]] if title(pair) in earlier else []
             continue
         if "all" in said:
             lines.append(f"| {title(pair)} | " + said["all"].splitlines()[0].replace("|", "\\|")[:200] + " |" + " |" * (len(STEPS) - 1))
@@ -130,9 +140,9 @@ def main():
             with open(asked.json, "w", encoding="utf-8") as out:
                 json.dump(results, out, indent=1)
     if asked.write:
-        write(asked.write, table(results))
+        write(asked.write, table(results, rows_of(asked.write)))
     else:
-        print(table(results), end="")
+        print(table(results, {}), end="")
 
 
 if __name__ == "__main__":

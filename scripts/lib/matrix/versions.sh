@@ -69,11 +69,20 @@ unpack_package() {
     rm -rf "$2/package"
 }
 
+# install_versions [WORDS]: all of them, or those whose name has one of the words, which commas separate.
 install_versions() {
-    local entry
+    local entry id word
+    local -a words
+    IFS=, read -ra words <<<"${1:-}"
     mkdir -p "$cache/matrix"
     exec 8>"$cache/matrix/.lock"
     flock 8 # two clones may install at once
-    while read -r entry; do install_version "$entry"; done < <(versions)
+    while read -r entry; do
+        id=${entry%%|*}
+        [ ${#words[@]} -gt 0 ] || install_version "$entry"
+        for word in "${words[@]}"; do
+            [[ $id != *"$word"* ]] || { install_version "$entry"; break; }
+        done
+    done < <(versions)
     rm -rf "$cache/matrix/module" "$cache/matrix/bin.new"
 }
