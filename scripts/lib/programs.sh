@@ -43,6 +43,9 @@ TABLE
 # Azure's storage emulator, which is a program for Node: only where somebody asks for it, and Node is there.
 azurite="azurite@3.37.0"
 
+# What compares public surfaces: only where scripts/semver is run.
+semver_checks="0.51.0"
+
 # Debian packages: what the programs above link with or call, and the clients.
 packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs rsync openssh-client openssh-server openssl python3-venv xz-utils zstd bzip2 uidmap libcap2-bin man-db"
 
@@ -158,4 +161,20 @@ install_azurite() {
         die "npm could not install $azurite (see $cache/npm.log)" "check the network and npm's registry"
     ln -sf "$folder/node_modules/.bin/azurite-blob" "$cache/bin/azurite-blob"
     echo "$azurite" >"$folder/.package"
+}
+
+# install_semver_checks: below the cache. Without optimizations it is built in half the time, and compares in seconds all the same.
+install_semver_checks() {
+    local folder=$cache/semver-checks
+    exec 8>"$cache/.lock"
+    flock 8 # two clones may install at once
+    [ "$(cat "$folder/.version" 2>/dev/null)" = "$semver_checks" ] && [ -x "$folder/bin/cargo-semver-checks" ] && return 0
+    say "building cargo-semver-checks ($semver_checks)"
+    rm -rf "$folder"
+    CARGO_TARGET_DIR="$folder/target" CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=false \
+        cargo install --quiet --locked --root "$folder" --version "=$semver_checks" cargo-semver-checks >"$cache/semver-checks.log" 2>&1 ||
+        die "cargo-semver-checks could not be built (see $cache/semver-checks.log)" "check the network; the last lines: $(tail -3 "$cache/semver-checks.log")"
+    rm -rf "$folder/target"
+    echo "$semver_checks" >"$folder/.version"
 }
