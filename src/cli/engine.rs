@@ -10,7 +10,7 @@ use super::destination::Destination;
 use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on, output};
 use crate::buildx::Store;
-use crate::config::{Config, ConfigError, Layer, Log, Names, Origin as SettingOrigin, ProcessEnvironment};
+use crate::config::{Config, ConfigError, Given, Layer, Log, Names, Origin as SettingOrigin, ProcessEnvironment};
 use crate::engine::images::{Images, Query, Record};
 use crate::engine::remote::{Connected, Daemon, DaemonAddress};
 use crate::engine::select::{DockerAddress, Selection, select};
@@ -33,7 +33,8 @@ pub(super) fn configure(settings: EngineSettings) -> Result<Config, CommandError
     let mut config = load(settings)?;
     let variable = |name: &str| std::env::var_os(name);
     let of_clients = Store::find(variable).and_then(|store| store.engine(variable));
-    block_on(pass_docker_door(&mut config.engine, of_clients.or_else(|| std::env::var("DOCKER_HOST").ok())))?;
+    let of_clients = of_clients.or_else(|| std::env::var("DOCKER_HOST").ok());
+    block_on(pass_docker_door(&mut config.engine, of_clients, config.clients_door.as_ref()))??;
     Ok(config)
 }
 
@@ -72,15 +73,22 @@ fn start_log(config: Config) -> Result<Config, CommandError> {
 }
 
 /// Chooses the engine behind the docker door, if a Linkspan's docker door is where docker is expected. `environment` is
-/// `DOCKER_HOST`, or the address of the docker context: where that names our own door it was set for docker's clients, and the
-/// configuration ignores it.
-async fn pass_docker_door(selection: &mut Selection, environment: Option<String>) {
+/// `DOCKER_HOST`, or the address of the docker context: where that names our own door, which is `clients_door` then, it was set
+/// for docker's clients, and the configuration ignores it.
+///
+/// # Errors
+/// When nobody listens there: docker's default may be another docker than the one that was behind the door.
+async fn pass_docker_door(
+    selection: &mut Selection,
+    environment: Option<String>,
+    clients_door: Option<&Given>,
+) -> Result<(), CommandError> {
     // The nodes of a cluster are found through dockerd.
     if !selection.kind.is_none_or(|kind| kind.is_docker() || kind == EngineKind::Cluster) {
-        return;
+        return Ok(());
     }
     let host = selection.docker_host.clone().or_else(|| environment?.parse().ok());
-    let Some(DockerAddress::Unix(path)) = host else { return };
+    let Some(DockerAddress::Unix(path)) = host else { return Ok(()) };
     match probe(&Address::Unix(path.clone()), First::Http1).await {
         Probe::Linkspan(status) if status.door.kind == Kind::Docker => {
             selection.docker_host = Some(match status.engine.address.parse() {
@@ -88,8 +96,15 @@ async fn pass_docker_door(selection: &mut Selection, environment: Option<String>
                 // The daemon has the certificates, or the ssh, that lead to its engine.
                 _ => DockerAddress::Unix(path),
             });
+            Ok(())
         }
-        _ => {}
+        Probe::Closed if selection.docker_host.is_none() => match clients_door {
+            Some(Given { text, origin }) => {
+                Err(CommandError::DoorClosed { origin: origin.to_string(), address: text.clone() })
+            }
+            None => Ok(()),
+        },
+        _ => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ use super::save::SaveError;
 use crate::caches::CacheError;
 use crate::config::{ConfigError, DEFAULT_EXPORT_LISTEN};
 use crate::daemon::{DaemonError, Signals};
+use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::engine::{EngineError, EngineKind};
 use crate::export::ExportError;
 use crate::image::{Digest, ReferenceError};
@@ -104,6 +105,8 @@ pub(super) enum CommandError {
         "--docker-host names the docker of a cluster's nodes (`--to kind://CLUSTER`), and --to is {to}; leave one out"
     )]
     DockerBeside { to: String },
+    #[error("nobody listens at {address}, Linkspan's own docker door, to which {origin} leads")]
+    DoorClosed { origin: String, address: String },
     #[error(transparent)]
     Elsewhere(EngineError),
     #[error("there is no layout at {path}")]
@@ -225,6 +228,9 @@ impl CommandError {
                 format!("{hint}; or go through a daemon that runs as root: `--to {DEFAULT_EXPORT_LISTEN}`")
             }),
             Self::Engine(error) => error.hint(),
+            Self::DoorClosed { .. } => Some(format!(
+                "start `linkspan serve`, or name the docker that is meant: `--docker-host {DEFAULT_DOCKER_HOST}`"
+            )),
             Self::NoFolder { .. } => Some("name the folder of a layout: `oci:DIR[:NAME]`".to_owned()),
             Self::Damaged { .. } => Some("save the image again, or copy it from elsewhere".to_owned()),
             Self::WrongDoor { export: Some(address), .. } | Self::NoDoor { export: Some(address), .. } => {

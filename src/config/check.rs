@@ -68,7 +68,8 @@ pub(super) fn check(
 ) -> Result<Config, ConfigError> {
     let mut engine = selection(settings, docker)?;
     let builders = builder::check(settings, tables, &usual.buildkit)?;
-    let docker_door = docker::check(settings, &mut engine, &builders, &usual.docker)?;
+    let clients_door = docker::take_own(settings, &mut engine, &usual.docker);
+    let docker_door = docker::check(settings, &engine, &builders)?;
     let export_listen = settings.last(Setting::ExportListen);
     let export_listen =
         export_listen.map(|given| listen::address(given, settings, Proof::CertificateOrPassword)).transpose()?;
@@ -115,6 +116,7 @@ pub(super) fn check(
         engine,
         builders,
         docker_door,
+        clients_door,
         export_listen,
         registry_door,
         metrics_listen,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::listen::{self, Proof};
 use super::parse::{invalid, outputs};
-use super::{Builder, ConfigError, Layer, Origin, Setting};
+use super::{Builder, ConfigError, Given, Layer, Origin, Setting};
 use crate::build_outputs::OutputOptions;
 use crate::engine::EngineKind;
 use crate::engine::select::Selection;
@@ -34,23 +34,26 @@ fn is_same_socket(one: &Address, other: &Address) -> bool {
     one == other || (one.file_name() == other.file_name() && folder(one).is_some() && folder(one) == folder(other))
 }
 
-/// Checks the docker door in `settings`, if there is one. A `DOCKER_HOST` variable, or a docker context, that points to this
-/// docker door (without one, to the default docker door) was set for clients: it is removed from `engine`.
+/// Removes a `DOCKER_HOST` variable, or a docker context, from `engine` that points to the docker door in `settings` (without one,
+/// to the `usual` one): it was set for clients. Returns it.
+pub(super) fn take_own(settings: &Layer, engine: &mut Selection, usual: &str) -> Option<Given> {
+    let parsed = |text: &str| text.parse::<Address>().ok();
+    let ours = parsed(settings.last(Setting::DockerListen).map_or(usual, |given| &given.text))?;
+    let docker_host = settings.last(Setting::DockerHost).filter(|given| is_of_clients(&given.origin))?;
+    if !is_same_socket(&ours, &parsed(&docker_host.text)?) {
+        return None;
+    }
+    engine.docker_host = None;
+    Some(docker_host.clone())
+}
+
+/// Checks the docker door in `settings`, if there is one.
 pub(super) fn check(
     settings: &Layer,
-    engine: &mut Selection,
+    engine: &Selection,
     builders: &[Builder],
-    usual: &str,
 ) -> Result<Option<DockerDoor>, ConfigError> {
-    let given = settings.last(Setting::DockerListen);
-    let parsed = |text: &str| text.parse::<Address>().ok();
-    let ours = parsed(given.map_or(usual, |given| &given.text));
-    let docker_host = settings.last(Setting::DockerHost);
-    let is_ours = |text: &str| matches!((&ours, parsed(text)), (Some(ours), Some(it)) if is_same_socket(ours, &it));
-    if docker_host.is_some_and(|docker_host| is_ours(&docker_host.text) && is_of_clients(&docker_host.origin)) {
-        engine.docker_host = None;
-    }
-    let Some(given) = given else { return Ok(None) };
+    let Some(given) = settings.last(Setting::DockerListen) else { return Ok(None) };
     let listen = listen::address(given, settings, Proof::Certificate)?;
     if !matches!(listen, Address::Unix(_)) {
         return Err(invalid(

@@ -93,6 +93,8 @@ pub struct Config {
     pub output_dirs: Vec<PathBuf>,
     /// The docker door, if there is one.
     pub docker_door: Option<DockerDoor>,
+    /// What docker's clients are told, if that is this docker door itself: it does not choose the engine.
+    pub clients_door: Option<Given>,
     /// The group that our unix sockets belong to.
     pub gid: u32,
     /// How long to wait at the start for an engine that is not up yet.

@@ -27,7 +27,7 @@ use tracing::{info, warn};
 
 use crate::build_outputs::SlowLoads;
 use crate::caches::Caches;
-use crate::config::{Builder, Config, ConfigError, Setting};
+use crate::config::{Builder, Config, ConfigError, Given, Setting};
 use crate::door::registry;
 use crate::engine::select::Selected;
 use crate::engine::{EngineError, EngineKind};
@@ -150,6 +150,7 @@ async fn open(config: &Config, inherited: Inherited, dropped: DroppedSpans) -> R
     let clean_up = start_clean_up(Arc::clone(&engine), caches.clone()).await;
 
     announce(&format!("engine {}: {reason}", engine.identity()));
+    own_door(config).iter().for_each(|line| announce(line));
     left_out(config, engine.identity().kind).iter().for_each(|line| announce(line));
     tls.iter().flat_map(|tls| tls.describe()).for_each(|line| announce(&line));
     let counting = sockets.metrics.as_ref().map(|_| Metrics::counting(engine.identity().kind.name()));
@@ -182,6 +183,16 @@ async fn open(config: &Config, inherited: Inherited, dropped: DroppedSpans) -> R
     let docker_door = sockets.docker.map(|socket| doors.docker(socket));
     let Doors { exports, caches, listeners, .. } = doors;
     Ok(RunningDaemon { listeners, docker_door, registry_door, exports, caches, clean_up })
+}
+
+/// That docker's clients are led here does not say which docker is meant.
+fn own_door(config: &Config) -> Option<String> {
+    let Given { text, origin } = config.clients_door.as_ref()?;
+    let docker = config.engine.docker_address();
+    Some(format!(
+        "{origin} leads to this docker door, {text}, so docker is expected at {docker}; --{} names another",
+        Setting::DockerHost.name()
+    ))
 }
 
 /// Which of the default doors are not open because others were named.

@@ -1,5 +1,7 @@
 //! Why an export failed.
 
+use std::time::Duration;
+
 use crate::engine::EngineError;
 use crate::image::{Digest, GraphError};
 use crate::source::{ReadGraphError, SourceError};
@@ -33,6 +35,14 @@ pub enum ExportError {
         /// What it points to.
         current: Digest,
     },
+    /// Others were setting a name all the time.
+    #[error("the name `{name}` has been in the hands of another export for {} s", waited.as_secs())]
+    NameBusy {
+        /// The name in full.
+        name: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// A name with a digest is to be set, and the image has another one.
     #[error("the name `{name}` is that of another image: this one is {root}")]
     NameDigest {
@@ -65,6 +75,7 @@ impl ExportError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Engine(error) => error.hint(),
+            Self::NameBusy { .. } => Some("see with `linkspan ps` what sets it, and try again".to_owned()),
             Self::NameDigest { .. } => Some("leave the digest out of the name, or give the image's own".to_owned()),
             _ => None,
         }
@@ -80,6 +91,7 @@ impl ExportError {
             Self::Source(_) => "source",
             Self::Engine(error) => error.kind(),
             Self::NameDenied { .. } | Self::NameTaken { .. } | Self::NameDigest { .. } => "policy",
+            Self::NameBusy { .. } => "timeout",
             Self::Cancelled => "cancelled",
             Self::Broken(_) => "internal",
         }

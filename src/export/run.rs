@@ -18,6 +18,7 @@ use crate::trace_context;
 use super::ExportError;
 use super::counted::{Counted, UNPACKING};
 use super::live::LiveExports;
+use super::name_locks::{HeldNames, NameLocks};
 use super::policy::NamePolicy;
 use super::report::{Ending, Report};
 use super::request::{Outcome, Request};
@@ -52,6 +53,7 @@ impl Exports {
             flights: SingleFlight::default(),
             limits: Limits::default(),
             policy,
+            names: NameLocks::default(),
             live: LiveExports::default(),
             leases: OpenLeases::default(),
             activities,
@@ -71,6 +73,7 @@ impl Exports {
             flights: SingleFlight::default(),
             limits: self.shared.limits,
             policy: self.shared.policy.clone(),
+            names: NameLocks::default(),
             live: self.shared.live.clone(),
             leases: self.shared.leases.clone(),
             activities: self.shared.activities.clone(),
@@ -114,6 +117,14 @@ impl Exports {
     /// What `principal` may do to names.
     pub fn policy(&self, principal: &Principal) -> Rights<'_> {
         self.shared.policy(principal)
+    }
+
+    /// Waits until no other export of this process sets one of `names`; none does until what is returned is dropped.
+    ///
+    /// # Errors
+    /// [`ExportError::NameBusy`].
+    pub async fn hold_names(&self, names: &[Reference]) -> Result<HeldNames, ExportError> {
+        self.shared.names.hold(names).await
     }
 
     /// Whether rules say what clients may do.

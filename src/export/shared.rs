@@ -12,6 +12,7 @@ use crate::image::Limits;
 use crate::net::Principal;
 
 use super::live::LiveExports;
+use super::name_locks::NameLocks;
 use super::policy::NamePolicy;
 use super::rights::Rights;
 use super::single_flight::SingleFlight;
@@ -23,6 +24,8 @@ pub(super) struct Shared {
     pub(super) flights: SingleFlight,
     pub(super) limits: Limits,
     pub(super) policy: NamePolicy,
+    /// Names that are being set.
+    pub(super) names: NameLocks,
     pub(super) live: LiveExports,
     pub(super) leases: OpenLeases,
     /// Whoever counts what happens.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug_span};
 
 use crate::engine::{EngineError, ImageTransaction, Lease, Lifetime, Precondition, PreparedImage, TransactionOptions};
-use crate::image::{Graph, Reference, Walk};
+use crate::image::{Descriptor, Graph, Reference, Walk};
 use crate::progress::{Event, Events, State};
 use crate::source::{OnMissing, Source, read_graph};
 
@@ -184,6 +184,10 @@ impl Transaction {
         let free = |name: &Reference| Precondition { name: name.clone(), expected: expected.clone() };
         let policy = self.policy();
         preconditions.extend(self.chosen_names().iter().filter(|name| !policy.may_move(name)).map(free));
+        // From the look at the names until they are set: docker has no way to compare and set.
+        let shared = self.shared.clone();
+        let held = shared.names.hold(self.request.names.iter().chain(preconditions.iter().map(|it| &it.name)));
+        let _held = until(cancel, held).await?;
         let committing = prepared.commit(&self.request.names, &preconditions).instrument(debug_span!("commit"));
         finish_commit(cancel, committing).await?.map_err(|error| match error {
             EngineError::NameMoved { name, current: Some(current) }
@@ -204,12 +208,14 @@ impl Transaction {
     ) -> Result<(&'a dyn PreparedImage, Outcome), ExportError> {
         let plan = image.plan();
         self.machine.enter(State::Planned);
-        let present = plan.present.len();
         self.counted.plan(plan);
         self.tally.plan(plan);
-        self.spared.store(plan.present.iter().map(|blob| blob.size).sum(), Ordering::Relaxed);
+        // What the client sent under the lease before is there now, and was not spared.
+        let (received, held): (Vec<_>, Vec<_>) =
+            plan.present.iter().partition(|blob| self.request.received.contains(&blob.digest));
+        self.spared.store(bytes_of(held.iter().copied()), Ordering::Relaxed);
         let (missing, stored) = (plan.missing.clone(), plan.stored.clone());
-        self.events.emit(Event::Planned { present, missing, stored });
+        self.events.emit(Event::Planned { present: plan.present.len(), missing, stored });
 
         self.machine.enter(State::Transferring);
         let (blobs, bytes) = match &self.source {
@@ -223,9 +229,9 @@ impl Transaction {
         let prepared = image.prepare().instrument(debug_span!("prepare")).await?;
         self.machine.enter(State::Ready);
         let outcome = Outcome {
-            sent_blobs: blobs + plan.stored.len(),
-            sent_bytes: bytes + plan.stored.iter().map(|document| document.size).sum::<u64>(),
-            present_blobs: present + plan.missing.len() - blobs,
+            sent_blobs: blobs + plan.stored.len() + received.len(),
+            sent_bytes: bytes + bytes_of(plan.stored.iter().chain(received)),
+            present_blobs: held.len() + plan.missing.len() - blobs,
         };
         Ok((prepared, outcome))
     }
@@ -241,6 +247,10 @@ impl Transaction {
             None => Ok(Walk::new(root, self.shared.limits)?.finish()?),
         }
     }
+}
+
+fn bytes_of<'b>(blobs: impl IntoIterator<Item = &'b Descriptor>) -> u64 {
+    blobs.into_iter().map(|blob| blob.size).sum()
 }
 
 /// Runs `work` unless `cancel` comes first.

@@ -91,6 +91,15 @@ fn a_docker_host_that_is_our_own_door_leads_to_its_engine() {
     let wrong = linkspan(["load", "-i", text(file.path()), "--to", &door]).fails();
     let expected = format!("linkspan: error: {door} is Linkspan's docker door, and not that of the exporter API");
     assert!(wrong.stderr.contains(&expected) && wrong.stderr.contains("hint: start `linkspan serve`"), "{wrong}");
+
+    // Closed: the docker at the usual socket may be another one.
+    drop(daemon);
+    let run = linkspan(["images"]).env("DOCKER_HOST", &door).env("LINKSPAN_DOCKER_LISTEN", &door);
+    let closed = run.fails();
+    let expected = format!("nobody listens at {door}, Linkspan's own docker door, to which DOCKER_HOST leads\n");
+    assert!(closed.stderr.contains(&expected) && closed.stderr.contains("`--docker-host unix://"), "{closed}");
+    let named = linkspan(["digest", "behind-a-door:1"]).env("DOCKER_HOST", &door).env("LINKSPAN_DOCKER_LISTEN", &door);
+    named.args(stack.docker_flags()).ok();
 }
 
 #[test]

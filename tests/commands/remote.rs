@@ -164,6 +164,8 @@ fn images_are_copied_into_a_daemon_and_out_of_it() {
     let at = |daemon: &Daemon, name: &str| format!("{}:{name}", daemon.linkspan.address());
     let copy = |from: &str, to: &str| linkspan(["copy", from, to]).ok();
     copy(&format!("oci-archive:{}", text(file.path())), &at(&one, ""));
+    let log = until("the export to be logged", || one.linkspan.log(), |log| log.contains(" exported "));
+    assert!(log.contains(" sent_blobs=4 ") && log.contains(" spared_blobs=0 spared_bytes=0 "), "{log}");
     let output = copy(&at(&one, "copied:1"), &at(&other, "copied:2"));
     assert_eq!(output.stdout, "Copied image: copied:2\n");
     assert!(output.stderr.contains("sent 4 blobs"), "{output}");

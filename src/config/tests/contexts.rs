@@ -72,7 +72,13 @@ fn a_context_for_the_clients_of_a_docker_door_names_no_engine() {
     assert_eq!(docker_host(sources().flag(Setting::DockerListen, "unix:///door.sock")), None);
     assert_eq!(docker_host(sources().flag(Setting::DockerListen, "/other.sock")).as_deref(), Some("unix:///door.sock"));
     let usual = Sources::new().host("door", "unix:///run/linkspan/docker.sock", &[]).current("door");
-    assert_eq!(docker_host(usual), None);
+    let config = usual.config();
+    assert_eq!(config.engine.docker_host, None);
+    let door = config.clients_door.unwrap();
+    assert_eq!(
+        (&*door.text, &*door.origin.to_string()),
+        ("unix:///run/linkspan/docker.sock", "the docker context `door`")
+    );
 }
 
 #[test]

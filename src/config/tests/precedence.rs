@@ -130,6 +130,7 @@ fn every_setting_can_be_given_by_variable() {
             from_engine: vec!["local/*".to_owned(), "demo:*".to_owned()],
             output_dirs: vec!["/srv/a".into(), "/srv/b".into()],
             docker_door: Some(DockerDoor { listen: "unix:///l.sock".parse().unwrap(), outputs, is_default: false }),
+            clients_door: None,
             gid: 50,
             engine_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),

@@ -116,6 +116,7 @@ impl From<ExportError> for ApiError {
                 )
                 .with("current", current.to_string())
             },
+            ExportError::NameBusy { .. } => Self::new(Code::Unavailable, Reason::EngineUnavailable, error.to_string()),
             ExportError::NameDigest { name, root } => Self::field(&name, other_image(&root)),
             ExportError::Cancelled => Self::new(Code::Aborted, Reason::ExportAborted, "the export was aborted"),
             error => Self::new(Code::Internal, Reason::EngineRefused, error.to_string()),

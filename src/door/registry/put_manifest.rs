@@ -350,7 +350,7 @@ impl From<ExportError> for Refusal {
             }
             ExportError::Engine(error) => error.into(),
             ExportError::Source(error) => error.into(),
-            ExportError::Cancelled | ExportError::Broken(_) => {
+            ExportError::Cancelled | ExportError::NameBusy { .. } | ExportError::Broken(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, error.to_string())
             }
         }

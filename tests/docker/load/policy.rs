@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use super::archive::Image;
-use crate::common::{Linkspan, Output, Part, Run, Stack, Tar, text, until};
+use crate::common::{Linkspan, Output, Part, Run, Stack, Tar, linkspan, text, until};
 
 const NOT_ALLOWED: &str = "is not allowed here; allowed are: docker.io/library/ci-*";
 
@@ -202,6 +202,39 @@ fn names_that_must_not_move_stay() {
     assert_eq!(stack.tagged("moby", "still:1"), before);
     guarded.load(&second.oci("other:1")).ok();
     stack.docker(["image", "rm", "still:1", "other:1"]).ok();
+}
+
+/// dockerd has no way to compare and set: whoever comes second finds that the name is taken, by whichever door.
+#[test]
+fn of_those_who_set_a_name_at_once_one_succeeds() {
+    let stack = Stack::shared();
+    for engine in ["docker", "docker-api"] {
+        let (export, cache) = (stack.fresh_path("-export.sock"), stack.fresh_path("-cache"));
+        let to = format!("unix://{}", text(&export));
+        let policy = ["--deny-tag-move", "--export-listen", &to, "--cache-dir", text(&cache)];
+        let guarded = Guarded::new(stack, engine, stack.docker_host(), &policy);
+        for round in 0..3 {
+            let name = format!("at-once-{engine}:{round}");
+            let image = |at: u8| Image::of(&[format!("{engine} {round} {at}").as_bytes()]);
+            let runs: Vec<_> = (0..6)
+                .map(|at| {
+                    let archive = image(at).oci(&name);
+                    match at % 2 {
+                        0 => guarded.load(&archive).spawn(),
+                        _ => {
+                            let file = archive.end().write(stack.fresh_path("-archive.tar"));
+                            linkspan(["load", "-q", "-i", text(&file), "--to", &to]).spawn()
+                        }
+                    }
+                })
+                .collect();
+            let outputs: Vec<_> = runs.into_iter().map(|run| run.wait()).collect();
+            let (succeeded, failed): (Vec<_>, Vec<_>) = outputs.iter().partition(|output| output.status.success());
+            let told = |output: &&Output| output.stderr.contains("names must not move here");
+            assert!(succeeded.len() == 1 && failed.iter().all(told), "{engine}: {outputs:?}");
+            stack.docker(["image", "rm", &name]).ok();
+        }
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, debug, info_span, warn};
 
 use self::blobs::{EngineBlobs, LeasedBlobs, NoBlobs};
-use self::guard::{Guard, Watch};
+use self::guard::{Guard, Held, Watch};
 use self::half_close::{HalfCloseStream, UploadEnd};
 use self::lines::{Edit, edited};
 use self::report::{LOADING, Report};
@@ -189,7 +189,7 @@ impl Load {
         if names_platforms(head.uri.query()) {
             pinned.blobs.leave_packed().await;
         }
-        let left = watch.left.clone();
+        let (left, names) = (watch.left.clone(), watch.guard.as_ref().map(Guard::held));
         let continued = wire::to_dockerd(&mut head).then(|| Arc::new(Notify::new()));
         let end = UploadEnd::default();
         let unavailable = |report: &mut Report, reason: &str| {
@@ -215,7 +215,7 @@ impl Load {
                 }
             });
         }
-        let Ok((outcome, lasting)) = send(sender, request, (pinned, upload, connection), left).await else {
+        let Ok((outcome, lasting)) = send(sender, request, (pinned, upload, connection, names), left).await else {
             return unavailable(&mut report, "the load was given up");
         };
         let response = match (outcome, known.trouble.get()) {
@@ -252,8 +252,8 @@ impl Load {
     }
 }
 
-/// Kept as long as the response: the upload may still be running, and needs the blobs to its end.
-type KeptForResponse = (Pinned, Upload, AbortOnDropHandle<()>);
+/// Kept as long as the response: the upload may still be running, and needs the blobs to its end; dockerd may still set the names.
+type KeptForResponse = (Pinned, Upload, AbortOnDropHandle<()>, Option<Held>);
 
 /// Sends `request` and waits for the response, even if the client disconnects meanwhile, so that dockerd ends its
 /// import itself. If its connection closed during the import, the request would be cancelled, and what it has stored so

@@ -6,12 +6,12 @@
 mod claims;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
 use self::claims::{Claim, UncertainNames, of_index, of_manifest, of_repositories};
-use crate::export::{ExportError, Exports};
+use crate::export::{ExportError, Exports, HeldNames};
 use crate::image::{Digest, Limits, Reference};
 use crate::net::Principal;
 
@@ -72,13 +72,23 @@ pub(super) struct Guard {
     exports: Arc<Exports>,
     client: Principal,
     claims: Vec<(Reference, Option<Digest>)>,
+    held: Held,
 }
+
+/// The names that dockerd sets, once they were looked at: nobody else sets them until its response was delivered.
+pub(super) type Held = Arc<OnceLock<HeldNames>>;
 
 impl Guard {
     /// A guard, if there is a policy to enforce.
     pub(super) fn new(exports: &Arc<Exports>, client: &Principal) -> Option<Self> {
-        let guard = || Self { exports: exports.clone(), client: client.clone(), claims: Vec::new() };
+        let guard =
+            || Self { exports: exports.clone(), client: client.clone(), claims: Vec::new(), held: Held::default() };
         exports.policy(client).is_restrictive().then(guard)
+    }
+
+    /// The names that it will have held, for as long as dockerd may set them.
+    pub(super) fn held(&self) -> Held {
+        self.held.clone()
     }
 
     /// Whether a file may name images. Its folder does not matter: links can make any path another.
@@ -114,6 +124,9 @@ impl Guard {
         if self.exports.policy(&self.client).may_move_all() {
             return Ok(());
         }
+        let names: Vec<_> = self.claims.iter().map(|(name, _)| name.clone()).collect();
+        // An archive has one end.
+        let _ = self.held.set(self.exports.hold_names(&names).await?);
         let indexed: HashSet<_> =
             self.claims.iter().filter(|(_, root)| by_index && root.is_some()).map(|(name, _)| name).collect();
         for (name, root) in &self.claims {
