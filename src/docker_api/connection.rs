@@ -16,13 +16,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::early_response::EarlyResponseStream;
 use super::{Api, ApiError};
-use crate::net::{ENGINES, Stream, StreamFailure};
+use crate::net::{ENGINES, EndReason, Stream, StreamFailure, with_causes};
 use crate::trace_context;
 
 /// The time limit for connecting to a socket of this machine, or for starting a connection to another one.
 const CONNECT: Duration = Duration::from_secs(15);
-/// How long the task of a connection that has ended may take to say why.
-const ENDED: Duration = Duration::from_secs(1);
 /// What is said of a connection that ended without a reason, in the words of the system and of hyper.
 const UNEXPLAINED: [&str; 5] = ["reset by peer", "broken pipe", "connection closed", "was closed", "end of file"];
 /// What else that may be where there is TLS.
@@ -36,13 +34,14 @@ pub(super) type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + S
 pub(super) struct Connection {
     pub(super) sender: SendRequest<RequestBody>,
     pub(super) running: Streaming,
+    reason: EndReason,
     /// Why its stream ended, if a program says so.
     failure: StreamFailure,
 }
 
 /// The connection of a running request. Dropping it aborts the request.
 #[derive(Debug)]
-pub(crate) struct Streaming(AbortOnDropHandle<Option<String>>);
+pub(crate) struct Streaming(#[expect(dead_code, reason = "held for what its end does")] AbortOnDropHandle<()>);
 
 impl Api {
     /// Sends a request on a connection that waits for one, or else on a new one.
@@ -75,12 +74,9 @@ impl Api {
     /// The error for a request that failed. If the connection ended before it took the request, as after an alert of TLS,
     /// only the connection's task knows why; if its stream is a program's, hyper may have lost what that said.
     pub(super) async fn broken(&self, connection: Connection, error: &hyper::Error) -> ApiError {
-        let Connection { sender, running, failure } = connection;
+        let Connection { sender, running: _running, reason, failure } = connection;
         drop(sender);
-        let ended = match error.is_canceled() {
-            true => timeout(ENDED, running.0).await.ok().and_then(Result::ok).flatten(),
-            false => None,
-        };
+        let ended = if error.is_canceled() { reason.get().await } else { None };
         match failure.reason().or(ended) {
             Some(reason) => self.without_response(reason),
             None => self.unreachable(error),
@@ -92,12 +88,9 @@ impl Api {
         let stream = EarlyResponseStream::new(stream);
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
-        let running = Streaming(AbortOnDropHandle::new(tokio::spawn(async move {
-            let reason = causes(&connection.with_upgrades().await.err()?);
-            tracing::debug!(reason, "a connection to docker ended");
-            Some(reason)
-        })));
-        Ok(Connection { sender, running, failure })
+        let (reason, driven) = EndReason::of(self.address.clone(), connection.with_upgrades());
+        let running = Streaming(AbortOnDropHandle::new(tokio::spawn(driven)));
+        Ok(Connection { sender, running, reason, failure })
     }
 
     pub(super) async fn connect(&self) -> Result<Box<dyn Stream>, ApiError> {
@@ -115,7 +108,7 @@ impl Api {
 
     /// The error for a connection that dockerd closed or broke, with its causes: hyper's own texts are short.
     pub(crate) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ApiError {
-        self.without_response(causes(error))
+        self.without_response(with_causes(error))
     }
 
     fn without_response(&self, mut reason: String) -> ApiError {
@@ -139,15 +132,6 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     body.map_err(Into::into).boxed_unsync()
-}
-
-/// An error and what is behind it: of the system, or of the program that made the connection. A cause that is in the text
-/// already is not repeated.
-pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.map(ToString::to_string).fold(error.to_string(), |reason, cause| {
-        if reason.ends_with(&cause) { reason } else { format!("{reason}: {cause}") }
-    })
 }
 
 /// Whether the system let nobody connect.

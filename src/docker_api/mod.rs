@@ -22,8 +22,8 @@ use rustix::process::Pid;
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use crate::net::{Dial, Upstream};
-use connection::{Exchange, Streaming, boxed, causes};
+use crate::net::{Dial, Upstream, with_causes};
+use connection::{Exchange, Streaming, boxed};
 pub use endpoint::{DEFAULT_DOCKER_HOST, DockerAddress, DockerAddressError};
 pub(crate) use error::ApiError;
 pub(crate) use grpc::Grpc;
@@ -194,7 +194,7 @@ impl Api {
             let Exchange { response, connection: _connection } = self.exchange(request).await?;
             let (head, body) = response.into_parts();
             let body =
-                Limited::new(body, MAX_RESPONSE_BYTES).collect().await.map_err(|error| broken(causes(&*error)))?;
+                Limited::new(body, MAX_RESPONSE_BYTES).collect().await.map_err(|error| broken(with_causes(&*error)))?;
             Ok(ApiResponse { status: head.status, body: body.to_bytes() })
         };
         match timeout(limit, exchange).await {
@@ -273,7 +273,7 @@ impl Api {
         let exchange = async {
             let Exchange { response, connection } = self.exchange(request).await?;
             let (head, body) = response.into_parts();
-            let body = Limited::new(body, bytes).collect().await.map_err(|error| broken(causes(&*error)))?;
+            let body = Limited::new(body, bytes).collect().await.map_err(|error| broken(with_causes(&*error)))?;
             if let Some(pool) = &self.pool {
                 pool.put(connection);
             }

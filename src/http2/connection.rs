@@ -13,14 +13,13 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::authority::AuthorityRewriter;
 use super::body::{Body, BodyError};
-use crate::net::{Dial, DialError, EofSignal, Stream};
+use crate::net::{Dial, DialError, EndReason, EofSignal, Stream, with_causes};
 
 /// The largest gRPC message that BuildKit and containerd exchange, with its frame header
 /// (containerd `defaults/defaults.go`: 16 MiB).
@@ -50,9 +49,6 @@ const PENDING_RESETS: usize = 4096;
 
 /// How long after a response an upstream needs no health check.
 const FRESH: Duration = Duration::from_secs(1);
-
-/// How long the task of a connection that has ended may take to say why.
-const ENDED: Duration = Duration::from_secs(1);
 
 /// How often a silent upstream is pinged while calls wait for it, and how long it has to respond. gRPC's Go servers take
 /// pings more often than every five minutes for an attack and end the connection (grpc-go
@@ -85,14 +81,6 @@ fn broken(upstream: &str, source: &hyper::Error, ended: Option<&str>) -> String 
         (true, None) => format!("{upstream} cannot be reached: the connection to it has ended"),
         (true, Some(reason)) => format!("{upstream} cannot be reached: the connection to it has ended: {reason}"),
     }
-}
-
-/// An error and its causes. A cause that is in the text already is not repeated.
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.map(ToString::to_string).fold(error.to_string(), |reason, cause| {
-        if reason.ends_with(&cause) { reason } else { format!("{reason}: {cause}") }
-    })
 }
 
 /// Whether `error` is the reset of a stream by the other side; everything else means that there is no other side.
@@ -147,8 +135,7 @@ pub struct UpstreamConnection {
     sender: SendRequest<Body>,
     upstream: String,
     ended: CancellationToken,
-    /// Why the connection ended, if it broke; closed when its task has ended.
-    reason: watch::Receiver<Option<String>>,
+    reason: EndReason,
     /// When the upstream last responded.
     last_response_at: Arc<Mutex<Instant>>,
 }
@@ -198,14 +185,8 @@ impl UpstreamConnection {
             .handshake(TokioIo::new(EofSignal::new(stream, ended.clone())))
             .await
             .map_err(|source| ProxyError::Http { upstream: upstream.clone(), source, ended: None })?;
-        let (name, (told, reason)) = (upstream.clone(), watch::channel(None));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                let reason = with_causes(&error);
-                tracing::debug!(upstream = %name, error = reason, "upstream connection ended");
-                told.send_replace(Some(reason));
-            }
-        });
+        let (reason, driven) = EndReason::of(upstream.clone(), connection);
+        tokio::spawn(driven);
         Ok(Self { sender, upstream, ended, reason, last_response_at: Arc::new(Mutex::new(Instant::now())) })
     }
 
@@ -235,19 +216,12 @@ impl UpstreamConnection {
             Ok(response) => response,
             Err(source) => {
                 // If the connection ended before it took the request, as after an alert of TLS, only its task knows why.
-                let ended = if source.is_canceled() { self.reason().await } else { None };
+                let ended = if source.is_canceled() { self.reason.get().await } else { None };
                 return Err(ProxyError::Http { upstream: self.upstream.clone(), source, ended });
             }
         };
         *self.last_response_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         Ok(response)
-    }
-
-    /// Why the connection has ended, if it broke.
-    async fn reason(&self) -> Option<String> {
-        let mut reason = self.reason.clone();
-        let known = timeout(ENDED, reason.wait_for(Option::is_some)).await.ok()?.ok()?;
-        known.clone()
     }
 
     /// Passes a request on as it is.
@@ -320,6 +294,7 @@ where
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt as _;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::net::Upstream;

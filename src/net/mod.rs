@@ -11,14 +11,15 @@
 //! ```
 
 mod address;
+mod at_path;
 mod command;
 mod connection;
 mod counted;
 mod counted_dial;
 mod dial;
 mod drain;
+mod end_reason;
 mod linked_close;
-mod listened;
 mod principal;
 mod server_tls;
 mod ssh;
@@ -28,15 +29,16 @@ mod upstream;
 mod verification;
 
 pub use address::{Address, AddressError};
+pub(crate) use at_path::AtPath;
 pub use command::CommandStream;
 pub use connection::Connection;
 pub use counted::{BUILDERS, ConnectionCount, Counted, ENGINES, OpenConnection};
 pub use counted_dial::CountedDial;
 pub use dial::{Dial, DialError};
 pub use drain::{Call, Drain, IDLE, KindGuard, Metered};
+pub(crate) use end_reason::{EndReason, with_causes};
 pub use linked_close::CloseWith;
 pub(crate) use linked_close::EofSignal;
-pub(crate) use listened::{is_listened_at, is_seen_listening};
 pub use principal::Principal;
 pub use server_tls::{ServerCertificate, ServerTls, ServerTlsError, ServerTlsSettings, TlsRules};
 pub use ssh::{SshAddress, SshAddressError, SshDial, SshError};

@@ -4,6 +4,7 @@ use std::io;
 
 use oci_client::errors::OciDistributionError;
 
+use crate::net::with_causes;
 use crate::source::{ReadGraphError, SourceError};
 
 /// Why an image could not be copied from or to a registry.
@@ -87,7 +88,7 @@ impl RegistryError {
             }
             _ => false,
         };
-        let (name, what, reason) = (name.to_string(), what.into(), causes(error));
+        let (name, what, reason) = (name.to_string(), what.into(), with_causes(error));
         Self::Refused { name, what, reason, needs_login, is_absent: is_absent(error) }
     }
 
@@ -139,13 +140,4 @@ pub(super) fn is_absent(error: &OciDistributionError) -> bool {
         }
         _ => false,
     }
-}
-
-/// The error with all its causes: the outer messages of HTTP clients do not name the cause.
-fn causes(error: &OciDistributionError) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-    })
 }

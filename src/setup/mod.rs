@@ -10,13 +10,14 @@ mod door;
 mod plugin;
 mod record;
 
+use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
 
 use serde::Serialize;
 
 use crate::buildx::{Instance, Store, StoreError, is_same_address};
-use crate::net::{Address, AddressError, is_seen_listening};
+use crate::net::{Address, AddressError, AtPath};
 
 use record::Record;
 
@@ -175,8 +176,9 @@ pub fn stranded(store: &Store) -> Result<Vec<Stranded>, SetupError> {
 /// Whether nobody listens at a unix socket, or there is none.
 fn is_closed(door: &Address) -> bool {
     let Address::Unix(path) = door else { return false };
-    match is_seen_listening(path) {
-        Ok(is_listened_at) => !is_listened_at,
+    // A client follows links, too.
+    match fs::canonicalize(path).and_then(|path| AtPath::observe(&path)) {
+        Ok(found) => found != AtPath::Listener,
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }

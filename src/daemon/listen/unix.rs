@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, fchmod, fstat, mkdirat, openat};
@@ -13,7 +12,7 @@ use tracing::info;
 
 use super::ListenError;
 use super::claim::{Claim, Refused};
-use crate::net::{Address, is_listened_at, is_seen_listening};
+use crate::net::{Address, AtPath};
 
 /// Only owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
@@ -46,8 +45,7 @@ pub(super) async fn bind(path: &Path, gid: u32) -> Result<(UnixListener, Claim),
 
 /// Whether there is a socket at `path` that refuses connections: its process is gone.
 pub(crate) fn is_stale(path: &Path) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    is_socket && matches!(is_seen_listening(path), Ok(false))
+    matches!(AtPath::observe(path), Ok(AtPath::DeadSocket))
 }
 
 /// Removes a socket that nobody listens at. It is looked at again, under the lock that a daemon takes which starts there.
@@ -88,27 +86,13 @@ fn clear(path: &Path) -> Result<(), ListenError> {
         let (address, action) = (Address::Unix(path.to_owned()), action.to_owned());
         move |source| ListenError::System { address, action, source }
     };
-    let kind = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(fail("look at what is there")(error)),
-    };
-    if !kind.is_socket() {
-        let what = match () {
-            () if kind.is_dir() => "a folder",
-            () if kind.is_symlink() => "a symbolic link",
-            () if kind.is_file() => "a file",
-            () => "a device or pipe",
-        };
-        return Err(ListenError::NotASocket { path: path.to_owned(), what });
-    }
-    match is_listened_at(path) {
-        Ok(true) => Err(ListenError::Live { path: path.to_owned() }),
-        Ok(false) => {
+    match AtPath::probe(path).map_err(fail("see whether a socket there is in use"))? {
+        AtPath::Nothing => Ok(()),
+        AtPath::Listener => Err(ListenError::Live { path: path.to_owned() }),
+        AtPath::DeadSocket => {
             info!(path = %path.display(), "replacing the socket of a process that is gone");
             fs::remove_file(path).map_err(fail("remove the stale socket"))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(fail("see whether the socket there is in use")(error)),
+        AtPath::Other(what) => Err(ListenError::NotASocket { path: path.to_owned(), what }),
     }
 }
