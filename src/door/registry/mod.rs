@@ -17,6 +17,7 @@ mod guard;
 mod list;
 mod manifests;
 mod packed;
+mod parts;
 mod push;
 mod put_manifest;
 mod query;

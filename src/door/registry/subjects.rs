@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 
+use super::parts::Parts;
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Query};
 use crate::image::{Descriptor, Digest, Document, Kind, Limits};
@@ -21,8 +22,6 @@ const MAX_KNOWN: usize = 20_000;
 const MAX_ANNOTATIONS: usize = 16 << 10;
 /// How many documents are looked into for one request.
 const MAX_READ: usize = 100_000;
-/// Of how many documents it is remembered that they share a blob; most artifacts have the same config.
-const MAX_SHARING: usize = 1000;
 /// How many are read at once.
 const PARALLEL: usize = 16;
 
@@ -32,7 +31,7 @@ pub(super) struct Subjects {
     images: Arc<dyn Images>,
     known: Mutex<HashMap<Digest, Arc<Facts>>>,
     /// Which documents that refer to others have a blob.
-    parts: Mutex<HashMap<Digest, HashSet<Digest>>>,
+    parts: Mutex<Parts>,
 }
 
 /// A repository, to whose images a search is limited.
@@ -113,7 +112,7 @@ impl Subjects {
 
     /// The subjects and the digests of the documents that are `digest`, or have it as a blob as far as they were read before.
     pub(super) async fn referrers_with(&self, digest: &Digest) -> Result<Vec<(Digest, Digest)>, EngineError> {
-        let documents = self.parts.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
+        let documents = self.parts.lock().unwrap_or_else(PoisonError::into_inner).documents_with(digest).cloned();
         let mut found = Vec::new();
         for document in documents.into_iter().flatten().chain([digest.clone()]) {
             let Some(document) = self.images.identify(&document).await?.filter(is_manifest) else { continue };
@@ -151,18 +150,9 @@ impl Subjects {
     /// Notes which blobs a document has that refers to another one.
     fn note_parts(&self, document: &Descriptor, bytes: Bytes) {
         let Ok(parsed) = Document::parse(document.clone(), bytes) else { return };
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let own = parsed.children().into_iter().filter(|child| child.kind() != Kind::ForeignLayer);
-        // Each blob has few documents, or few blobs have many.
-        if parts.len() >= MAX_KNOWN || parts.values().map(HashSet::len).sum::<usize>() >= 5 * MAX_KNOWN {
-            parts.clear();
-        }
-        for child in own.take(MAX_KNOWN) {
-            let documents = parts.entry(child.digest.clone()).or_default();
-            if documents.len() < MAX_SHARING {
-                documents.insert(document.digest.clone());
-            }
-        }
+        let own = own.map(|child| child.digest.clone());
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).note(&document.digest, own);
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Facts>>> {
