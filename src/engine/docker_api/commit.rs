@@ -35,9 +35,7 @@ impl Load {
             return Ok(());
         }
         let failed = async |error| {
-            // It may be there again: an image that loses its last name stays without one.
-            self.unnamed.expect();
-            self.unnamed.settle();
+            self.unnamed.may_be_back();
             self.unnamed.forget().await;
             Err(self.explained(error).await)
         };

@@ -76,11 +76,11 @@ impl Load {
         }
         let entries = layout::entries(&self.graph.root().clone().without_names(), &[]);
         let index = layout::index(&entries).map_err(|error| refused(error.to_string()))?;
-        self.unnamed.expect();
+        self.unnamed.load_begins();
         upload.file(INDEX_FILE, index.into()).await?;
         let outcome = upload.finish().await;
         if matches!(outcome, Ok(_) | Err(EngineError::Commit { .. } | EngineError::NoSpace { .. })) {
-            self.unnamed.settle();
+            self.unnamed.load_ended();
         }
         outcome
     }

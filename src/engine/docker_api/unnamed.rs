@@ -1,8 +1,7 @@
 //! The record that dockerd makes of an image that it loads without a name (moby `daemon/containerd/soft_delete.go`): it is there
 //! until a name is set, and must not stay when none is.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -24,10 +23,18 @@ pub(super) struct UnnamedRecord {
     root: Digest,
     /// Whether it was there before, so that it must stay.
     was_there: bool,
-    /// Whether a load of ours may have made it.
-    is_expected: AtomicBool,
-    /// Whether dockerd has said how that load ended.
-    is_settled: AtomicBool,
+    made: Mutex<Made>,
+}
+
+/// What we have to do with the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// Nothing: it was not made at our request, or is what was requested.
+    NotByUs,
+    /// dockerd makes it for a load of ours, and has not said how that ended.
+    ByUnfinishedLoad,
+    /// dockerd may have made it at our request, and has responded.
+    Perhaps,
 }
 
 impl UnnamedRecord {
@@ -35,24 +42,31 @@ impl UnnamedRecord {
     pub(super) async fn look(docker: Arc<DockerApi>, root: Digest) -> Result<Self, EngineError> {
         let found = inspect(&docker.api, root.as_str()).await?;
         let was_there = found.is_some_and(|found| found.target().digest == root && found.is_dangling());
-        let (is_expected, is_settled) = (AtomicBool::new(false), AtomicBool::new(true));
-        Ok(Self { docker, root, was_there, is_expected, is_settled })
+        Ok(Self { docker, root, was_there, made: Mutex::new(Made::NotByUs) })
     }
 
-    /// From now on dockerd may make it at our request.
-    pub(super) fn expect(&self) {
-        self.is_settled.store(false, Ordering::Release);
-        self.is_expected.store(true, Ordering::Release);
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A load begins: from now on dockerd may make it.
+    pub(super) fn load_begins(&self) {
+        *self.made() = Made::ByUnfinishedLoad;
     }
 
     /// dockerd has said how the load ended.
-    pub(super) fn settle(&self) {
-        self.is_settled.store(true, Ordering::Release);
+    pub(super) fn load_ended(&self) {
+        *self.made() = Made::Perhaps;
+    }
+
+    /// It may be there again: an image that loses its last name stays without one.
+    pub(super) fn may_be_back(&self) {
+        *self.made() = Made::Perhaps;
     }
 
     /// It is as it should be: another name took its place, or it is what was requested.
     pub(super) fn keep(&self) {
-        self.is_expected.store(false, Ordering::Release);
+        *self.made() = Made::NotByUs;
     }
 
     /// Whether the image was there without a name, so that it must stay.
@@ -63,21 +77,23 @@ impl UnnamedRecord {
     /// Removes it if it is ours, and with it the image if nothing else names it. Never by force: what a container uses stays.
     pub(super) async fn forget(&self) {
         if !self.was_there {
-            self.remove_expected().await;
+            self.remove_made().await;
         }
     }
 
     /// Removes it where the image has a name: whoever made it, it would keep the image when that name goes. Of two exports of one
     /// image the second finds the record of the first, whose name takes it away before the second one makes it again.
     pub(super) async fn yield_to_name(&self) {
-        self.remove_expected().await;
+        self.remove_made().await;
     }
 
-    async fn remove_expected(&self) {
-        if !self.is_expected.load(Ordering::Acquire) {
-            return;
-        }
-        let looks = if self.is_settled.load(Ordering::Acquire) { 1 } else { LOOKS };
+    async fn remove_made(&self) {
+        let made = *self.made();
+        let looks = match made {
+            Made::NotByUs => return,
+            Made::ByUnfinishedLoad => LOOKS,
+            Made::Perhaps => 1,
+        };
         for left in (0..looks).rev() {
             match self.remove().await {
                 Ok(false) if left > 0 => sleep(INTERVAL).await,
