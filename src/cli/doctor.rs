@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::settings::Settings;
+use super::daemon_settings::DaemonSettings;
 use super::{CommandError, block_on, output};
 use crate::buildx::Store;
 use crate::config::{Config, ProcessEnvironment};
@@ -41,7 +41,7 @@ pub(super) struct Doctor {
     dry_run: bool,
 
     #[command(flatten)]
-    settings: Settings,
+    settings: DaemonSettings,
 }
 
 const EXAMPLES: &str = "\

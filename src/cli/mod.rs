@@ -9,6 +9,7 @@ mod cache;
 mod client_tls;
 mod copy;
 mod daemon;
+mod daemon_settings;
 mod destination;
 mod dial_stdio;
 mod doctor;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use tracing::Level;
 
-use super::settings::Settings;
+use super::daemon_settings::DaemonSettings;
 use super::{CommandError, block_on};
 use crate::config::{Config, Layer, Log, LogFormat, ProcessEnvironment};
 use crate::daemon::{self, DaemonError, Inherited};
@@ -16,7 +16,7 @@ use crate::telemetry::{self, Traces};
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Serve {
     #[command(flatten)]
-    settings: Settings,
+    settings: DaemonSettings,
 }
 
 const EXAMPLES: &str = "\

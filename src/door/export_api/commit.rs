@@ -3,33 +3,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_trait::async_trait;
 use tonic::Code;
 use tracing::Instrument as _;
 
 use super::commit_task::{CommitTask, CommitWatcher};
-use super::errors::other_image;
 use super::exporters::{self, Job};
+use super::scoped_source::graph;
 use super::session::Session;
 use super::sessions::Sessions;
+use super::targets::{Checked, check};
 use super::{record, sessions};
 use crate::activity::{Activity, EndedExport, ExportEnd, OUTPUT_FAILED, Refused};
 use crate::engine::Engine;
 use crate::export_v1::ApiError;
 use crate::export_v1::convert;
-use crate::export_v1::limits::NAMES;
 use crate::export_v1::proto::{self, CommitResults, ExportState, ExporterResult, ProgressKind, Reason, Target};
-use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference};
+use crate::image::Descriptor;
 use crate::net::Principal;
-use crate::source::{Chunks, OnMissing, ReadGraphError, Source, SourceError, read_graph};
-
-/// One target that was checked.
-struct Checked {
-    target: Target,
-    exporter: record::Exporter,
-    root: Descriptor,
-    names: Vec<Reference>,
-}
 
 /// Begins a Commit of `client`'s, or joins the one that runs.
 pub(super) fn commit(
@@ -118,68 +108,6 @@ fn break_off(task: &CommitTask, session: &Session) {
     let state = stage.state.into();
     drop(stage);
     task.end(CommitResults { results, state });
-}
-
-/// Everything that is wrong with the targets.
-fn check(sessions: &Sessions, session: &Session, targets: &[Target]) -> Result<Vec<Checked>, ApiError> {
-    let (mut checked, mut wrong) = (Vec::new(), Vec::new());
-    if targets.is_empty() {
-        wrong.push(("targets".to_owned(), "none is given; expected at least one".to_owned()));
-    }
-    let engine = sessions.exports.engine().identity();
-    for (at, target) in targets.iter().enumerate() {
-        let field = |name: &str| format!("targets[{at}].{name}");
-        let Some(exporter) = session.record.exporter(&target.exporter_id) else {
-            let known: Vec<_> = session.record.exporters.iter().map(|exporter| exporter.id.as_str()).collect();
-            wrong.push((field("exporter_id"), format!("not of this export; expected one of: {}", known.join(", "))));
-            continue;
-        };
-        if targets[..at].iter().any(|earlier| earlier.exporter_id == target.exporter_id) {
-            wrong.push((field("exporter_id"), "named twice".to_owned()));
-        }
-        let root = match target.root.as_ref().map(|root| convert::descriptor(&field("root"), root)) {
-            Some(Ok(root)) if matches!(root.kind(), Kind::Index | Kind::Manifest) => Some(root),
-            Some(Ok(root)) => {
-                let what = format!("`{}` is neither an index nor a manifest", root.media_type);
-                wrong.push((field("root.media_type"), what));
-                None
-            }
-            Some(Err(violations)) => {
-                wrong.extend(violations);
-                None
-            }
-            None => {
-                wrong.push((field("root"), "not given".to_owned()));
-                None
-            }
-        };
-        let given = exporter.attributes.get("name").map(String::as_str).unwrap_or_default();
-        let mut names = exporters::names_of(given).unwrap_or_default();
-        for (number, name) in target.names.iter().enumerate() {
-            match name.parse::<Reference>() {
-                Ok(name) if names.contains(&name) => {}
-                Ok(name) => names.push(name),
-                Err(error) => wrong.push((field(&format!("names[{number}]")), error.to_string())),
-            }
-        }
-        if names.len() > NAMES {
-            wrong.push((field("names"), format!("{} names; at most {NAMES}", names.len())));
-        }
-        if let Some(kind) = exporters::find(&exporter.kind, engine)
-            && let Err(what) = exporters::check_names(&kind.describe(engine), names.len())
-        {
-            wrong.push((field("names"), what));
-        }
-        if let Some(root) = &root {
-            let others = names.iter().filter(|name| !name.admits(&root.digest));
-            wrong.extend(others.map(|name| (field("names"), format!("`{name}`: {}", other_image(&root.digest)))));
-        }
-        if let Some(mut root) = root {
-            root.annotations.extend(target.annotations.clone());
-            checked.push(Checked { target: target.clone(), exporter: exporter.clone(), root, names });
-        }
-    }
-    if wrong.is_empty() { Ok(checked) } else { Err(ApiError::fields(wrong)) }
 }
 
 /// Runs one exporter after the other.
@@ -310,52 +238,6 @@ async fn run_target(
         exports.activities().emit(Activity::Ended(EndedExport { door: "export", engine, end, after }));
     }
     Ok((checked.root.clone(), outcome?))
-}
-
-/// Reads the image of `root` out of the scope. All that is missing is named, as far as the documents that are there tell.
-async fn graph(session: &Session, root: &Descriptor) -> Result<Graph, ApiError> {
-    let source = ScopedSource(session);
-    let (mut missing, read) = match read_graph(&source, root.clone(), Limits::default(), OnMissing::Collect).await {
-        Ok(graph) => (Vec::new(), Ok(graph)),
-        Err(ReadGraphError::Missing { documents, leaves, .. }) => (documents, Err(leaves)),
-        Err(error) => return Err(error.into()),
-    };
-    let leaves: Vec<_> = match &read {
-        Ok(graph) => graph.leaves().iter().map(|leaf| (leaf.digest.clone(), leaf.kind())).collect(),
-        Err(leaves) => leaves.clone(),
-    };
-    let is_absent = |(digest, kind): &(Digest, Kind)| *kind != Kind::ForeignLayer && !source.holds(digest);
-    missing.extend(leaves.into_iter().filter(is_absent).map(|(digest, _)| digest));
-    missing.sort_unstable();
-    match read {
-        Ok(graph) if missing.is_empty() => Ok(graph),
-        _ => Err(ApiError::missing(&missing, root.digest.as_str())),
-    }
-}
-
-/// The engine's blobs, as far as they are in the scope of an export.
-#[derive(Debug)]
-struct ScopedSource<'a>(&'a Session);
-
-impl ScopedSource<'_> {
-    fn holds(&self, digest: &Digest) -> bool {
-        self.0.scope().get(digest).is_some()
-    }
-}
-
-#[async_trait]
-impl Source for ScopedSource<'_> {
-    fn name(&self) -> &str {
-        self.0.contents.images.name()
-    }
-
-    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
-        if self.holds(&blob.digest) {
-            return self.0.contents.images.open(blob, offset).await;
-        }
-        let (name, digest) = (self.name().to_owned(), blob.digest.clone());
-        Err(SourceError::NotFound { name, digest })
-    }
 }
 
 /// Gives an export up.

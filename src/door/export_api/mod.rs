@@ -15,9 +15,11 @@ mod outputs;
 mod record;
 mod recover;
 mod references;
+mod scoped_source;
 mod service;
 mod session;
 mod sessions;
+mod targets;
 
 use std::sync::Arc;
 

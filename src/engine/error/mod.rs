@@ -1,11 +1,12 @@
 //! What can go wrong at an engine.
 
+mod consequence;
+mod docker_api;
 mod hint;
 mod kind;
 
 use std::time::Duration;
 
-use crate::docker_api::ApiError;
 use crate::image::{Digest, GraphError};
 
 /// An engine's refusal, in a form that callers can act on.
@@ -320,70 +321,6 @@ pub enum EngineError {
         /// What was wrong with the response.
         reason: String,
     },
-}
-
-impl EngineError {
-    /// Whether a message of an engine says that its disk is full (the texts of `ENOSPC` and `EDQUOT`, errno(3)).
-    pub(crate) fn is_no_space(message: &str) -> bool {
-        ["no space left on device", "disk quota exceeded"].iter().any(|text| message.contains(text))
-    }
-
-    /// Whether a disk is full on which the engine stores images.
-    pub fn is_full(&self) -> bool {
-        match self {
-            Self::Node { error, .. } | Self::NamedOnSome { error, .. } | Self::NamesLeft { error, .. } => {
-                error.is_full()
-            }
-            _ => matches!(self, Self::NoSpace { .. } | Self::LayoutFull { .. }),
-        }
-    }
-
-    /// Why it failed, for messages that say already what was being done, and where.
-    pub(crate) fn reason(&self) -> String {
-        match self {
-            Self::Rpc { code, message, .. } => format!("{message} ({code:?})"),
-            Self::Timeout { after, .. } => format!("no response within {} s", after.as_secs()),
-            Self::Protocol { reason, .. } | Self::Layout { reason, .. } | Self::Corrupt { reason, .. } => {
-                reason.clone()
-            }
-            error => error.to_string(),
-        }
-    }
-
-    /// Whether another plan of the same export may succeed.
-    pub fn is_outdated_plan(&self) -> bool {
-        match self {
-            Self::NamesLeft { error, .. } => error.is_outdated_plan(),
-            _ => matches!(self, Self::Vanished { .. }),
-        }
-    }
-
-    /// Whether dockerd responds, and the containerd that it uses cannot be used from here, or not be shown to be that one.
-    pub(crate) fn is_containerd_out_of_reach(&self) -> bool {
-        matches!(self, Self::NotProven { .. } | Self::Permission { engine: "containerd", .. })
-    }
-
-    /// Whether the engine went away (rather than refused), so that a new connection may succeed.
-    pub fn is_disconnect(&self) -> bool {
-        match self {
-            Self::Node { error, .. } | Self::NamedOnSome { error, .. } | Self::NamesLeft { error, .. } => {
-                error.is_disconnect()
-            }
-            _ => matches!(self, Self::Unreachable { .. } | Self::Daemon { is_lost: true, .. }),
-        }
-    }
-}
-
-impl From<ApiError> for EngineError {
-    fn from(error: ApiError) -> Self {
-        let engine = "docker";
-        match error {
-            ApiError::Unreachable { address, reason } => Self::Unreachable { engine, address, reason },
-            ApiError::Permission { address } => Self::Permission { engine, address },
-            ApiError::Timeout { operation, after } => Self::Timeout { operation, after },
-            ApiError::Protocol { operation, reason } => Self::Protocol { operation, reason },
-        }
-    }
 }
 
 /// What a store of buckets is called that does not respond.

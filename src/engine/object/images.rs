@@ -10,7 +10,8 @@ use object_store::Error;
 
 use super::bucket::PARALLEL;
 use super::keys;
-use super::name_index::{Entry, Linked};
+use super::name_index::Linked;
+use super::name_list::Entry;
 use super::stores::Stores;
 use crate::engine::images::{Images, Page, Query, Record, describe};
 use crate::engine::{BlobUrl, EngineError};

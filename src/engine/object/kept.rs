@@ -4,7 +4,8 @@
 use futures_util::TryStreamExt as _;
 
 use super::keys::{self, Repository};
-use super::name_index::{Entry, MAX_NAMES, NameIndex, link};
+use super::name_index::{NameIndex, link};
+use super::name_list::{Entry, MAX_NAMES};
 use crate::engine::EngineError;
 use crate::image::{Digest, Reference};
 

@@ -30,9 +30,11 @@ mod links;
 #[cfg(test)]
 mod model;
 mod name_index;
+mod name_list;
 mod open_leases;
 mod pins;
 mod probe;
+mod set_names;
 mod stored_lease;
 mod stores;
 mod survey;

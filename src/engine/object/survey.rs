@@ -5,21 +5,23 @@
 //!
 //! A document or link that cannot be read might refer to any blob: then the survey fails, and nothing is collected.
 
+mod document;
+mod key;
+
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::{Map, Value};
 
 use super::bucket::PARALLEL;
 use super::keys::{self, Link};
 use super::stores::Stores;
 use crate::engine::EngineError;
-use crate::image::{Digest, Kind};
+use crate::image::Digest;
+use document::{Document, is_document};
+pub(super) use key::{Key, key};
 
 /// The longest document that is read, in bytes: as long as registries take.
 const MAX_DOCUMENT: u64 = 4 << 20;
@@ -32,108 +34,9 @@ const MAX_KEPT: usize = 5_000_000;
 
 const BROKEN: &str = "nothing is collected while it might refer to any blob: write or remove it";
 
-/// A digest in 32 bytes: the hash itself, or that of a longer one.
-pub(super) type Key = [u8; 32];
-
-/// The key of a digest.
-pub(super) fn key(digest: &Digest) -> Key {
-    let hex = if digest.hex().len() == 64 { digest.clone() } else { Digest::sha256(digest.as_str().as_bytes()) };
-    let mut key = [0; 32];
-    for (byte, pair) in key.iter_mut().zip(hex.hex().as_bytes().chunks(2)) {
-        let value =
-            |letter: u8| char::from(letter).to_digit(16).and_then(|digit| u8::try_from(digit).ok()).unwrap_or(0);
-        *byte = value(pair[0]) << 4 | value(pair[1]);
-    }
-    key
-}
-
 #[derive(Deserialize)]
 struct Reference {
     digest: Digest,
-}
-
-/// What of a manifest or index may refer to others: of OCI, Docker, its first schema, and artifacts.
-///
-/// Registries take more than what is right, and one document that could not be read would stop all collections: whatever is
-/// below these keys is taken for references if it looks like that. Keys are matched without regard to case, as Go does.
-#[derive(Default)]
-struct References(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for References {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OfMap;
-        impl<'de> Visitor<'de> for OfMap {
-            type Value = References;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<References, A::Error> {
-                let mut found = Vec::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    let key = key.to_ascii_lowercase();
-                    if ["config", "layers", "blobs", "manifests", "fslayers", "subject"].contains(&key.as_str()) {
-                        found.push((key, map.next_value()?));
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
-                    }
-                }
-                Ok(References(found))
-            }
-        }
-        deserializer.deserialize_map(OfMap)
-    }
-}
-
-/// The text in the first of `names` that an object has.
-fn field<'v>(object: &'v Map<String, Value>, names: &[&str]) -> Option<&'v str> {
-    let found = object.iter().find(|(key, _)| names.iter().any(|name| key.eq_ignore_ascii_case(name)));
-    found.and_then(|(_, value)| value.as_str())
-}
-
-/// The digests, and the media types, of a reference or of a list of them.
-fn references(value: &Value) -> Vec<(Digest, Option<&str>)> {
-    let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-    let objects = items.iter().filter_map(Value::as_object);
-    // A digest of another kind is none of a blob that could be here.
-    let reference =
-        |object| Some((field(object, &["digest", "blobSum"])?.parse().ok()?, field(object, &["mediaType"])));
-    objects.filter_map(reference).collect()
-}
-
-/// What a document refers to.
-#[derive(Debug, Default)]
-struct Document {
-    blobs: Vec<Key>,
-    documents: Vec<Digest>,
-    subject: Option<Key>,
-}
-
-impl Document {
-    fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        let found: References = serde_json::from_slice(bytes)?;
-        let mut document = Self::default();
-        for (name, value) in &found.0 {
-            for (digest, media_type) in references(value) {
-                if name == "subject" {
-                    document.subject = Some(key(&digest));
-                    continue;
-                }
-                document.blobs.push(key(&digest));
-                // BuildKit lists the layers of a cache in an index.
-                if name == "manifests" && media_type.is_none_or(is_document) {
-                    document.documents.push(digest);
-                }
-            }
-        }
-        Ok(document)
-    }
-}
-
-/// Whether blobs of this media type refer to others.
-fn is_document(media_type: &str) -> bool {
-    matches!(Kind::of(media_type), Kind::Index | Kind::Manifest)
 }
 
 /// What tags, links and lists say.
@@ -382,55 +285,6 @@ mod tests {
 
     fn digest(text: &str) -> Digest {
         Digest::sha256(text.as_bytes())
-    }
-
-    #[test]
-    fn documents_of_all_kinds_refer_to_others() {
-        let [a, b, c, d] = ["a", "b", "c", "d"].map(digest);
-        let text = serde_json::json!({
-            "config": {"digest": a}, "layers": [{"digest": b}], "fsLayers": [{"blobSum": c}], "subject": {"digest": d},
-        });
-        let found = Document::parse(text.to_string().as_bytes()).unwrap();
-        assert_eq!((found.blobs, found.subject), (vec![key(&a), key(&c), key(&b)], Some(key(&d))));
-        let text = serde_json::json!({"manifests": [
-            {"digest": a, "mediaType": "application/vnd.oci.image.manifest.v1+json"}, {"digest": b},
-            {"digest": c, "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"},
-        ]});
-        let found = Document::parse(text.to_string().as_bytes()).unwrap();
-        assert_eq!((found.blobs, found.documents), ([&a, &b, &c].map(key).to_vec(), vec![a, b]));
-        assert!(Document::parse(b"no document").is_err() && Document::parse(b"[]").is_err());
-    }
-
-    #[test]
-    fn what_registries_take_is_read_however_odd_it_is() {
-        let [a, b, c] = ["a", "b", "c"].map(digest);
-        for (text, expected) in [
-            (r#"{"layers": null, "manifests": null, "config": null, "subject": null}"#.to_owned(), vec![]),
-            (format!(r#"{{"Config": {{"Digest": "{a}"}}, "LAYERS": [{{"digest": "{b}"}}, null, 7]}}"#), vec![&a, &b]),
-            (
-                format!(r#"{{"blobs": "x", "fsLayers": {{"blobsum": "{c}"}}, "layers": [{{"digest": "md4:7"}}]}}"#),
-                vec![&c],
-            ),
-            (
-                format!(
-                    r#"{{"annotations": {{"of": [{{"digest": "{a}"}}]}}, "x": {}7{}}}"#,
-                    "[".repeat(500),
-                    "]".repeat(500)
-                ),
-                vec![],
-            ),
-        ] {
-            let found = Document::parse(text.as_bytes()).unwrap();
-            assert_eq!(found.blobs, expected.into_iter().map(key).collect::<Vec<_>>(), "{text}");
-        }
-    }
-
-    #[test]
-    fn keys_are_the_hashes() {
-        let long = Digest::of(crate::image::Algorithm::Sha512, b"x");
-        assert_ne!(key(&long), key(&digest("x")));
-        let hex: String = key(&digest("x")).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, digest("x").hex());
     }
 
     #[test]
