@@ -172,6 +172,17 @@ impl Origin {
     pub fn internal(export: impl Into<String>, door: &'static str, builder: impl Into<String>) -> Self {
         Self { export: export.into(), door, builder: builder.into(), principal: Principal::Internal }
     }
+
+    /// Checks the export's id, which becomes a part of file names or keys.
+    pub(crate) fn check_id(&self) -> Result<(), EngineError> {
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if (1..=64).contains(&self.export.len()) && self.export.bytes().all(is_plain) {
+            return Ok(());
+        }
+        let (operation, shown) = ("opening an export".to_owned(), self.export.chars().take(80).collect::<String>());
+        let reason = format!("`{shown}` is no id: expected up to 64 of a-z, 0-9 and -");
+        Err(EngineError::Protocol { operation, reason })
+    }
 }
 
 /// The content store of an engine, as a builder that uses the same containerd recognises it.

@@ -121,16 +121,6 @@ impl ObjectEngine {
     }
 }
 
-/// Checks the id of an export, which becomes a part of keys.
-fn check_id(export: &str) -> Result<(), EngineError> {
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if (1..=64).contains(&export.len()) && export.bytes().all(is_plain) {
-        return Ok(());
-    }
-    let (operation, shown) = ("opening an export".to_owned(), export.chars().take(80).collect::<String>());
-    Err(EngineError::Protocol { operation, reason: format!("`{shown}` is no id: expected up to 64 of a-z, 0-9 and -") })
-}
-
 #[async_trait]
 impl Engine for ObjectEngine {
     fn identity(&self) -> &Identity {
@@ -154,7 +144,7 @@ impl Engine for ObjectEngine {
     }
 
     async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
-        check_id(&origin.export)?;
+        origin.check_id()?;
         let record = match lifetime {
             Lifetime::Process => None,
             Lifetime::Durable { record } if record.len() > MAX_RECORD => {

@@ -117,16 +117,6 @@ impl RepositoryEngine {
     }
 }
 
-/// Checks the id of an export, which becomes a file name.
-fn check_id(export: &str) -> Result<(), EngineError> {
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if (1..=64).contains(&export.len()) && export.bytes().all(is_plain) {
-        return Ok(());
-    }
-    let (operation, shown) = ("opening an export".to_owned(), export.chars().take(80).collect::<String>());
-    Err(EngineError::Protocol { operation, reason: format!("`{shown}` is no id: expected up to 64 of a-z, 0-9 and -") })
-}
-
 #[async_trait]
 impl Engine for RepositoryEngine {
     fn identity(&self) -> &Identity {
@@ -164,9 +154,9 @@ impl Engine for RepositoryEngine {
             Lifetime::Process => None,
             Lifetime::Durable { record } => Some(record.to_owned()),
         };
+        origin.check_id()?;
         let export = origin.export.clone();
         self.work(move |stores| {
-            check_id(&export)?;
             stores.names.create()?;
             if record.as_ref().is_some_and(|record| record.len() > MAX_RECORD) {
                 let (operation, reason) = ("opening an export".to_owned(), "its record is too long".to_owned());
@@ -192,9 +182,9 @@ impl Engine for RepositoryEngine {
     /// `None` for a layout in which we never wrote: a read never writes to it, and its first collection keeps garbage
     /// for an hour.
     async fn read_lease(&self, origin: &Origin, graph: &Arc<Graph>) -> Result<Option<Arc<dyn Lease>>, EngineError> {
+        origin.check_id()?;
         let (export, graph) = (origin.export.clone(), graph.clone());
         let lease = self.work(move |stores| {
-            check_id(&export)?;
             if !stores.leases.is_ready() {
                 return Ok(None);
             }
