@@ -33,7 +33,7 @@ use crate::status::StatusReport;
 pub use admission::Admission;
 pub(crate) use client::client;
 pub(crate) use commit_task::{CommitTask, CommitWatcher};
-pub(crate) use messages::next_message;
+pub(crate) use messages::{next_message, respond_to_each};
 pub(crate) use opening::opened;
 
 use refusals::CountRefusals;

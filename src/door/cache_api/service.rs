@@ -14,7 +14,7 @@ use super::session::Session;
 use super::sessions::Sessions;
 use super::watch::watch;
 use super::{admin, capabilities, commit, request};
-use crate::api_server::{client, next_message, opened};
+use crate::api_server::{client, opened, respond_to_each};
 use crate::cache_v1::proto::caches_server::Caches as Service;
 use crate::cache_v1::proto::commit_response::Event;
 use crate::cache_v1::proto::{
@@ -53,26 +53,18 @@ impl Service for CacheService {
     type QueryStream = ResponseStream<QueryResponse>;
 
     async fn query(&self, request: Request<Streaming<QueryRequest>>) -> Result<Response<Self::QueryStream>, Status> {
-        let (sessions, mut messages) = (self.0.clone(), request.into_inner());
-        let (responses, outgoing) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let mut hold_id = String::new();
-            while let Some(message) = next_message(&mut messages).await.transpose() {
-                let response = async {
-                    let QueryRequest { hold_id: given, lookups, ahead } = message?;
-                    name(&mut hold_id, given, "hold_id")?;
-                    // Each time: it may have ended.
-                    let hold = sessions.holds.find(&hold_id)?;
-                    Ok(QueriedParts::open(&sessions.caches, &hold.parts).await.query(&lookups, ahead)?)
-                };
-                let response: Result<_, Status> = response.await;
-                let failed = response.is_err();
-                if responses.send(response).await.is_err() || failed {
-                    return;
-                }
+        let (sessions, mut hold_id) = (self.0.clone(), String::new());
+        let responses = respond_to_each(request.into_inner(), move |message: QueryRequest| {
+            let QueryRequest { hold_id: given, lookups, ahead } = message;
+            // Found each time: it may have ended.
+            let hold = name(&mut hold_id, given, "hold_id").and_then(|()| sessions.holds.find(&hold_id));
+            let caches = sessions.caches.clone();
+            async move {
+                let hold = hold?;
+                Ok(QueriedParts::open(&caches, &hold.parts).await.query(&lookups, ahead)?)
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+        Ok(Response::new(responses))
     }
 
     async fn records(&self, request: Request<RecordsRequest>) -> Result<Response<RecordsResponse>, Status> {
@@ -104,28 +96,20 @@ impl Service for CacheService {
     type PutStream = ResponseStream<PutResponse>;
 
     async fn put(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<Self::PutStream>, Status> {
-        let (sessions, mut messages) = (self.0.clone(), request.into_inner());
-        let (responses, outgoing) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let mut export_id = String::new();
-            while let Some(message) = next_message(&mut messages).await.transpose() {
-                let response = async {
-                    let PutRequest { export_id: given, records } = message?;
-                    name(&mut export_id, given, "export_id")?;
-                    let session = sessions.export(&export_id)?;
-                    session.check_open()?;
-                    session.check_records()?;
-                    let layers = session.records().add(&records)?;
-                    Ok(put(&sessions.caches, &session.contents, &layers).await?)
-                };
-                let response: Result<_, Status> = response.await;
-                let failed = response.is_err();
-                if responses.send(response).await.is_err() || failed {
-                    return;
-                }
+        let (sessions, mut export_id) = (self.0.clone(), String::new());
+        let responses = respond_to_each(request.into_inner(), move |message: PutRequest| {
+            let PutRequest { export_id: given, records } = message;
+            let session = name(&mut export_id, given, "export_id").and_then(|()| sessions.export(&export_id));
+            let caches = sessions.caches.clone();
+            async move {
+                let session = session?;
+                session.check_open()?;
+                session.check_records()?;
+                let layers = session.records().add(&records)?;
+                Ok(put(&caches, &session.contents, &layers).await?)
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+        Ok(Response::new(responses))
     }
 
     type CommitStream = ResponseStream<CommitResponse>;

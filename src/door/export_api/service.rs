@@ -12,7 +12,7 @@ use super::negotiate::negotiate;
 use super::output;
 use super::session::Session;
 use super::sessions::{Sessions, abandon};
-use crate::api_server::{client, next_message, opened};
+use crate::api_server::{client, opened, respond_to_each};
 use crate::export_v1::convert::duration;
 use crate::export_v1::limits::PAGE;
 use crate::export_v1::proto::commit_response::Event;
@@ -53,25 +53,16 @@ impl Service for ExportService {
         &self,
         request: Request<Streaming<NegotiateRequest>>,
     ) -> Result<Response<Self::NegotiateStream>, Status> {
-        let (sessions, mut messages) = (self.0.clone(), request.into_inner());
-        let (responses, outgoing) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let mut session: Option<Arc<Session>> = None;
-            while let Some(message) = next_message(&mut messages).await.transpose() {
-                let response = async {
-                    let message = message?;
-                    let session = named(&sessions, &mut session, &message.export_id)?;
-                    session.check_alive()?;
-                    Ok(NegotiateResponse { blobs: negotiate(&session, &message.descriptors).await? })
-                };
-                let response = response.await;
-                let failed = response.is_err();
-                if responses.send(response).await.is_err() || failed {
-                    return;
-                }
+        let (sessions, mut session) = (self.0.clone(), None);
+        let responses = respond_to_each(request.into_inner(), move |message: NegotiateRequest| {
+            let session = named(&sessions, &mut session, &message.export_id);
+            async move {
+                let session = session?;
+                session.check_alive()?;
+                Ok(NegotiateResponse { blobs: negotiate(&session, &message.descriptors).await? })
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+        Ok(Response::new(responses))
     }
 
     type CommitStream = ResponseStream<CommitResponse>;
