@@ -90,6 +90,11 @@ impl Stack {
     }
 
     /// Runs containerd's garbage collector, which goes through all namespaces: a lease that is deleted with `--sync` waits for it.
+    ///
+    /// Without being asked, containerd may leave what is garbage until somebody writes to it again. While blobs and folders of
+    /// snapshots are deleted, clients can remove more (containerd 2.3 `core/metadata/db.go`: `GarbageCollect` unlocks `wlock` before
+    /// it waits for that), and what it is told of such a removal before the end of the collection, its scheduler drops
+    /// (`plugins/gc/scheduler.go`, `run`: `lastCollection.After(e.ts)`).
     #[track_caller]
     pub(crate) fn collect_garbage(&self, namespace: &str) {
         // Of its own: other tests collect as well.

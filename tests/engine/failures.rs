@@ -42,6 +42,7 @@ async fn a_config_with_a_wrong_diff_id_is_refused() {
         let layer = &image.layers[count - 1].digest;
         assert!(matches!(&error, EngineError::Corrupt { digest, .. } if digest == layer), "{error}");
         assert_eq!(stack.images("wrong-diff-id"), []);
+        stack.collect_garbage("wrong-diff-id");
         until("snapshots to be collected", || stack.snapshots("wrong-diff-id"), Vec::is_empty);
     }
 }
@@ -195,5 +196,6 @@ async fn a_killed_process_is_cleaned_up_after() {
     assert_eq!(stack.ingests("left"), Vec::<String>::new());
     assert_eq!(engine.recover().await.unwrap(), 0);
     ours.release().await.unwrap();
+    stack.collect_garbage("left");
     until("all to be collected", || stack.blobs("left").len(), |count| *count == 0);
 }

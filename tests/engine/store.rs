@@ -35,6 +35,7 @@ async fn giving_up_leaves_nothing() {
     lease.release().await.unwrap();
     assert_eq!(stack.leases("giving-up"), Vec::<String>::new());
     assert_eq!(stack.ingests("giving-up"), Vec::<String>::new());
+    stack.collect_garbage("giving-up");
     until("the documents to be collected", || stack.blobs("giving-up").len(), |count| *count == 0);
     assert_eq!(stack.images("giving-up"), []);
     export(&*engine, &image, &names(&["given-up:1"])).await.unwrap();

@@ -131,6 +131,7 @@ async fn a_container_sees_what_it_sees_after_docker_load() {
     );
     stack.docker(["rmi", "seen:1"]).ok();
     // dockerd is to unpack the layers itself.
+    stack.collect_garbage("moby");
     until("snapshots to be collected", snapshots, |left| unpacked.iter().all(|name| !left.contains(name)));
     fs::write(&path, archive(&image, "docker.io/library/seen:1")).unwrap();
     stack.docker(["load", "-i", path.to_str().unwrap()]).ok();
