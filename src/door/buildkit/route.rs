@@ -1,5 +1,6 @@
 //! Routes the calls of one client connection: which are forwarded, and which are handled here.
 
+mod planning;
 mod solve_call;
 mod solve_plan;
 
@@ -13,6 +14,7 @@ use tonic::Status;
 use tracing::field::Empty;
 use tracing::{Instrument as _, info_span};
 
+use self::planning::Planning;
 use super::Door;
 use super::builder::Capabilities;
 use super::grpc::{Unary, error_response, frame};
@@ -26,6 +28,8 @@ use crate::net::Principal;
 use crate::trace_context;
 
 const STATUS: &str = "/moby.buildkit.v1.Control/Status";
+/// The calls of a build that runs.
+const GATEWAY: &str = "/moby.buildkit.v1.frontend.LLBBridge/";
 
 /// One client connection and its counterpart towards the builder.
 #[derive(Debug)]
@@ -34,11 +38,12 @@ pub(super) struct Route {
     client: Principal,
     upstream: PooledConnection,
     capabilities: OnceCell<Capabilities>,
+    planning: Planning,
 }
 
 impl Route {
     pub(super) fn new(door: Arc<Door>, client: Principal, upstream: PooledConnection) -> Self {
-        Self { door, client, upstream, capabilities: OnceCell::new() }
+        Self { door, client, upstream, capabilities: OnceCell::new(), planning: Planning::default() }
     }
 
     pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
@@ -50,7 +55,14 @@ impl Route {
             }
             STATUS => self.status(request).await,
             SESSION => self.door.sessions.serve(request, &self.upstream).await,
-            GATEWAY_SOLVE | GATEWAY_RETURN => self.gateway(request).await,
+            GATEWAY_SOLVE | GATEWAY_RETURN => {
+                self.planning.begun().await;
+                self.gateway(request).await
+            }
+            path if path.starts_with(GATEWAY) => {
+                self.planning.begun().await;
+                self.upstream.forward(request).await
+            }
             _ => self.upstream.forward(request).await,
         };
         response.or_else(|error| if error.is_reset() { Err(error) } else { Ok(unreachable(&error)) })
@@ -71,6 +83,7 @@ impl Route {
         let message = request.message().unwrap_or_default();
         let id = fields(&message).find_map(|field| field.ok()?.text().ok().map(str::to_owned)).unwrap_or_default();
         let build = self.door.builds.get(&id);
+        self.planning.made().await;
         let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
         Ok(hold_open(response, build))
     }

@@ -104,11 +104,16 @@ impl Point {
 
 #[track_caller]
 fn nothing_is_left(stack: &Stack, namespace: &str) {
-    // containerd may have been collecting when the last snapshot was removed, and then its folder stays until it collects again.
-    stack.collect_garbage(namespace);
-    // A call of a killed client may still be under way.
-    until("snapshots to be collected", || stack.snapshots(namespace), Vec::is_empty);
-    until("their folders to be removed", || folders(stack), Vec::is_empty);
+    let collected = |found: fn(&Stack, &str) -> usize| {
+        // containerd may have been collecting when the last snapshot was removed, and then its folder stays until it collects again.
+        stack.collect_garbage(namespace);
+        found(stack, namespace)
+    };
+    // A call of a killed client may still be under way, and end while containerd collects.
+    let pause = Duration::from_millis(500);
+    let snapshots = || collected(|stack, namespace| stack.snapshots(namespace).len());
+    until_every(pause, "snapshots to be collected", snapshots, |left| *left == 0);
+    until_every(pause, "their folders to be removed", || collected(|stack, _| folders(stack).len()), |left| *left == 0);
     assert_eq!(stack.leases(namespace), Vec::<String>::new());
     assert_eq!(stack.images(namespace), []);
     stack.collect_garbage(namespace);

@@ -47,6 +47,7 @@ enum BuildEnd<'a> {
 
 impl Route {
     pub(super) async fn solve(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
+        let planning = self.planning.begin();
         let (parts, body) = request.into_parts();
         let request = match Unary::read(body).await {
             Ok(request) => request,
@@ -61,7 +62,8 @@ impl Route {
                 return Ok(error_response(&status));
             }
             SolvePlan::Forward { build } => {
-                let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
+                let request = Request::from_parts(parts, request.into_body());
+                let response = planning.send(&self.upstream, request).await?;
                 return Ok(explained(response.map(|body| body_with_build(build, body)), self.why_not()));
             }
             SolvePlan::Edit { build, message, cached, images } => {
@@ -73,7 +75,8 @@ impl Route {
                 (EditedBuild { _tracked, finalizer, load: Some(load), cached, _images: images }, message)
             }
         };
-        let response = self.upstream.send(Request::from_parts(parts, full(frame(&message)))).await?;
+        let request = Request::from_parts(parts, full(frame(&message)));
+        let response = planning.send(&self.upstream, request).await?;
         let response = match build.finish(response).await {
             Ok(response) => response,
             Err(error) => return Ok(unreadable(&error)),
