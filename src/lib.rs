@@ -97,6 +97,7 @@ pub mod output;
 pub mod passwords;
 mod pattern;
 mod pem;
+mod plain_file;
 pub mod progress;
 #[cfg(feature = "object")]
 pub mod publish;

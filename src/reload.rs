@@ -1,20 +1,10 @@
 //! What is read from files, and read again when they change.
 
 use std::fmt::{self, Debug};
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// The content of a small file.
-pub(crate) fn content(path: &Path, max_bytes: u64) -> Result<Vec<u8>, String> {
-    let failed = |error: std::io::Error| error.to_string();
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > max_bytes { Err(format!("it has more than {max_bytes} bytes")) } else { Ok(bytes) }
-}
 
 /// How often it is looked whether the files have changed, at most.
 const LOOK: Duration = Duration::from_secs(1);
@@ -77,12 +67,8 @@ impl<T> Reloaded<T> {
         let stamps = stamps(&self.paths);
         if stamps != state.stamps {
             state.stamps = stamps;
-            // A pipe would be waited for, by all connections.
-            let is_pipe = |path: &PathBuf| path.metadata().is_ok_and(|found| found.file_type().is_fifo());
-            match self.paths.iter().find(|path| is_pipe(path)).map_or_else(
-                || (self.load)(),
-                |path| Err(format!("{} is a pipe, expected a regular file", path.display())),
-            ) {
+            // It waits for nothing (`plain_file`): all connections would.
+            match (self.load)() {
                 Ok(value) => {
                     tracing::info!("{} was read again", self.what);
                     state.value = Arc::new(value);
@@ -111,21 +97,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_small_files_are_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
-        std::fs::write(&file, "12345").unwrap();
-        assert_eq!(content(&file, 5).as_deref(), Ok(&b"12345"[..]));
-        assert!(content(&file, 4).unwrap_err().contains("more than 4 bytes"));
-    }
-
-    #[test]
     fn a_change_is_seen_and_a_broken_one_leaves_the_value() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("number");
         std::fs::write(&path, "1").unwrap();
         let read = path.clone();
-        let load = move || std::fs::read_to_string(&read).unwrap().parse::<u32>();
+        let load = move || crate::plain_file::read_text(&read, 9)?.parse::<u32>().map_err(std::io::Error::other);
         let reloaded = Reloaded::open("the number", vec![path.clone()], load).unwrap();
         let next = || {
             reloaded.state.lock().unwrap().looked -= LOOK;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::plain_file;
+
 /// The context that docker makes of its flags and variables. It is in no file.
 pub(super) const DEFAULT: &str = "default";
 
@@ -102,7 +104,7 @@ pub(super) fn endpoint(docker: &Path, name: &str) -> Result<DockerEndpoint, Cont
     let id = hex::encode(Sha256::digest(name));
     let path = docker.join("contexts/meta").join(&id).join("meta.json");
     let shown = || name.escape_debug().to_string();
-    let text = super::owned::read_at(&path, super::MAX_BYTES).map_err(|error| match error.kind() {
+    let text = plain_file::read(&path, super::MAX_BYTES).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => ContextError::Unknown { name: shown(), folder: docker.join("contexts") },
         _ => ContextError::Format { name: shown(), path: path.clone(), reason: error.to_string() },
     })?;
@@ -144,5 +146,5 @@ fn read(folder: &Path) -> Option<Context> {
 }
 
 fn text(path: &Path) -> Option<Vec<u8>> {
-    super::owned::read_at(path, super::MAX_BYTES).ok()
+    plain_file::read(path, super::MAX_BYTES).ok()
 }

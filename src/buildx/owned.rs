@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, RandomState};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
+
+use crate::plain_file;
 
 /// Does not block on a pipe, and does not follow links.
 const PLAIN: OFlags = OFlags::NONBLOCK.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -86,7 +88,7 @@ impl OwnedFolder {
             }
             file => file?,
         };
-        read_plain(file, limit)
+        plain_file::read_opened(file, limit)
     }
 
     /// Opens the empty file `name`, and creates it if it is absent.
@@ -213,26 +215,9 @@ impl OwnedFolder {
     }
 }
 
-/// Reads the regular file at `path`, up to `limit` bytes.
-pub(super) fn read_at(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    read_plain(openat(CWD, path, PLAIN.difference(OFlags::NOFOLLOW) | OFlags::RDONLY, Mode::empty())?, limit)
-}
-
-fn read_plain(file: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
-    plain(fstat(&file)?)?;
-    let mut text = Vec::new();
-    File::from(file).take(limit + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {limit} bytes")));
-    }
-    Ok(text)
-}
-
 fn plain(stat: Stat) -> io::Result<Stat> {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok(stat),
-        _ => Err(io::Error::other("it is no plain file")),
-    }
+    plain_file::check(&stat)?;
+    Ok(stat)
 }
 
 /// Changes the owner of `file`, which is ours.

@@ -1,8 +1,7 @@
 //! The TOML file as a source.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -11,6 +10,7 @@ use serde::de::{Deserializer, Visitor};
 use super::builder::Draft;
 use super::rules::RuleDraft;
 use super::{ConfigError, Given, Layer, Origin, Setting};
+use crate::plain_file;
 
 /// The largest file; it keeps a wrong path (a log, a device) from filling memory.
 const MAX_LENGTH: u64 = 1 << 20;
@@ -28,13 +28,13 @@ pub(super) struct Contents {
 
 /// Reads the file at `path`.
 pub(super) fn read(path: &Path) -> Result<Contents, ConfigError> {
-    let fail = |source| ConfigError::Read { path: path.to_owned(), source };
-    let mut text = String::new();
-    File::open(path).map_err(fail)?.take(MAX_LENGTH + 1).read_to_string(&mut text).map_err(fail)?;
-    if text.len() as u64 > MAX_LENGTH {
-        return Err(ConfigError::TooLong { path: path.to_owned(), limit: MAX_LENGTH });
+    match plain_file::read_text(path, MAX_LENGTH) {
+        Ok(text) => parse(path, &text),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            Err(ConfigError::TooLong { path: path.to_owned(), limit: MAX_LENGTH })
+        }
+        Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
     }
-    parse(path, &text)
 }
 
 /// Reads the file at `path`, which may be absent.

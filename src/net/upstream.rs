@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use rustix::process::Pid;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::sign::SingleCertAndKey;
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::Address;
 use super::counted::ConnectionCount;
@@ -116,6 +117,30 @@ pub enum UpstreamError {
     },
 }
 
+impl UpstreamError {
+    /// Whether TLS failed with a server that has it.
+    pub(crate) fn is_of_tls_peer(&self) -> bool {
+        let Self::Connect { source, .. } = self else { return false };
+        let error = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        matches!(error, Some(rustls::Error::AlertReceived(_) | rustls::Error::PeerIncompatible(_)))
+    }
+}
+
+/// What it means that TLS failed: the library says what it received instead, and not that this is no TLS.
+fn without_tls(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            io::Error::new(io::ErrorKind::InvalidData, format!("no TLS is spoken there ({error})"))
+        }
+        // Servers without TLS end a connection that begins so, or wait for more.
+        _ if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+            let kind = error.kind();
+            io::Error::new(kind, format!("it ended at the beginning of TLS; perhaps none is spoken there ({error})"))
+        }
+        _ => error,
+    }
+}
+
 /// A connected byte stream of any kind.
 pub trait Stream: AsyncRead + AsyncWrite + Debug + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Debug + Unpin + Send> Stream for T {}
@@ -195,7 +220,8 @@ impl Upstream {
                 match &self.tls {
                     None => Ok(Box::new(stream)),
                     Some((connector, name)) => {
-                        Ok(Box::new(TlsAlertStream { stream: connector.connect(name.clone(), stream).await? }))
+                        let stream = connector.connect(name.clone(), stream).await.map_err(without_tls)?;
+                        Ok(Box::new(TlsAlertStream { stream }))
                     }
                 }
             }
@@ -216,10 +242,7 @@ fn connector(
     let builder = match &tls.ca {
         _ if tls.skip_verify => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified::default())),
         Some(ca) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates("certificate authority", ca)? {
-                roots.add(certificate).map_err(|error| tls_error("certificate authority", ca, error))?;
-            }
+            let roots = pem::authorities(ca).map_err(|reason| tls_error("certificate authority", ca, reason))?;
             builder.with_root_certificates(roots)
         }
         None if protocol == HTTP1 => {
@@ -236,11 +259,11 @@ fn connector(
     let mut config = match (&tls.cert, &tls.key) {
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
-            let chain = certificates("client certificate", cert)?;
+            let wrong = |reason| tls_error("client certificate", cert, reason);
+            let chain = pem::certificates(cert).map_err(wrong)?;
             let private = pem::private_key(key).map_err(|error| tls_error("client key", key, error))?;
-            builder
-                .with_client_auth_cert(chain, private)
-                .map_err(|error| tls_error("client certificate", cert, error))?
+            let certified = pem::certified(chain, private).map_err(wrong)?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
         }
         _ => return Err(settings("the client certificate and its key go together; one is missing")),
     };
@@ -250,10 +273,6 @@ fn connector(
     Ok((TlsConnector::from(Arc::new(config)), name))
 }
 
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
-    pem::certificates(path).map_err(|reason| tls_error(what, path, reason))
-}
-
-fn tls_error(what: &'static str, path: &Path, reason: impl ToString) -> UpstreamError {
-    UpstreamError::Tls { what, path: pem::shown(path), reason: reason.to_string() }
+fn tls_error(what: &'static str, path: &Path, reason: String) -> UpstreamError {
+    UpstreamError::Tls { what, path: pem::shown(path), reason }
 }

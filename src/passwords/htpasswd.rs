@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bcrypt::HashParts;
 
-use crate::reload::content;
+use crate::plain_file;
 
 /// The largest file, and the most users.
 const MAX_BYTES: u64 = 1 << 20;
@@ -23,7 +23,7 @@ pub(super) struct Users(BTreeMap<String, String>);
 
 /// Reads a password file. An error is the reason, and has no hash.
 pub(super) fn read(path: &Path) -> Result<Users, String> {
-    let bytes = content(path, MAX_BYTES)?;
+    let bytes = plain_file::read(path, MAX_BYTES).map_err(|error| error.to_string())?;
     let text = String::from_utf8(bytes).map_err(|_| "it is no UTF-8".to_owned())?;
     // Editors of other systems begin files so.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);

@@ -269,7 +269,7 @@ fn a_pipe_does_not_make_it_wait() {
         let _ = fs::remove_file(&at);
         rustix::fs::mknodat(rustix::fs::CWD, &at, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         let error = fixture.through().unwrap_err().to_string();
-        assert!(error.contains("it is no plain file"), "{name}: {error}");
+        assert!(error.contains("it is a pipe; expected a regular file"), "{name}: {error}");
     }
 }
 

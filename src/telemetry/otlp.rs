@@ -15,9 +15,8 @@ use opentelemetry_otlp::{
 };
 use tonic::transport::ClientTlsConfig;
 
-use crate::pem;
 use crate::registry::install_cryptography;
-use crate::reload::content;
+use crate::{pem, plain_file};
 
 /// How long a request may take unless a variable says otherwise, in milliseconds (OpenTelemetry Protocol Exporter), and at most.
 const DEFAULT_TIMEOUT: u64 = 10_000;
@@ -63,7 +62,7 @@ pub(super) enum OtlpError {
     #[error(transparent)]
     Exporter(#[from] ExporterBuildError),
     /// The HTTP client cannot be made.
-    #[error(transparent)]
+    #[error("the HTTP client for traces cannot be made: {}", innermost(.0))]
     Client(#[from] reqwest::Error),
 }
 
@@ -105,19 +104,31 @@ pub(super) fn target(variable: impl Fn(&str) -> Option<String>) -> Result<Option
     Ok(Some(Target { endpoint, protocol, limit, authority, identity }))
 }
 
+/// The last cause of an error: what HTTP clients say themselves is where it happened.
+fn innermost(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).last().map(ToString::to_string).unwrap_or_default()
+}
+
 impl PemFile {
-    fn certificates(&self) -> Result<Vec<u8>, OtlpError> {
-        self.read(|text| pem::certificates_in(text).map(drop))
+    /// The bytes of a file with authorities.
+    fn authorities(&self) -> Result<Vec<u8>, OtlpError> {
+        self.read(|text| pem::authorities_in(text).map(drop)).map(|(bytes, ())| bytes)
     }
 
-    fn key(&self) -> Result<Vec<u8>, OtlpError> {
-        self.read(|text| pem::private_key_in(text).map(drop))
+    /// The bytes of a file with a certificate, and those of its key's.
+    fn identity(&self, key: &Self) -> Result<[Vec<u8>; 2], OtlpError> {
+        let (key_bytes, private) = key.read(pem::private_key_in)?;
+        let of_key = |reason: String| format!("{reason} ({}: `{}`)", key.variable, pem::shown(&key.path).display());
+        let check = |text: &[u8]| pem::certified(pem::certificates_in(text)?, private.clone_key()).map_err(of_key);
+        let (bytes, _) = self.read(check)?;
+        Ok([bytes, key_bytes])
     }
 
     /// The file's bytes, if `check` finds in them what is expected: what the clients say of others names no file.
-    fn read(&self, check: impl Fn(&[u8]) -> Result<(), String>) -> Result<Vec<u8>, OtlpError> {
+    fn read<T>(&self, check: impl Fn(&[u8]) -> Result<T, String>) -> Result<(Vec<u8>, T), OtlpError> {
         let Self { variable, path } = self;
-        let checked = content(path, pem::MAX_BYTES).and_then(|bytes| check(&bytes).map(|()| bytes));
+        let bytes = plain_file::read(path, pem::MAX_BYTES).map_err(|error| error.to_string());
+        let checked = bytes.and_then(|bytes| check(&bytes).map(|found| (bytes, found)));
         checked.map_err(|reason| OtlpError::Pem { variable, path: pem::shown(path), reason })
     }
 }
@@ -132,17 +143,17 @@ pub(super) fn exporter(target: &Target) -> Result<SpanExporter, OtlpError> {
     install_cryptography();
     // A file is of no use, and need not be there, where the collector is reached without TLS.
     let has_tls = target.endpoint.trim().starts_with("https://");
-    let authority = target.authority.as_ref().filter(|_| has_tls).map(PemFile::certificates).transpose()?;
-    let pair = |(certificate, key): &(PemFile, PemFile)| Ok::<_, OtlpError>((certificate.certificates()?, key.key()?));
-    let identity = target.identity.as_ref().filter(|_| has_tls).map(pair).transpose()?;
+    let authority = target.authority.as_ref().filter(|_| has_tls).map(PemFile::authorities).transpose()?;
+    let identity = target.identity.as_ref().filter(|_| has_tls);
+    let identity = identity.map(|(certificate, key)| certificate.identity(key)).transpose()?;
     let builder = SpanExporter::builder();
     if target.protocol != Protocol::Grpc {
         let mut client = reqwest::Client::builder().timeout(target.limit).redirect(reqwest::redirect::Policy::none());
         if let Some(authority) = authority {
             client = client.tls_certs_only(reqwest::Certificate::from_pem_bundle(&authority)?);
         }
-        if let Some((certificate, key)) = identity {
-            client = client.identity(reqwest::Identity::from_pem(&[certificate, key].join(&b'\n'))?);
+        if let Some(identity) = identity {
+            client = client.identity(reqwest::Identity::from_pem(&identity.join(&b'\n'))?);
         }
         let builder = builder.with_http().with_protocol(Protocol::HttpBinary);
         return Ok(builder.with_http_client(Client(client.build()?)).build()?);
@@ -155,7 +166,7 @@ pub(super) fn exporter(target: &Target) -> Result<SpanExporter, OtlpError> {
         Some(authority) => ClientTlsConfig::new().ca_certificate(tonic::transport::Certificate::from_pem(authority)),
         None => ClientTlsConfig::new().with_enabled_roots(),
     };
-    if let Some((certificate, key)) = identity {
+    if let Some([certificate, key]) = identity {
         tls = tls.identity(tonic::transport::Identity::from_pem(certificate, key));
     }
     Ok(builder.with_tls_config(tls).build()?)
@@ -245,6 +256,54 @@ mod tests {
             let target = read(&[endpoint, (of_all.0, path.to_str().unwrap())]).unwrap().unwrap();
             let error = exporter(&target).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{} is `{}`: {reason}", of_all.0, path.display())), "{error}");
+        }
+        // What has the form of certificates and keys, and is none; and a certificate of another key.
+        let made = || {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let certificate = rcgen::CertificateParams::new(vec!["c".to_owned()]).unwrap().self_signed(&key).unwrap();
+            (certificate.pem(), key.serialize_pem())
+        };
+        let ((certificate, key), (_, other)) = (made(), made());
+        let broken = |what: &str| format!("-----BEGIN {what}-----\nAAAA\n-----END {what}-----\n");
+        let files = [
+            ("certificate", certificate),
+            ("key", key),
+            ("other", other),
+            ("no-certificate", broken("CERTIFICATE")),
+            ("no-key", broken("PRIVATE KEY")),
+        ];
+        for (name, text) in &files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let place = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE";
+        const KEY: &str = "OTEL_EXPORTER_OTLP_CLIENT_KEY";
+        for protocol in ["grpc", "http/protobuf"] {
+            let failure = |variables: &[(&str, &str)]| {
+                let given = variables.iter().map(|(name, file)| (*name, place(file))).collect::<Vec<_>>();
+                let given = given.iter().map(|(name, path)| (*name, path.as_str()));
+                let all = [endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)].into_iter().chain(given);
+                let target = read(&all.collect::<Vec<_>>()).unwrap().unwrap();
+                exporter(&target).map_err(|error| error.to_string()).map(drop)
+            };
+            for (variables, named, reason) in [
+                (
+                    &[(of_all.0, "no-certificate")][..],
+                    (of_all.0, "no-certificate"),
+                    "certificate 1 in this file is broken",
+                ),
+                (
+                    &[(CERTIFICATE, "no-certificate"), (KEY, "key")],
+                    (CERTIFICATE, "no-certificate"),
+                    "the first certificate",
+                ),
+                (&[(CERTIFICATE, "certificate"), (KEY, "no-key")], (KEY, "no-key"), "the key in this file is broken"),
+                (&[(CERTIFICATE, "certificate"), (KEY, "other")], (CERTIFICATE, "certificate"), "not that of the key"),
+            ] {
+                let error = failure(variables).unwrap_err();
+                let start = format!("{} is `{}`: ", named.0, place(named.1));
+                assert!(error.starts_with(&start) && error.contains(reason), "{protocol}: {error}");
+            }
         }
         for alone in ["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY"] {
             let error = read(&[endpoint, (alone, "/one.pem")]).unwrap_err().to_string();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::address::{BucketAddress, Provider};
 use super::bucket::{Bucket, Objects};
 use super::failure::describe;
 use crate::engine::EngineError;
+use crate::plain_file;
 
 /// How long one request may take: a part of 16 MiB at 2 Mbit/s.
 const REQUEST: &str = "75 seconds";
@@ -36,6 +38,16 @@ const URLS: [&str; 9] = [
     "AZURE_ENDPOINT",
     "AZURE_MSI_ENDPOINT",
     "GOOGLE_BASE_URL",
+];
+
+/// The variables that name files with credentials, which the client reads in the way of all requests.
+const FILES: [&str; 6] = [
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "GOOGLE_APPLICATION_CREDENTIALS",
 ];
 
 const SCHEME: &str = "give it as http://HOST:PORT or https://HOST:PORT";
@@ -127,6 +139,11 @@ fn client(address: &BucketAddress, variables: &[(String, String)]) -> Result<Cli
     check_urls(variables, prefix).map_err(|(name, url)| {
         refused(format!("the endpoint `{url}` needs http:// or https:// and a host ({name})"), Some(SCHEME))
     })?;
+    for (name, file) in variables.iter().filter(|(name, _)| name.starts_with(prefix) && FILES.contains(&name.as_str()))
+    {
+        plain_file::check_if_there(Path::new(file))
+            .map_err(|error| refused(format!("{name} is `{file}`: {error}"), None))?;
+    }
     let objects = match address.provider {
         Provider::Amazon => {
             check_plain(variables)
@@ -252,6 +269,21 @@ mod tests {
         assert_eq!(open("az://container", &azure).unwrap().address(), "az://container");
         let error = open("az://container", &[]).unwrap_err();
         assert!(error.to_string().contains("az://container"), "{error}");
+    }
+
+    #[test]
+    fn credentials_are_in_regular_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().to_str().unwrap();
+        for name in FILES {
+            let address = match &name[..2] {
+                "AW" => "s3://bucket",
+                "AZ" => "az://container",
+                _ => "gs://bucket",
+            };
+            let error = open(address, &[(name, folder)]).unwrap_err().to_string();
+            assert!(error.contains(&format!("{name} is `{folder}`: it is a folder")), "{error}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{ServerTlsError, doubts, fingerprint};
-use crate::pem;
+use crate::{pem, plain_file};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long the authority is valid.
@@ -98,7 +98,8 @@ impl Authority {
             let reason = format!("it has a key, and its mode is {:o}; expected 600", mode & 0o777);
             return Err(ServerTlsError { hint, ..failed(&secret, reason) });
         }
-        let text = fs::read_to_string(&secret).map_err(|error| failed(&secret, error.to_string()))?;
+        let text =
+            plain_file::read_text(&secret, pem::MAX_BYTES).map_err(|error| failed(&secret, error.to_string()))?;
         let certificate = pem::certificates_in(text.as_bytes()).map_err(damaged)?.swap_remove(0);
         let key = pem::private_key_in(text.as_bytes()).map_err(damaged)?;
         let key = KeyPair::try_from(&key).map_err(|error| damaged(error.to_string()))?;
@@ -109,7 +110,7 @@ impl Authority {
             Err(error) => return Err(damaged(error.to_string())),
         }
         let shown = pem_of(&text).ok_or_else(|| damaged("it has no certificate".to_owned()))?;
-        if fs::read_to_string(&public).ok().as_deref() != Some(shown) {
+        if plain_file::read_text(&public, pem::MAX_BYTES).ok().as_deref() != Some(shown) {
             publish(folder, &public, shown).map_err(|error| failed(&public, error.to_string()))?;
         }
         Ok(Self { public, certificate, issuer, names: of_this_machine(names) })

@@ -249,7 +249,7 @@ fn certified(cert: &Path, key: &Path) -> Result<CertifiedKey, ServerTlsError> {
         pem::certificates(cert).map_err(|reason| ServerTlsError::new("certificate of listeners", cert, reason))?;
     let private = pem::private_key(key).map_err(|reason| ServerTlsError::new("key of listeners", key, reason))?;
     let doubts = chain.first().map(doubts::of_certificate).unwrap_or_default();
-    let certified = CertifiedKey::from_der(chain, private, &ring::default_provider()).map_err(|error| {
+    let certified = pem::certified(chain, private).map_err(|error| {
         ServerTlsError::new("certificate of listeners", cert, format!("with the key {}: {error}", key.display()))
     })?;
     for reason in doubts {
@@ -262,12 +262,7 @@ fn certified(cert: &Path, key: &Path) -> Result<CertifiedKey, ServerTlsError> {
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, ServerTlsError> {
-    let wrong = |reason: String| ServerTlsError::new("client authority", path, reason);
-    let mut roots = RootCertStore::empty();
-    for certificate in pem::certificates(path).map_err(wrong)? {
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-    }
-    Ok(roots)
+    pem::authorities(path).map_err(|reason| ServerTlsError::new("client authority", path, reason))
 }
 
 /// The SHA-256 of a certificate, as `openssl x509 -fingerprint` writes it.
