@@ -110,7 +110,10 @@ impl RegistryError {
             }
             Self::Unreachable { .. } => "see that the registry's name is right, and that this machine reaches it",
             Self::Absent { .. } => "see that its name and tag are right, and that you may read it (`docker login`)",
-            Self::Credentials { .. } => "look at `config.json` of docker ($DOCKER_CONFIG or ~/.docker)",
+            Self::Credentials { reason, .. } if reason.contains("did not answer within") => {
+                "unlock what it waits for, and try again"
+            }
+            Self::Credentials { .. } => "mend that file, or log in again (`docker login`)",
             Self::NoName => "name it in full, as in `docker://registry.example/app:1`",
             _ => return None,
         };
