@@ -140,6 +140,8 @@ fn the_doors_of_builders_and_of_the_api_have_clients_with_certificates() {
     )
     .unwrap();
     let listeners = listeners(&certificates);
+    let plain_door = stack.fresh_path("-plain.sock");
+    let plain_docker = format!("unix://{}", plain_door.display());
     // A unix socket beside them, by which the start is seen.
     let door = stack.fresh_path(".sock");
     let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -195,6 +197,46 @@ fn the_doors_of_builders_and_of_the_api_have_clients_with_certificates() {
     }
     let log = linkspan.log();
     assert!(log.contains("certificate client.test"), "{log}");
+    // Without TLS: that there is TLS, and not that somebody else listens there.
+    for command in [&["images"][..], &["ps"], &["cache", "ls"]] {
+        let refused = common::linkspan(command.iter().copied()).args(["--to", &export]).fails();
+        let expected = format!("the server at {export} has TLS, and no authority was named for its certificate");
+        assert!(refused.stderr.contains(&expected) && refused.stderr.contains("--tls-ca"), "{refused}");
+    }
+    let found = common::linkspan(["doctor"]).args(stack.docker_flags()).args(["--export-listen", &export]).output();
+    let found = found.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let expected = format!("export door at {export} cannot be asked: a server with TLS listens there");
+    assert!(found.contains(&expected) && !found.contains("another program"), "{found}");
+    // With another authority's, with none of the client's, and with flags of TLS where there is none.
+    let hint = |args: &[&str], words: &str, hint: &str| {
+        let refused = common::linkspan(["images"]).args(args.iter().copied()).fails();
+        assert!(refused.stderr.contains(words), "{refused}");
+        let (_, said) = refused.stderr.split_once("hint: ").unwrap();
+        assert!(said.contains(hint), "{refused}");
+    };
+    let ca = certificates.path("ca.pem");
+    hint(
+        &["--to", &export, "--tls-ca", &stranger],
+        "invalid peer certificate",
+        "name the one that signed it with --tls-ca",
+    );
+    hint(&["--to", &export, "--tls-ca", &ca], "CertificateRequired", "with --tls-cert and --tls-key");
+    hint(
+        &["--to", &export, "--tls-ca", &ca, "--tls-server-name", "other.test"],
+        "not valid for name",
+        "--tls-server-name says which",
+    );
+    let missing = certificates.path("absent.pem");
+    hint(&["--to", &export, "--tls-ca", &missing], "absent.pem: No such file", "name PEM files");
+    let unsecured = Linkspan::start_at(
+        stack,
+        &[&stack.docker_flags()[..], &["--export-listen", "tcp://127.0.0.1:0", "--docker-listen", &plain_docker]]
+            .concat(),
+        &[],
+        vec![plain_door],
+    );
+    let plain = format!("tcp://127.0.0.1:{}", port_of(&unsecured, "export door"));
+    hint(&["--to", &plain, "--tls-ca", &ca], "TLS", "leave out --tls-ca");
 
     let elsewhere = common::linkspan(["images", "--to", "tcp://linkspan.example:1"]).fails();
     assert!(elsewhere.stderr.contains("--tls-ca"), "{elsewhere}");

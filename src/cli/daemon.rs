@@ -59,6 +59,9 @@ pub(super) async fn explain(Daemon { address, tls, .. }: &Daemon, error: EngineE
             let group = gid.map_or_else(|_| "root".to_owned(), group_name);
             CommandError::Denied { address: address.to_string(), group }
         }
+        (Probe::Tls, _) if tls.is_none() && matches!(error, EngineError::Daemon { .. }) => {
+            CommandError::HasTls { address: address.to_string() }
+        }
         // One that does not respond may be any program. What is asked without TLS says nothing of a server that has TLS.
         (Probe::OtherProgram, _) if tls.is_none() && matches!(error, EngineError::Daemon { .. }) => {
             let (program, export) = (program(address).await, export_door().await);

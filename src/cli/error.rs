@@ -119,6 +119,8 @@ pub(super) enum CommandError {
     WrongDoor { address: String, kind: &'static str, export: Option<String> },
     #[error("{} listens at {address}, and not Linkspan's exporter API", program.unwrap_or("another program"))]
     NoDoor { address: String, program: Option<&'static str>, export: Option<String> },
+    #[error("the server at {address} has TLS, and no authority was named for its certificate")]
+    HasTls { address: String },
     #[error("no permission to use {address}, which is of the group {group}")]
     Denied { address: String, group: String },
     #[error("interrupted; {left}")]
@@ -239,6 +241,11 @@ impl CommandError {
             Self::NoDoor { export: None, .. } => {
                 Some("start `linkspan serve --export-listen ADDR`, and name its address".to_owned())
             }
+            Self::HasTls { .. } => Some(
+                "if it is Linkspan's, name the authority with --tls-ca (LINKSPAN_TO_TLS_CA), such as the `ca.crt` of its \
+                 --listen-tls-dir; and a certificate with --tls-cert and --tls-key, if it wants one"
+                    .to_owned(),
+            ),
             Self::WrongDoor { export: None, .. } => {
                 Some("start `linkspan serve` with --export-listen and another address".to_owned())
             }

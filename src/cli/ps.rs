@@ -125,7 +125,7 @@ async fn exports(daemon: &Daemon) -> Result<Vec<Row>, CommandError> {
     let (live, is_api) = match probed {
         Probe::Linkspan(status) => (status.exports, status.door.kind == Kind::Export),
         // Another server of the API, or none, which the call reports.
-        Probe::OtherProgram | Probe::Reserved | Probe::Closed | Probe::Denied => (Vec::new(), true),
+        Probe::OtherProgram | Probe::Tls | Probe::Reserved | Probe::Closed | Probe::Denied => (Vec::new(), true),
     };
     let mut rows: BTreeMap<_, _> =
         live.into_iter().map(|live| (live.id.clone(), Row { live, session: None })).collect();

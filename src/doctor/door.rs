@@ -44,6 +44,8 @@ pub(super) enum DoorState {
     Reserved,
     /// Another program.
     Taken,
+    /// A server with TLS, which may be a Linkspan.
+    Tls,
     /// No listener.
     Closed,
     /// This process may not connect.

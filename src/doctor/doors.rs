@@ -74,6 +74,7 @@ fn state(kind: Kind, listen: &Address, sockets: &[Socket]) -> DoorState {
         Probe::Reserved if kind == Kind::Registry => DoorState::Reserved,
         Probe::Reserved => DoorState::Other(Kind::Registry),
         Probe::OtherProgram => DoorState::Taken,
+        Probe::Tls => DoorState::Tls,
         Probe::Closed => DoorState::Closed,
         Probe::Denied => DoorState::Denied,
     }
@@ -116,6 +117,10 @@ pub(super) fn check(door: &Door) -> Check {
                 format!("{what} cannot be opened at {listen}: another program listens there (or an older Linkspan)");
             let remedy = format!("stop it, or choose another address with --{}", flag.name());
             check(Mark::Fail, found, Some(Remedy::Words(remedy)))
+        }
+        DoorState::Tls => {
+            let found = format!("{what} at {listen} cannot be asked: a server with TLS listens there, which may be it");
+            check(Mark::Note, found, None)
         }
         DoorState::Closed => {
             let remedy = "`linkspan serve` with the same settings opens it";

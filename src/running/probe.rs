@@ -37,6 +37,8 @@ pub enum Probe {
     Reserved,
     /// Another program, or one that does not respond.
     OtherProgram,
+    /// A server that has TLS. Whose it is, it says only to clients that trust it.
+    Tls,
     /// No listener.
     Closed,
     /// This process may not connect.
@@ -67,7 +69,20 @@ pub async fn probe(address: &Address, first: First) -> Probe {
             return found;
         }
     }
-    Probe::OtherProgram
+    if has_tls(address).await { Probe::Tls } else { Probe::OtherProgram }
+}
+
+/// Whether a server at a TCP address responds to TLS, with whatever certificate.
+async fn has_tls(address: &Address) -> bool {
+    let any = Tls { skip_verify: true, ..Tls::default() };
+    // A unix socket has none.
+    let Ok(upstream) = Upstream::docker(address.clone(), Some(&any)) else { return false };
+    match timeout(TIMEOUT, upstream.connect()).await {
+        Ok(Ok(_)) => true,
+        // It wants a certificate, or none of our protocols.
+        Ok(Err(error)) => error.is_of_tls_peer(),
+        Err(_) => false,
+    }
 }
 
 /// Probes the listener at `address` with TLS. Of Linkspan's doors with TLS only that of the registry says what runs.

@@ -12,12 +12,46 @@ use crate::net::SshAddress;
 
 /// The daemon cannot be reached.
 pub(super) fn unreachable(address: &str, reason: &str) -> EngineError {
-    let hint = format!("see that `linkspan serve --export-listen {address}` runs, and that you may use its socket");
+    let runs = || format!("see that `linkspan serve --export-listen {address}` runs, and that you may use its socket");
+    let hint = of_tls(reason).map_or_else(runs, str::to_owned);
     EngineError::Daemon {
         message: format!("the exporter API at {address}: {reason}"),
         hint: Some(hint),
         is_lost: false,
     }
+}
+
+/// What to do about TLS, if it is this that `reason` is about: the texts of rustls, of our own connecting and of our own reading
+/// of files.
+fn of_tls(reason: &str) -> Option<&'static str> {
+    let says = |words: &[&str]| words.iter().any(|words| reason.contains(words));
+    if says(&["no TLS is spoken there", "at the beginning of TLS"]) {
+        return Some(
+            "leave out --tls-ca and the other flags of TLS (and LINKSPAN_TO_TLS_…) if the daemon has none: on loopback it has \
+             TLS only with --listen-tls-loopback; and see that the port is right",
+        );
+    }
+    if says(&["UnknownIssuer", "BadSignature"]) {
+        return Some(
+            "its certificate is of another authority: name the one that signed it with --tls-ca, such as the `ca.crt` of its \
+             --listen-tls-dir",
+        );
+    }
+    if says(&["not valid for name", "NotValidForName"]) {
+        return Some(
+            "its certificate is for other names than its address; --tls-server-name says which of them is meant",
+        );
+    }
+    if says(&["invalid peer certificate"]) {
+        return Some("it needs a certificate that holds now; see that the clocks of both machines are right");
+    }
+    if says(&["received fatal alert"]) {
+        return Some("show a certificate of the authority that the daemon trusts, with --tls-cert and --tls-key");
+    }
+    if says(&["certificate authority ", "client certificate ", "client key ", "TLS for "]) {
+        return Some("--tls-ca, --tls-cert and --tls-key (LINKSPAN_TO_TLS_CA, …_CERT, …_KEY) name PEM files");
+    }
+    None
 }
 
 /// The address is on another machine.
@@ -57,8 +91,9 @@ pub(super) fn of(address: &str, operation: &str, said: Option<String>, status: &
     if let Some(source) = status.source() {
         let reason = said.unwrap_or_else(|| innermost(source));
         return EngineError::Daemon {
+            // What TLS says of a client's certificate comes after the connection is made.
+            hint: Some(of_tls(&reason).map_or_else(|| format!("see that it runs, and {AGAIN}"), str::to_owned)),
             message: format!("{operation}: the daemon at {address} went away: {reason}"),
-            hint: Some(format!("see that it runs, and {AGAIN}")),
             is_lost: true,
         };
     }
