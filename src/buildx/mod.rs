@@ -22,6 +22,8 @@ pub use version::{Version, version};
 
 /// The largest builder file: a few kilobytes are usual, with certificates.
 const MAX_BYTES: u64 = 4 << 20;
+/// The most builders that are read; nobody has that many.
+const MAX_BUILDERS: usize = 4096;
 /// The folder of builders, in buildx's folder.
 const INSTANCES: &str = "instances";
 
@@ -45,6 +47,18 @@ pub struct Instance {
     /// Its nodes.
     #[serde(default, deserialize_with = "or_none")]
     pub nodes: Vec<Node>,
+}
+
+/// The name of a builder's file, and what is in it.
+type BuilderFile = (OsString, Result<Instance, StoreError>);
+
+/// All builders of a user.
+#[derive(Debug, Default)]
+pub struct Instances {
+    /// Those that could be read, by name.
+    pub read: Vec<Instance>,
+    /// Why the others could not be.
+    pub unread: Vec<StoreError>,
 }
 
 /// One node of a builder.
@@ -114,16 +128,26 @@ impl Store {
         &self.buildx
     }
 
-    /// All created builders, by name, without the implicit ones of docker contexts.
-    ///
-    /// # Errors
-    /// When the folder or a file in it cannot be read. An absent folder counts as empty.
-    pub fn instances(&self) -> Result<Vec<Instance>, StoreError> {
-        Ok(self.files()?.into_iter().map(|(_, instance)| instance).collect())
+    /// All created builders, without the implicit ones of docker contexts. A file that cannot be read hides no other.
+    pub fn instances(&self) -> Instances {
+        match self.files() {
+            Ok(files) => {
+                let mut found = Instances::default();
+                for (_, file) in files {
+                    match file {
+                        Ok(instance) => found.read.push(instance),
+                        Err(error) => found.unread.push(error),
+                    }
+                }
+                found.read.sort_by(|one, other| one.name.cmp(&other.name));
+                found
+            }
+            Err(error) => Instances { read: Vec::new(), unread: vec![error] },
+        }
     }
 
-    /// All builders, with the names of their files.
-    fn files(&self) -> Result<Vec<(OsString, Instance)>, StoreError> {
+    /// What is in each file of a builder, with the file's name. An absent folder counts as empty.
+    fn files(&self) -> Result<Vec<BuilderFile>, StoreError> {
         let path = self.buildx.join(INSTANCES);
         let failed = |source| StoreError::Io { what: "list", path: path.clone(), source };
         let opened = OwnedFolder::open(&self.buildx).and_then(|folder| folder.subfolder(INSTANCES));
@@ -132,15 +156,17 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(failed(error)),
         };
-        let mut instances = Vec::new();
-        for entry in path.read_dir().map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let path = path.join(&name);
-            let instance = file::parse(&path, &file::read(&folder, &name, &path)?)?;
-            instances.push((name, instance));
+        let mut names = Vec::new();
+        for entry in path.read_dir().map_err(failed)?.take(MAX_BUILDERS) {
+            names.push(entry.map_err(failed)?.file_name());
         }
-        instances.sort_by(|(_, one): &(_, Instance), (_, other)| one.name.cmp(&other.name));
-        Ok(instances)
+        names.sort();
+        let read = |name: OsString| {
+            let path = path.join(&name);
+            let instance = file::read(&folder, &name, &path).and_then(|text| file::parse(&path, &text));
+            (name, instance)
+        };
+        Ok(names.into_iter().map(read).collect())
     }
 
     /// The builder called `name`.
@@ -152,19 +178,19 @@ impl Store {
     }
 
     fn file(&self, name: &str) -> Result<(OsString, Instance), StoreError> {
-        let mut instances = self.files()?;
-        // buildx takes names in any case and keeps them in lower case (`store/util.go`).
-        match instances.iter().position(|(_, instance)| instance.name.eq_ignore_ascii_case(name)) {
-            Some(index) => Ok(instances.swap_remove(index)),
-            None => Err(StoreError::Unknown {
-                name: name.to_owned(),
-                folder: self.buildx.clone(),
-                known: match instances.len() {
-                    0 => "none".to_owned(),
-                    _ => instances.iter().map(|(_, instance)| instance.name.as_str()).collect::<Vec<_>>().join(", "),
-                },
-            }),
+        let mut known = Vec::new();
+        for (file, instance) in self.files()? {
+            match instance {
+                // buildx takes names in any case and keeps them in lower case (`store/util.go`), in the name of the file, too.
+                Ok(instance) if instance.name.eq_ignore_ascii_case(name) => return Ok((file, instance)),
+                Ok(instance) => known.push(instance.name),
+                Err(error) if file.eq_ignore_ascii_case(name) => return Err(error),
+                Err(_) => {}
+            }
         }
+        known.sort();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Err(StoreError::Unknown { name: name.to_owned(), folder: self.buildx.clone(), known })
     }
 
     /// The address behind `endpoint`: the host of the docker context of that name, or the endpoint itself.

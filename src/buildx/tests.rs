@@ -38,7 +38,7 @@ fn buildxs_own_variable_wins_and_docker_s_is_next() {
 #[test]
 fn builders_are_found_by_name() {
     let (_home, store) = store(&[("c", CONTAINER), ("b", r#"{"Name":"b","Driver":"remote","Nodes":null}"#)]);
-    let names: Vec<_> = store.instances().unwrap().into_iter().map(|instance| instance.name).collect();
+    let names: Vec<_> = store.instances().read.into_iter().map(|instance| instance.name).collect();
     assert_eq!(names, ["b", "c"]);
     let found = store.instance("C").unwrap();
     assert_eq!((found.name.as_str(), found.driver.as_str(), found.nodes.len()), ("c", "docker-container", 2));
@@ -47,10 +47,29 @@ fn builders_are_found_by_name() {
 }
 
 #[test]
+fn a_broken_file_hides_no_other_builder() {
+    let (_home, store) = store(&[("a", "no JSON"), ("c", CONTAINER), ("d", "{\"Name\": 7}")]);
+    fs::create_dir(store.folder().join("instances/folder")).unwrap();
+    let Instances { read, unread } = store.instances();
+    assert_eq!(read.iter().map(|instance| instance.name.as_str()).collect::<Vec<_>>(), ["c"]);
+    let unread: Vec<_> = unread.iter().map(ToString::to_string).collect();
+    assert_eq!(unread.len(), 3, "{unread:?}");
+    for (error, file) in unread.iter().zip(["instances/a", "instances/d", "instances/folder"]) {
+        assert!(error.contains(file), "{error}");
+    }
+    store.lock().unwrap().pin("c", "c0", "unix:///elsewhere").unwrap();
+    assert_eq!(store.instance("c").unwrap().nodes[0].endpoint, "unix:///elsewhere");
+    // One that is there is not unknown.
+    assert!(store.instance("A").unwrap_err().to_string().contains("is not a builder as buildx writes it"));
+    assert!(store.instance("x").unwrap_err().to_string().ends_with("it has: c"));
+}
+
+#[test]
 fn no_folder_holds_no_builders() {
     let (home, store) = store(&[]);
     fs::remove_dir_all(home.path().join(".docker")).unwrap();
-    assert_eq!(store.instances().unwrap(), []);
+    let Instances { read, unread } = store.instances();
+    assert!(read.is_empty() && unread.is_empty(), "{read:?} {unread:?}");
     assert!(store.instance("c").unwrap_err().to_string().ends_with("it has: none"));
 }
 

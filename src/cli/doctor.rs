@@ -61,7 +61,7 @@ Examples:
 Exit code: 0 when a direct export can work, 1 when it cannot, 2 for a wrong
 command line. With --fix: 0 when nothing is left that it could mend, 1 when
 something is left (so --dry-run exits with 1 where it shows something), or
-when your builders could not be read.";
+when a builder of yours could not be read.";
 
 impl Doctor {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {

@@ -52,13 +52,13 @@ enum Route {
 
 /// The check and the report entry of each builder.
 pub(super) fn judge(context: &RouteContext<'_>) -> (Vec<Check>, Vec<ReportedBuilder>) {
-    match &context.users.builders {
-        Err(error) => {
-            let found = format!("the builders of buildx cannot be read: {error}");
-            (vec![Check { about: "buildx", mark: Mark::Note, found, remedy: None }], Vec::new())
-        }
-        Ok(builders) => builders.iter().map(|builder| judge_builder(builder, context)).unzip(),
-    }
+    let (mut checks, builders): (Vec<_>, Vec<_>) =
+        context.users.builders.iter().map(|builder| judge_builder(builder, context)).unzip();
+    checks.extend(context.users.unread.iter().map(|error| {
+        let found = format!("not all builders of buildx can be read: {error}");
+        Check { about: "buildx", mark: Mark::Note, found, remedy: None }
+    }));
+    (checks, builders)
 }
 
 fn judge_builder(builder: &BuildxBuilder, context: &RouteContext<'_>) -> (Check, ReportedBuilder) {
@@ -154,6 +154,7 @@ fn route(driver: &str, node: &BuildxNode, context: &RouteContext<'_>) -> Route {
             match node.door_probe {
                 Some(running::Probe::Reserved) => "a registry door listens",
                 Some(running::Probe::OtherProgram) => "another program listens",
+                Some(running::Probe::Tls) => "a server with TLS listens",
                 Some(running::Probe::Denied) => "this user may not connect",
                 _ => "nobody listens",
             },
@@ -280,7 +281,7 @@ impl RouteContext<'_> {
             [node] => builder.driver == "remote" && is_same_address(&node.address, address),
             _ => false,
         };
-        Some(self.users.builders.iter().flatten().find(goes)?.name.as_str())
+        Some(self.users.builders.iter().find(goes)?.name.as_str())
     }
 }
 

@@ -122,9 +122,9 @@ impl Repair {
     }
 }
 
-/// What can be mended on this machine, for the user with the builders `users`; and why these could not be looked at, if they could
-/// not. Nothing is changed.
-pub fn repairs(config: &Config, folders: &SearchFolders, users: Option<&Store>) -> (Vec<Repair>, Option<SetupError>) {
+/// What can be mended on this machine, for the user with the builders `users`; and why some of these could not be looked at. Nothing
+/// is changed.
+pub fn repairs(config: &Config, folders: &SearchFolders, users: Option<&Store>) -> (Vec<Repair>, Vec<SetupError>) {
     let places = doors(config).chain(folders.sockets().into_iter().map(|(address, _)| address));
     let paths: BTreeSet<_> = places
         .filter_map(|address| match address {
@@ -134,10 +134,7 @@ pub fn repairs(config: &Config, folders: &SearchFolders, users: Option<&Store>) 
         .collect();
     let mut found: Vec<_> = paths.iter().filter_map(|path| at(path)).collect();
     found.extend(key(config));
-    let (stranded, unread) = match users.map(setup::stranded).transpose() {
-        Ok(stranded) => (stranded.unwrap_or_default(), None),
-        Err(error) => (Vec::new(), Some(error)),
-    };
+    let (stranded, unread) = users.map(setup::stranded).unwrap_or_default();
     for Stranded { builder, door, to } in stranded {
         found.push(Repair::StrandedBuilder { builder, door: door.to_string(), to });
     }

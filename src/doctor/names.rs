@@ -25,7 +25,7 @@ pub(super) fn for_door(doors: &[Door], listen: &str, users: &Users) -> String {
 
 /// `preferred`, or if there is a context or builder of that name, with the first number behind it that makes it free.
 pub(super) fn free(preferred: &str, users: &Users) -> String {
-    let names = users.builders.iter().flatten().map(|builder| builder.name.as_str());
+    let names = users.builders.iter().map(|builder| builder.name.as_str());
     let names: Vec<_> = names.chain(users.contexts.iter().map(|context| context.name.as_str())).collect();
     let is_taken = |name: &str| name == "default" || names.iter().any(|taken| taken.eq_ignore_ascii_case(name));
     let numbered = (2..).map(|number| format!("{preferred}-{number}"));

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use super::builder::{self, BuilderProbe};
 use super::door::Door;
 use super::socket_at;
-use crate::buildx::{Context, Instance, Store, StoreError, Version, is_same_address};
+use crate::buildx::{Context, Instance, Instances, Store, StoreError, Version, is_same_address};
 use crate::config::Config;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::running::{self, Socket};
@@ -21,7 +21,9 @@ const CONTAINER: &str = "buildx_buildkit_";
 /// The builders, contexts and buildx of a user.
 #[derive(Debug)]
 pub(super) struct Users {
-    pub(super) builders: Result<Vec<BuildxBuilder>, StoreError>,
+    pub(super) builders: Vec<BuildxBuilder>,
+    /// Why other builders could not be read.
+    pub(super) unread: Vec<StoreError>,
     pub(super) contexts: Vec<Context>,
     /// The address of the engine that docker uses in this shell.
     pub(super) engine: String,
@@ -72,13 +74,15 @@ pub(super) fn read(store: Option<&Store>, variable: impl Fn(&str) -> Option<OsSt
         driver,
         nodes: nodes.into_iter().map(|it| node(store, it)).collect(),
     };
-    let builders = store.map_or_else(
-        || Ok(Vec::new()),
-        |store| Ok(store.instances()?.into_iter().map(|instance| own(store, instance)).collect()),
-    );
+    let Instances { read, unread } = store.map(Store::instances).unwrap_or_default();
+    let builders = match store {
+        Some(store) => read.into_iter().map(|instance| own(store, instance)).collect(),
+        None => Vec::new(),
+    };
     let buildkit_listen = Config::usual_buildkit_listen(&variable);
     Users {
         builders,
+        unread,
         buildkit_listen,
         contexts: store.map(Store::contexts).unwrap_or_default(),
         engine: store.and_then(|store| store.engine(variable)).unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()),
@@ -95,14 +99,14 @@ impl Users {
 
     /// Adds what was found at these sockets.
     pub(super) fn set_door_probes(&mut self, sockets: &[Socket]) {
-        for node in self.builders.iter_mut().flatten().flat_map(|builder| &mut builder.nodes) {
+        for node in self.builders.iter_mut().flat_map(|builder| &mut builder.nodes) {
             node.door_probe = socket_at(sockets, &node.address).map(|socket| socket.probe.clone());
         }
     }
 
     /// Requests the versions of the running BuildKits in containers behind docker doors.
     pub(super) async fn probe(&mut self) {
-        let containers = self.builders.iter_mut().flatten().filter(|builder| builder.driver == "docker-container");
+        let containers = self.builders.iter_mut().filter(|builder| builder.driver == "docker-container");
         let nodes = containers.flat_map(|builder| &mut builder.nodes);
         join_all(nodes.map(async |node| {
             let Some(status) = node.status().filter(|status| status.door.kind == Kind::Docker) else { return };
@@ -119,7 +123,7 @@ impl Users {
 
     /// Adds the responses of the builders behind buildkit doors.
     pub(super) fn learn(&mut self, doors: &[Door]) {
-        for node in self.builders.iter_mut().flatten().flat_map(|builder| &mut builder.nodes) {
+        for node in self.builders.iter_mut().flat_map(|builder| &mut builder.nodes) {
             let door = doors.iter().find(|door| is_same_address(&door.listen.to_string(), &node.address));
             if let Some(probed) = door.and_then(|door| door.builder.as_ref()) {
                 node.builder_probe = Some(probed.probe.clone());

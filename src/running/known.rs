@@ -43,7 +43,7 @@ fn configured(config: &Config) -> Vec<(Address, First)> {
 /// none.
 fn of_user(store: &Store, variable: impl Fn(&str) -> Option<OsString>) -> Vec<(Address, First)> {
     let mut named = Vec::new();
-    for builder in store.instances().unwrap_or_default() {
+    for builder in store.instances().read {
         let first = if builder.driver == "remote" { First::Http2 } else { First::Http1 };
         named.extend(builder.nodes.iter().map(|node| (store.address(&node.endpoint), first)));
     }

@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 
 use serde::Serialize;
 
-use crate::buildx::{Instance, Store, StoreError, is_same_address};
+use crate::buildx::{Instance, Instances, Store, StoreError, is_same_address};
 use crate::net::{Address, AddressError, AtPath};
 
 use record::Record;
@@ -149,20 +149,31 @@ pub struct Stranded {
     pub to: String,
 }
 
-/// The builders that cannot be used because their door is closed, as far as this program has sent them there.
-///
-/// # Errors
-/// When the files of buildx cannot be read.
-pub fn stranded(store: &Store) -> Result<Vec<Stranded>, SetupError> {
-    let of_containers = |builder: &Instance| builder.driver == "docker-container";
-    let builders: Vec<_> = store.instances()?.into_iter().filter(of_containers).collect();
-    if builders.is_empty() {
-        return Ok(Vec::new());
-    }
-    let lock = store.lock()?;
+/// The builders that cannot be used because their door is closed, as far as this program has sent them there; and why others could
+/// not be looked at.
+pub fn stranded(store: &Store) -> (Vec<Stranded>, Vec<SetupError>) {
+    let Instances { read, unread } = store.instances();
+    let mut unread: Vec<_> = unread.into_iter().map(SetupError::from).collect();
     let mut found = Vec::new();
+    let builders: Vec<_> = read.into_iter().filter(|builder| builder.driver == "docker-container").collect();
+    if builders.is_empty() {
+        return (found, unread);
+    }
+    let lock = match store.lock() {
+        Ok(lock) => lock,
+        Err(error) => {
+            unread.push(error.into());
+            return (found, unread);
+        }
+    };
     for builder in builders {
-        let record = Record::read(&lock, &builder.name)?;
+        let record = match Record::read(&lock, &builder.name) {
+            Ok(record) => record,
+            Err(error) => {
+                unread.push(error.into());
+                continue;
+            }
+        };
         let closed = builder.nodes.iter().find_map(|node| {
             let to = record.endpoint(&node.name)?;
             let door = store.address(&node.endpoint).parse::<Address>().ok()?;
@@ -170,7 +181,7 @@ pub fn stranded(store: &Store) -> Result<Vec<Stranded>, SetupError> {
         });
         found.extend(closed.map(|(door, to)| Stranded { builder: builder.name.clone(), door, to }));
     }
-    Ok(found)
+    (found, unread)
 }
 
 /// Whether nobody listens at a unix socket, or there is none.

@@ -98,16 +98,28 @@ fn what_nobody_uses_is_mended_and_all_else_stays() {
 fn builders_that_cannot_be_read_keep_nothing_else_from_being_mended() {
     let user = User::new();
     drop(UnixListener::bind(user.path("linkspan/stale.sock")).unwrap());
+    let gone = common::unix(&user.path("linkspan/gone.sock"));
+    for name in ["aaa", "zzz"] {
+        user.builder(name, &gone, true);
+    }
     fs::write(user.path("buildx/instances/broken"), "no JSON").unwrap();
+    // A builder whose record is broken is another one that cannot be looked at.
+    user.builder("unrecorded", &gone, true);
+    fs::write(user.path("buildx/linkspan/unrecorded.json"), "no JSON").unwrap();
     let output = user.fix(&["--yes"]).fails();
     assert!(!user.path("linkspan/stale.sock").exists(), "{output}");
-    assert!(output.status.code() == Some(1) && output.stderr.contains("your builders were not looked at"), "{output}");
+    assert_eq!([user.endpoint("aaa"), user.endpoint("zzz")], [BACK, BACK], "{output}");
+    assert_eq!(user.endpoint("unrecorded"), gone);
+    let words = "not all of your builders were looked at: ";
+    assert!(output.status.code() == Some(1) && output.stderr.matches(words).count() == 2, "{output}");
+    assert!(output.stderr.contains("linkspan/unrecorded.json"), "{output}");
+    fs::remove_file(user.path("buildx/linkspan/unrecorded.json")).unwrap();
     assert!(output.stderr.contains("instances/broken"), "{output}");
     // That alone is something which is left.
     let again = user.fix(&["--yes"]).fails();
     assert!(again.status.code() == Some(1) && !again.stdout.contains("nothing that can be mended"), "{again}");
     let planned = user.fix(&["--dry-run", "--json"]).fails();
-    assert!(planned.stdout.trim() == "[]" && planned.stderr.contains("were not looked at"), "{planned}");
+    assert!(planned.stdout.trim() == "[]" && planned.stderr.contains(words), "{planned}");
 }
 
 #[test]

@@ -32,16 +32,16 @@ struct Outcome<'a> {
     error: Option<String>,
 }
 
-/// The builders could not be looked at; everything else was.
+/// A builder, or all of them, could not be looked at; everything else was.
 #[derive(Debug, thiserror::Error)]
-#[error("your builders were not looked at: {0}")]
+#[error("not all of your builders were looked at: {0}")]
 struct Unread<'a>(&'a SetupError);
 
 impl Fix {
     pub(super) fn run(self, config: &Config, users: Option<&Store>) -> Result<ExitCode, CommandError> {
         let folders = SearchFolders::new(|name| std::env::var_os(name));
         let (repairs, unread) = doctor::repairs(config, &folders, users);
-        if let Some(error) = &unread {
+        for error in &unread {
             output::complain(&Unread(error), None);
         }
         let asks = !self.yes && !self.dry_run;
@@ -55,12 +55,12 @@ impl Fix {
         }
         match (self.json, outcomes.is_empty()) {
             (true, _) => output::print(&serde_json::to_string_pretty(&outcomes)?)?,
-            (false, true) if unread.is_none() => {
+            (false, true) if unread.is_empty() => {
                 output::print("there is nothing that can be mended here; `linkspan doctor` reports the rest")?
             }
             (false, _) => {}
         }
-        let is_left = unread.is_some() || outcomes.iter().any(|outcome| outcome.state != "done");
+        let is_left = !unread.is_empty() || outcomes.iter().any(|outcome| outcome.state != "done");
         Ok(if is_left { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 

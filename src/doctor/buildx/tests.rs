@@ -57,7 +57,7 @@ fn node(address: &str, door_probe: Option<running::Probe>, builder_probe: Option
 fn judged(driver: &str, nodes: Vec<BuildxNode>, doors: &[Door], buildx: &str) -> (Check, ReportedBuilder) {
     let builder = BuildxBuilder { name: "b".to_owned(), driver: driver.to_owned(), nodes };
     let version = Version::read(&format!("github.com/docker/buildx {buildx} x"));
-    let users = Users { builders: Ok(vec![builder]), version, ..Users::none() };
+    let users = Users { builders: vec![builder], version, ..Users::none() };
     let docker = doors.iter().find(|door| door.kind == Kind::Docker);
     let docker_listen = docker.map_or(DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string());
     let (mut checks, mut users) = judge(&RouteContext {
@@ -123,6 +123,7 @@ fn a_closed_door_and_another_programs_socket_are_no_open_doors() {
         (DoorState::Closed, running::Probe::Closed),
         (DoorState::Taken, running::Probe::OtherProgram),
         (DoorState::Denied, running::Probe::Denied),
+        (DoorState::Tls, running::Probe::Tls),
     ] {
         for (driver, address) in [("docker-container", DOCKER_DOOR), ("remote", BUILDKIT_DOOR)] {
             let (check, users) = judged(

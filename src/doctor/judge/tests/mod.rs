@@ -138,7 +138,7 @@ fn recent() -> Door {
 
 fn users(builders: Vec<BuildxBuilder>) -> Users {
     let version = Version::read("github.com/docker/buildx v0.36.1 x");
-    Users { builders: Ok(builders), version, ..Users::none() }
+    Users { builders, version, ..Users::none() }
 }
 
 fn found(engine: doctor::Findings, inflate: Option<Inflate>, doors: &[Door], users: Users) -> Facts {
