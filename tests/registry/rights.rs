@@ -30,6 +30,10 @@ principals = ['user:blue']
 names = ['docker.io/blue/*', 'docker.io/red/shared:*']
 allow = ['pull', 'push', 'move', 'delete']
 [[rule]]
+principals = ['user:tagger']
+names = ['docker.io/red/shared:pr-*']
+allow = ['pull', 'push']
+[[rule]]
 principals = ['user:writer']
 names = ['docker.io/drop/*']
 allow = ['push']
@@ -67,7 +71,7 @@ impl Ruled {
     }
 
     fn files() -> (NamedTempFile, NamedTempFile) {
-        let users = ["admin", "red", "reader", "blue", "writer", "nobody"];
+        let users = ["admin", "red", "reader", "blue", "tagger", "writer", "nobody"];
         let rules = NamedTempFile::new().unwrap();
         std::fs::write(rules.path(), RULES).unwrap();
         (htpasswd(&users.map(|user| (user, user))), rules)
@@ -303,6 +307,148 @@ async fn what_refers_to_an_image_is_listed_where_it_was_pushed_and_nowhere_else(
         assert_eq!(ruled.push("blue", "red/shared", "of-blue", &signed).status, 201);
         let (shared, _) = push("blue", "red/shared", "shared", None);
         assert_eq!(listed("blue", "red/shared"), [shared], "{kind}");
+    }
+}
+
+/// A manifest with a note about `subject`, whose blobs `user` has sent to `name`.
+#[track_caller]
+fn note(
+    ruled: &Ruled,
+    (user, name): (&str, &str),
+    kind: &str,
+    text: &str,
+    subject: &Descriptor,
+) -> (Descriptor, Vec<u8>) {
+    for blob in [&b"{}"[..], text.as_bytes()] {
+        let target = format!("/v2/{name}/blobs/uploads/?digest={}", Digest::sha256(blob));
+        assert_eq!(ruled.send(user, "POST", &target, "application/octet-stream", blob).status, 201);
+    }
+    let manifest = serde_json::to_vec(&json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind,
+        "config": Descriptor::new("application/vnd.oci.empty.v1+json", Digest::sha256(b"{}"), 2),
+        "layers": [Descriptor::new("text/plain", Digest::sha256(text.as_bytes()), text.len() as u64)],
+        "subject": subject,
+    }))
+    .unwrap();
+    (Descriptor::new(MANIFEST, Digest::sha256(&manifest), manifest.len() as u64), manifest)
+}
+
+const NOTE: &str = "application/vnd.example.note";
+
+/// The digests of what refers to `subject`, as `user` sees them.
+#[track_caller]
+fn referrers(ruled: &Ruled, (user, name): (&str, &str), subject: &Descriptor) -> Vec<String> {
+    let response = ruled.ask(user, "GET", &format!("/v2/{name}/referrers/{}", subject.digest));
+    assert_eq!(response.status, 200, "{user} {name}: {response:?}");
+    let list = response.json()["manifests"].as_array().unwrap().clone();
+    list.iter().map(|one| one["digest"].as_str().unwrap().to_owned()).collect()
+}
+
+/// An attestation, its signature and a note about that have no tags, and are seen with the image by whoever sees its tag.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_refers_to_a_referrer_is_seen_with_the_image() {
+    for ruled in [
+        Ruled::layout().await,
+        Ruled::containerd("registry-chains").await,
+        Ruled::docker().await,
+        Ruled::object().await,
+    ] {
+        let engine = ruled.served.kind();
+        let (image, hidden) = (image(&format!("attested on {engine}")), image(&format!("hidden on {engine}")));
+        assert_eq!(ruled.push("red", "red/shared", "pr-seen", &image).status, 201);
+        assert_eq!(ruled.push("red", "red/shared", "hidden", &hidden).status, 201);
+        // Those of each image: each is about the one before.
+        let chains = [&image, &hidden].map(|image| {
+            let mut chain = vec![image.root.clone()];
+            let notes = (1..=5).map(|number| {
+                let text = format!("{number} about {}", image.root.digest);
+                let (descriptor, bytes) = note(&ruled, ("red", "red/shared"), NOTE, &text, chain.last().unwrap());
+                assert_eq!(ruled.put("red", "red/shared", descriptor.digest.as_str(), &bytes).status, 201);
+                chain.push(descriptor);
+                Digest::sha256(text.as_bytes())
+            });
+            let notes: Vec<_> = notes.collect();
+            (chain, notes)
+        });
+        let [(seen, notes), (unseen, of_unseen)] = &chains;
+        for pair in seen.windows(2).take(4) {
+            for user in ["red", "reader", "blue", "tagger"] {
+                let found = referrers(&ruled, (user, "red/shared"), &pair[0]);
+                assert_eq!(found, [pair[1].digest.to_string()], "{user} on {engine}");
+            }
+        }
+        for (descriptor, note) in seen[1..].iter().zip(notes).take(4) {
+            for target in [format!("manifests/{}", descriptor.digest), format!("blobs/{note}")] {
+                let response = ruled.ask("tagger", "GET", &format!("/v2/red/shared/{target}"));
+                assert_eq!(response.status, 200, "{target} on {engine}: {response:?}");
+            }
+        }
+        // A chain is followed so far, and no farther.
+        assert!(referrers(&ruled, ("tagger", "red/shared"), &seen[4]).is_empty());
+        assert_eq!(ruled.ask("tagger", "GET", &format!("/v2/red/shared/manifests/{}", seen[5].digest)).status, 404);
+        assert_eq!(ruled.ask("red", "GET", &format!("/v2/red/shared/manifests/{}", seen[5].digest)).status, 200);
+        for (pair, note) in unseen.windows(2).zip(of_unseen) {
+            assert!(referrers(&ruled, ("tagger", "red/shared"), &pair[0]).is_empty(), "{engine}");
+            for target in [format!("manifests/{}", pair[1].digest), format!("blobs/{note}")] {
+                let status = ruled.ask("tagger", "GET", &format!("/v2/red/shared/{target}")).status;
+                assert_eq!(status, 404, "{target} on {engine}");
+            }
+        }
+    }
+}
+
+/// Whoever may push some tags could otherwise add to what the readers of the others find.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_push_only_some_tags_attaches_nothing_to_the_others() {
+    for ruled in [
+        Ruled::layout().await,
+        Ruled::containerd("registry-attached").await,
+        Ruled::docker().await,
+        Ruled::object().await,
+    ] {
+        let engine = ruled.served.kind();
+        let (release, absent) = (image(&format!("released on {engine}")), image(&format!("absent on {engine}")));
+        assert_eq!(ruled.push("red", "red/shared", "released", &release).status, 201);
+        let tagger = ("tagger", "red/shared");
+        // Whether the engine has the subject makes no difference that could be seen.
+        let mut answers = Vec::new();
+        for subject in [&release.root, &absent.root] {
+            let (descriptor, bytes) = note(&ruled, tagger, NOTE, "attached", subject);
+            for reference in [descriptor.digest.as_str(), "pr-note"] {
+                let answer = ruled.put("tagger", "red/shared", reference, &bytes);
+                refused(&answer, 403, "DENIED");
+                answers.push(String::from_utf8(answer.body).unwrap().replace(subject.digest.as_str(), "SUBJECT"));
+            }
+            // In an index with a tag, for which it waits.
+            let kind = "application/vnd.docker.attestation.manifest.v1+json";
+            let (descriptor, bytes) = note(&ruled, tagger, kind, "attested", subject);
+            assert_eq!(ruled.put("tagger", "red/shared", descriptor.digest.as_str(), &bytes).status, 201);
+            let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor]}).to_string();
+            let answer = ruled.send("tagger", "PUT", "/v2/red/shared/manifests/pr-index", INDEX, index.as_bytes());
+            refused(&answer, 403, "DENIED");
+            answers.push(String::from_utf8(answer.body).unwrap().replace(subject.digest.as_str(), "SUBJECT"));
+        }
+        let (of_release, of_absent) = answers.split_at(3);
+        assert_eq!(of_release, of_absent);
+        assert!(referrers(&ruled, ("red", "red/shared"), &release.root).is_empty(), "{engine}");
+        for tag in ["pr-note", "pr-index"] {
+            assert_eq!(ruled.ask("admin", "GET", &format!("/v2/red/shared/manifests/{tag}")).status, 404, "{tag}");
+        }
+
+        // To its own image, and to what refers to that.
+        let own = image(&format!("of a pull request on {engine}"));
+        assert_eq!(ruled.push("tagger", "red/shared", "pr-own", &own).status, 201);
+        let (attestation, bytes) = note(&ruled, tagger, NOTE, "an attestation", &own.root);
+        assert_eq!(ruled.put("tagger", "red/shared", attestation.digest.as_str(), &bytes).status, 201);
+        let (signature, bytes) = note(&ruled, tagger, NOTE, "a signature", &attestation);
+        assert_eq!(ruled.put("tagger", "red/shared", signature.digest.as_str(), &bytes).status, 201);
+        for user in ["tagger", "reader"] {
+            assert_eq!(referrers(&ruled, (user, "red/shared"), &own.root), [attestation.digest.to_string()]);
+            assert_eq!(referrers(&ruled, (user, "red/shared"), &attestation), [signature.digest.to_string()]);
+        }
+        // Whose rule covers digests may push to the whole repository, as in any registry.
+        let (forward, bytes) = note(&ruled, ("writer", "drop/app"), NOTE, "before its subject", &absent.root);
+        assert_eq!(ruled.put("writer", "drop/app", forward.digest.as_str(), &bytes).status, 201);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use linkspan::engine::select::{Selection, select};
 use linkspan::engine::{Engine, EngineKind};
 
-use crate::common::{Linkspan, Minio, Stack, text};
+use crate::common::{Linkspan, Minio, Run, Stack, linkspan, text};
 use crate::fixture::{containerd, docker};
 use crate::http::{Response, request};
 
@@ -16,17 +16,25 @@ pub(crate) struct Served {
     /// Where it listens: `127.0.0.1:PORT`.
     pub(crate) address: String,
     pub(crate) engine: Arc<dyn Engine>,
+    /// What names its engine to commands: flags and variables.
+    flags: Vec<String>,
+    variables: Vec<(String, String)>,
     _folder: Option<tempfile::TempDir>,
 }
 
 impl Served {
     /// In front of a layout of its own.
+    fn owned(flags: &[&str]) -> Vec<String> {
+        flags.iter().map(|flag| (*flag).to_owned()).collect()
+    }
+
     pub(crate) async fn layout(args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let engine = layout(folder.path()).await;
         let flags = ["--engine", "layout", "--layout", text(folder.path())];
         let (linkspan, address) = Linkspan::registry(Stack::shared(), &[&flags, args].concat());
-        Self { linkspan, address, engine, _folder: Some(folder) }
+        let flags = owned(&flags);
+        Self { linkspan, address, engine, flags, variables: Vec::new(), _folder: Some(folder) }
     }
 
     /// In front of a namespace of the shared containerd.
@@ -35,15 +43,16 @@ impl Served {
         let engine = containerd(stack, namespace).await;
         let flags = stack.containerd_flags(namespace);
         let (linkspan, address) = Linkspan::registry(stack, &[&flags, args].concat());
-        Self { linkspan, address, engine, _folder: None }
+        Self { linkspan, address, engine, flags: owned(&flags), variables: Vec::new(), _folder: None }
     }
 
     /// In front of the shared dockerd.
     pub(crate) async fn docker(args: &[&str]) -> Self {
         let stack = Stack::shared();
         let engine = docker(stack).await;
-        let (linkspan, address) = Linkspan::registry(stack, &[&stack.docker_flags(), args].concat());
-        Self { linkspan, address, engine, _folder: None }
+        let flags = stack.docker_flags();
+        let (linkspan, address) = Linkspan::registry(stack, &[&flags, args].concat());
+        Self { linkspan, address, engine, flags: owned(&flags), variables: Vec::new(), _folder: None }
     }
 
     /// In front of a bucket of its own.
@@ -52,14 +61,22 @@ impl Served {
         let engine = bucket.engine().await.unwrap().engine;
         let flags = bucket.flags();
         let args = [&flags.each_ref().map(String::as_str)[..], args].concat();
-        let (linkspan, address) = Linkspan::registry_with(Stack::shared(), &args, &bucket.variables());
-        Self { linkspan, address, engine, _folder: None }
+        let variables = bucket.variables();
+        let (linkspan, address) = Linkspan::registry_with(Stack::shared(), &args, &variables);
+        let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        Self { linkspan, address, engine, flags: flags.to_vec(), variables, _folder: None }
     }
 
     /// One in front of each engine, the containerd in `namespace`.
     pub(crate) async fn everywhere(namespace: &str, args: &[&str]) -> [Self; 4] {
         let [layout, object] = [Self::layout(args).await, Self::object(args).await];
         [layout, Self::containerd(namespace, args).await, Self::docker(args).await, object]
+    }
+
+    /// A command on its engine.
+    pub(crate) fn command(&self, args: &[&str]) -> Run {
+        let run = linkspan(args.iter().copied()).args(self.flags.iter().map(String::as_str));
+        self.variables.iter().fold(run, |run, (name, value)| run.env(name, value))
     }
 
     #[track_caller]

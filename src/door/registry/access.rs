@@ -15,7 +15,7 @@ use super::graph::held_part;
 use super::push::Push;
 use super::refusal::{Code, Refusal};
 use super::repository::Repository;
-use super::subjects::Within;
+use super::subjects::{Subject, Within};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Query};
 use crate::export::Right;
@@ -26,6 +26,10 @@ use crate::net::Principal;
 const MAX_KNOWN: usize = 50_000;
 /// How many images of a repository are looked into for one request.
 const MAX_ROOTS: usize = 10_000;
+/// How long a chain of referrers is followed: an image, its attestation, the signature of that, and what is made of that.
+const MAX_CHAIN: usize = 4;
+/// How many subjects are looked up for one request.
+const MAX_SUBJECTS: usize = 1000;
 
 /// Which digests roots have.
 #[derive(Debug, Default)]
@@ -142,20 +146,82 @@ impl Door {
         client: &Principal,
     ) -> Result<bool, Refusal> {
         let readable = self.readable(repository, client).await?;
+        Ok(self.sees(repository, digest, &readable, MAX_CHAIN).await?)
+    }
+
+    /// Whether a client that may read `readable` sees a digest in `repository`: it may read it, or what it refers to, and so on. What
+    /// has a tag is readable or is not; so only what was pushed by its digest alone is followed, to its subjects, over `chain` of them.
+    async fn sees(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        readable: &Readable,
+        chain: usize,
+    ) -> Result<bool, EngineError> {
         if readable.has(digest) {
             return Ok(true);
         }
-        let mut subjects: HashMap<_, Vec<_>> = HashMap::new();
-        for (subject, referrer) in self.subjects.referrers_with(digest).await? {
-            subjects.entry(subject).or_default().push(referrer);
-        }
-        for (subject, referrers) in subjects {
-            let found = self.referrers_in(repository, &subject, &readable, client).await?;
-            if found.iter().any(|found| referrers.contains(&found.digest)) {
-                return Ok(true);
+        let by_digest = |name: &str| name.strip_prefix(&repository.full).is_some_and(|rest| rest.starts_with('@'));
+        let within = Within { repository: &repository.full, shows: &by_digest };
+        let (mut level, mut known) = (vec![digest.clone()], HashSet::from([digest.clone()]));
+        let mut left = MAX_SUBJECTS;
+        for _ in 0..chain {
+            let mut subjects: HashMap<_, Vec<_>> = HashMap::new();
+            for digest in &level {
+                for (subject, referrer) in self.subjects.referrers_with(digest).await? {
+                    subjects.entry(subject).or_default().push(referrer);
+                }
             }
+            level.clear();
+            for (subject, referrers) in subjects.into_iter().filter(|(subject, _)| !known.contains(subject)) {
+                let Some(fewer) = left.checked_sub(1) else { return Ok(false) };
+                left = fewer;
+                let found = self.subjects.referrers(&subject, Some(within)).await?;
+                if !found.iter().any(|found| referrers.contains(&found.digest)) {
+                    continue;
+                }
+                if readable.has(&subject) {
+                    return Ok(true);
+                }
+                level.push(subject);
+            }
+            known.extend(level.iter().cloned());
         }
         Ok(false)
+    }
+
+    /// Refuses a manifest about another one that is not there for its client, where that client may push only some names of the
+    /// repository: whoever reads the other one would find it there. It does not matter whether the engine has the other one, so that
+    /// the answer does not say it.
+    pub(super) async fn check_subjects(
+        &self,
+        repository: &Repository,
+        graph: &Graph,
+        readable: &Readable,
+        client: &Principal,
+    ) -> Result<(), Refusal> {
+        let rights = self.exports.policy(client);
+        for document in graph.documents() {
+            // What is no descriptor was refused when it was pushed, or is nobody's subject.
+            let Some(subject) = Subject::of(&document.bytes).ok().and_then(|subject| subject.digest) else { continue };
+            // Names with digests are those by which such manifests are kept.
+            let is_of_it = graph.document(&subject).is_some();
+            let by_digest = format!("{}@{}", repository.full, document.descriptor.digest);
+            if !is_of_it
+                && !rights.may_set(&by_digest)
+                && !self.sees(repository, &subject, readable, MAX_CHAIN - 1).await?
+            {
+                let message = format!(
+                    "its subject {subject} is not there for this client, which may push only some names of this repository; hint: \
+                     push the subject first, or allow digests, too (`names = [\"{}*\"]`)",
+                    repository.full
+                );
+                return Err(
+                    Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message).about("subject", subject.as_str())
+                );
+            }
+        }
+        Ok(())
     }
 
     /// What refers to `subject` in `repository`, as far as `client` may see it. Where rules part the clients, that is what was pushed
@@ -170,7 +236,9 @@ impl Door {
         if !self.exports.has_rules() {
             return self.subjects.referrers(subject, None).await;
         }
-        let (rights, is_seen) = (self.exports.policy(client), readable.has(subject));
+        // What is listed can be read: one link less than what is read.
+        let is_seen = self.sees(repository, subject, readable, MAX_CHAIN - 1).await?;
+        let rights = self.exports.policy(client);
         let shows = |name: &str| match name.strip_prefix(&repository.full) {
             Some(tag) if tag.starts_with(':') => rights.may_pull(name),
             // What was pushed by its digest alone is seen with what it refers to.

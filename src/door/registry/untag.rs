@@ -3,6 +3,7 @@
 use http::{Response, StatusCode};
 
 use super::Door;
+use super::blobs::digest_of;
 use super::refusal::{Code, Refusal};
 use super::repository::Repository;
 use super::response::empty;
@@ -22,8 +23,10 @@ impl Door {
         if reference.contains(':') {
             let message = format!(
                 "manifests are not removed by their digests: the engine removes them when no name points to them; hint: DELETE \
-                 the tag instead (`/v2/{}/manifests/TAG`), or use `linkspan rm NAME:TAG`",
-                repository.name
+                 the tag instead (`/v2/{}/manifests/TAG`), or use `linkspan rm NAME:TAG`; what has no tag, such as a signature, \
+                 goes with `linkspan rm {}` on the engine's machine",
+                repository.name,
+                digest_of(reference).map_or_else(|_| "DIGEST".to_owned(), |digest| digest.to_string())
             );
             let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, message);
             return Err(refusal.about("digest", reference));
