@@ -123,11 +123,14 @@ async fn find(
     extent: &Extent,
     held: &ReadLeases,
 ) -> Result<Vec<(Reference, Arc<Graph>)>, CommandError> {
-    let mut selected = Vec::new();
+    let mut selected: Vec<(Reference, _)> = Vec::new();
     for given in references {
         let root = engine::resolve(engine, &**images, given).await?;
         let name = engine::name(&**images, given).await?;
         let name = name.ok_or_else(|| CommandError::DigestAsName { name: given.clone() })?;
+        if selected.iter().any(|(known, _)| *known == name) {
+            continue;
+        }
         let SelectedPart { root, graph, note } = extent.take(images, &root).await?;
         if let Some(part) = note {
             let kind = engine.identity().kind;

@@ -73,18 +73,29 @@ impl Remove {
         let (references, force) = (self.references, self.force);
         block_on(engine::reading(&target, async |engine, images| {
             // Everything is looked up before anything is removed.
-            let (mut found, mut broken) = (Vec::new(), Vec::new());
+            let (mut found, mut broken) = (Vec::<Record>::new(), Vec::new());
             for given in &references {
                 match given.parse::<Reference>() {
+                    Ok(name) if broken.contains(&name) => {}
                     Ok(name) if engine.broken_name(&name).await?.is_some() => broken.push(name),
-                    _ => found.push(records(&*engine, &*images, given, force).await?),
+                    _ => {
+                        // What is given twice, by a name and by its digest perhaps, is removed once.
+                        for record in records(&*engine, &*images, given, force).await? {
+                            let is_it = |known: &Record| {
+                                (&known.name, &known.target.digest) == (&record.name, &record.target.digest)
+                            };
+                            if !found.iter().any(is_it) {
+                                found.push(record);
+                            }
+                        }
+                    }
                 }
             }
             for name in broken {
                 engine.remove_broken(&name).await?;
                 output::print(&format!("Untagged: {}", name.familiar()))?;
             }
-            for record in found.into_iter().flatten() {
+            for record in found {
                 remove(&*engine, &*images, &record, force).await?;
             }
             Ok(ExitCode::SUCCESS)

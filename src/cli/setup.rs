@@ -149,7 +149,14 @@ impl Buildx {
         // If one builder cannot be changed, the others are changed all the same.
         let mut code = ExitCode::SUCCESS;
         let mut all = Vec::new();
+        let mut names: Vec<&str> = Vec::new();
         for name in &self.names {
+            // The second time there would be nothing to undo. buildx takes names in any case.
+            if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                names.push(name);
+            }
+        }
+        for name in names {
             let builder = store.instance(name).map_err(SetupError::from);
             let door = builder.and_then(|builder| doors.of(&store, &builder, self.undo));
             let changed = door.and_then(|door| Ok((change(&store, name, &door.listen, &door.engine)?, door)));

@@ -72,3 +72,21 @@ fn names_that_are_none_are_refused_as_without_us() {
         });
     }
 }
+
+/// The metadata is BuildKit's: it repeats what is repeated. The engine gets each name once.
+#[test]
+fn a_name_that_is_given_twice_is_reported_as_without_us() {
+    let stack = Stack::shared();
+    let sides = BothWays::of(stack);
+    let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "named twice");
+    for args in [&["--load", "-t", "twice:1", "-t", "twice:1"][..], &["-o", "type=docker,\"name=twice:1,twice:1\""]] {
+        let names = sides.compare(|side| {
+            let file = stack.fresh_path(".json");
+            side.builder.build(context.path(), args.iter().copied()).args(["--metadata-file", text(&file)]).ok();
+            assert!(stack.tagged("moby", "twice:1").is_some());
+            stack.docker(["image", "rm", "twice:1"]).ok();
+            metadata(&file)["image.name"].clone()
+        });
+        assert_eq!(names, "docker.io/library/twice:1,docker.io/library/twice:1", "{args:?}");
+    }
+}

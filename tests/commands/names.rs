@@ -27,8 +27,9 @@ fn names_are_given_and_removed_on_every_engine() {
         assert!(refused.stderr.contains("is called") && refused.stderr.contains("named:1"), "{refused}");
         let absent = run(&["rm", "absent:1", "named:1"]).fails();
         assert!(absent.stderr.contains("has no image `absent:1`"), "{absent}");
-        assert_eq!(run(&["rm", "named:1"]).ok().stdout, "Untagged: named:1\n", "{engine:?}");
-        let last = run(&["rm", "example.com/named:2"]).ok().stdout;
+        let removed = run(&["rm", "named:1", "docker.io/library/named:1", "named:1"]).ok();
+        assert_eq!(removed.stdout, "Untagged: named:1\n", "{engine:?}");
+        let last = run(&["rm", "example.com/named:2", &digest[7..19], digest]).ok().stdout;
         assert_eq!(last, format!("Untagged: example.com/named:2\nDeleted: {digest}\n"), "{engine:?}");
         run(&["digest", "named:1"]).fails();
 

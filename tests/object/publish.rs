@@ -213,7 +213,8 @@ async fn a_second_publication_writes_only_what_has_changed() {
     // The tag moves, and another one comes.
     let engine = layout(folder.path()).await;
     export(&*engine, &other, &names(&["site/one:1", "site/one:2"])).await.unwrap();
-    publish(&["site/one:1", "site/one:2"]).ok();
+    let output = publish(&["site/one:1", "site/one:2", "site/one:1"]).ok();
+    assert_eq!(output.stdout, "Published image: site/one:1\nPublished image: site/one:2\n", "{output}");
     let second = files(site.path());
     let changed: Vec<_> =
         first.iter().filter(|(path, written)| second[*path] != **written).map(|(path, _)| path).collect();

@@ -83,6 +83,9 @@ async fn an_image_is_there_and_ready_when_its_tag_is_answered() {
         let target = format!("/v2/push/app/manifests/{digest}?tag=2&tag=3&tag=2");
         let tags = send(&served.address, "PUT", &target, &[("Content-Type", MANIFEST)], bytes);
         assert_eq!(tags.status, 201, "{tags:?}");
+        let named =
+            tags.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("oci-tag")).map(|(_, tag)| tag.as_str());
+        assert_eq!(named.collect::<Vec<_>>(), ["2", "3"], "{tags:?}");
         assert_eq!(served.get("/v2/push/app/tags/list").json()["tags"], json!(["1", "2", "3"]));
         let many: Vec<_> = (0..47).map(|tag| format!("tag={tag}")).collect();
         let target = format!("/v2/push/app/manifests/{digest}?{}", many.join("&"));
@@ -98,6 +101,7 @@ async fn an_image_is_there_and_ready_when_its_tag_is_answered() {
         let refusal = request(&served.address, "DELETE", &format!("/v2/push/app/manifests/{digest}"), &[]);
         let message = refusal.json()["errors"][0]["message"].as_str().unwrap().to_owned();
         assert!(message.contains("`/v2/push/app/manifests/TAG`") && message.contains("linkspan rm"), "{message}");
+        assert!(message.contains(&format!("`linkspan rm {digest}`")), "{message}");
     }
 }
 
@@ -271,6 +275,16 @@ async fn a_referrer_that_is_pushed_by_its_digest_is_found() {
             stack.docker(["image", "prune", "--force"]).ok();
             assert_eq!(stack.image(&format!("docker.io/subject/app@{digest}")), Some(digest.to_string()));
         }
+        // Clients cannot remove what has no tag, and are told who can.
+        let refusal = request(&served.address, "DELETE", &format!("/v2/subject/app/manifests/{digest}"), &[]);
+        assert_eq!((refusal.status, refusal.code().as_str()), (405, "UNSUPPORTED"));
+        let message = refusal.json()["errors"][0]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(&format!("`linkspan rm {digest}`")), "{message}");
+        let removed = served.command(&["rm", digest.as_str()]).ok();
+        assert!(removed.stdout.contains(&format!("Deleted: {digest}")), "{removed}");
+        let referrers = served.get(&format!("/v2/subject/app/referrers/{}", image.root.digest)).json();
+        assert_eq!(referrers["manifests"], json!([]), "{}", served.kind());
+        assert_eq!(served.get("/v2/subject/app/manifests/1").status, 200);
     }
 }
 

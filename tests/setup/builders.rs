@@ -42,9 +42,10 @@ fn a_builder_that_exists_goes_through_the_door_and_back() {
         report["buildx"][0].clone()
     };
     assert_eq!(doctor()["remedy"], format!("linkspan setup buildx mine --docker-listen {}", door.address()));
-    let output = setup(&[]).ok();
+    let output = setup(&["MINE"]).ok();
     let line = format!("builder mine: node mine0 now goes to {} (before: {})\n", door.address(), stack.docker_host());
     assert!(output.stdout.starts_with(&line) && output.stdout.contains("--undo"), "{output}");
+    assert!(!output.stdout.contains("already"), "it was named twice: {output}");
     assert_eq!(doctor()["through"], "docker");
     let shown = builder.buildx(["inspect", "mine"]).ok();
     assert!(shown.lines().iter().any(|line| line.split_whitespace().eq(["Endpoint:", &door.address()])), "{shown}");
@@ -54,7 +55,7 @@ fn a_builder_that_exists_goes_through_the_door_and_back() {
     assert_eq!(container(), started, "the container is the same one, and was not restarted");
     assert_eq!(stack.tagged("moby", "through:latest"), stack.tagged("moby", "before:latest"));
 
-    setup(&["--undo"]).ok();
+    setup(&["mine", "--undo"]).ok();
     assert_eq!(
         fs::read_to_string(&file).unwrap().parse::<serde_json::Value>().unwrap(),
         settings.parse::<serde_json::Value>().unwrap()

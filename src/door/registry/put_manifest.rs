@@ -86,10 +86,10 @@ impl Door {
         let readable = self.readable(repository, client).await?;
         let push = pushes.of(repository, client).await?;
         let leased = push.leased();
-        match self.store(&push, &leased, &pushed, &readable).await {
+        match self.store((repository, client), &push, &leased, &pushed, &readable).await {
             Err(refusal) if refusal.is_lease_lost => {
                 let renewed = push.renew(&leased).await?;
-                self.store(&push, &renewed, &pushed, &readable).await?;
+                self.store((repository, client), &push, &renewed, &pushed, &readable).await?;
             }
             stored => stored?,
         }
@@ -114,6 +114,7 @@ impl Door {
     /// Stores a manifest under the lease of its push, and makes it an image if it gets a name.
     async fn store(
         &self,
+        (repository, client): (&Repository, &Principal),
         push: &Push,
         leased: &PushLease,
         pushed: &Pushed,
@@ -132,6 +133,7 @@ impl Door {
             let gone: Vec<_> = leaves.map(|leaf| leaf.digest.clone()).filter(|leaf| !pinned.contains(leaf)).collect();
             return if gone.is_empty() { Ok(()) } else { Err(blobs_unknown(&gone)) };
         }
+        self.check_subjects(repository, &graph, readable, client).await?;
         let (mut names, mut kept_as) = (pushed.names.clone(), None);
         if names.is_empty() && (self.exports.has_rules() || self.exports.engine().identity().kind.is_docker()) {
             // What refers to another manifest is found by that, and has no tag. A name with its digest says in which repository it
@@ -149,10 +151,9 @@ impl Door {
                 first.get_or_init(|| reason.clone());
             }
         });
-        let client = push.origin().principal;
         let committed = self.exports.commit(request, graph.clone(), leased.lease.clone(), events, cancel).await;
         // It is counted as an export that failed.
-        committed.map_err(|error| not_committed(error, &self.exports.policy(&client)).uncounted())?;
+        committed.map_err(|error| not_committed(error, &self.exports.policy(client)).uncounted())?;
         push.has_committed(&graph);
         if let Some(reason) = packed.get() {
             let names: Vec<_> = pushed.names.iter().map(ToString::to_string).collect();
@@ -213,7 +214,9 @@ fn names(repository: &Repository, reference: &str, query: Option<&str>) -> Resul
     if digest.is_none() {
         names.push(repository.tagged(reference)?);
     }
-    let tags = query::values(query, "tag");
+    let mut tags = query::values(query, "tag");
+    let mut seen = HashSet::new();
+    tags.retain(|tag| seen.insert(tag.clone()));
     if tags.len() > MAX_TAGS {
         let message = format!("{} tags; expected {MAX_TAGS} at most", tags.len());
         return Err(Refusal::new(StatusCode::URI_TOO_LONG, Code::TagInvalid, message));
