@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use super::listen::{self, Proof};
+use super::listen::{self, Listener};
 use super::parse::{boolean, invalid, load_compression, outputs};
 use super::{BuilderEndpoint, ConfigError, Given, Layer, Setting};
 use crate::build_outputs::OutputOptions;
@@ -153,7 +153,7 @@ fn secure(drafts: &mut [Draft], settings: &Layer) -> Result<(), ConfigError> {
 fn builder(draft: &Draft, mut outputs: OutputOptions, settings: &Layer, usual: &str) -> Result<Builder, ConfigError> {
     let endpoint = endpoint(&draft.address, settings)?;
     let listen = match &draft.listen {
-        Some(given) => listen::address(given, settings, Proof::Certificate)?,
+        Some(given) => listen::address(given, settings, Listener::Buildkit)?,
         None => usual.parse().map_err(|error| ConfigError::Contradiction(format!("{error}")))?,
     };
     if let Some(given) = &draft.plain_is_load {

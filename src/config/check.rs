@@ -7,7 +7,7 @@ use tracing::Level;
 
 use super::builder::{self, Draft};
 use super::docker_host::DockerClient;
-use super::listen::{self, ListenerSecurity, Proof};
+use super::listen::{self, Listener, ListenerSecurity};
 use super::parse::{age, boolean, bytes, count, invalid, pattern};
 use super::rules::{self, RuleDraft};
 use super::{
@@ -71,8 +71,7 @@ pub(super) fn check(
     let clients_door = docker::take_own(settings, &mut engine, &usual.docker);
     let docker_door = docker::check(settings, &engine, &builders)?;
     let export_listen = settings.last(Setting::ExportListen);
-    let export_listen =
-        export_listen.map(|given| listen::address(given, settings, Proof::CertificateOrPassword)).transpose()?;
+    let export_listen = export_listen.map(|given| listen::address(given, settings, Listener::Export)).transpose()?;
     if let Some(address) = &export_listen {
         let is_builders = builders
             .iter()
@@ -99,8 +98,7 @@ pub(super) fn check(
         }
     }
     let metrics_listen = settings.last(Setting::MetricsListen);
-    let metrics_listen =
-        metrics_listen.map(|given| listen::address(given, settings, Proof::CertificateOrPassword)).transpose()?;
+    let metrics_listen = metrics_listen.map(|given| listen::address(given, settings, Listener::Metrics)).transpose()?;
     if let Some(address) = &metrics_listen {
         let doors = docker_door.iter().map(|door| &door.listen).chain(&export_listen);
         let doors = doors.chain(registry_door.iter().map(|door| &door.listen));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::listen::{self, Proof};
+use super::listen;
 use super::parse::{invalid, outputs};
 use super::{Builder, ConfigError, Given, Layer, Origin, Setting};
 use crate::build_outputs::OutputOptions;
@@ -54,7 +54,7 @@ pub(super) fn check(
     builders: &[Builder],
 ) -> Result<Option<DockerDoor>, ConfigError> {
     let Some(given) = settings.last(Setting::DockerListen) else { return Ok(None) };
-    let listen = listen::address(given, settings, Proof::Certificate)?;
+    let listen = listen::parsed(given)?;
     if !matches!(listen, Address::Unix(_)) {
         return Err(invalid(
             given,

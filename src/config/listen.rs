@@ -23,13 +23,30 @@ pub struct ListenerSecurity {
     pub htpasswd: Option<PathBuf>,
 }
 
-/// How a door's clients can say who they are.
+/// What listens at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Proof {
-    /// By a certificate.
-    Certificate,
-    /// By a certificate or a password.
-    CertificateOrPassword,
+pub(super) enum Listener {
+    Buildkit,
+    Export,
+    Registry { is_writable: bool },
+    Metrics,
+}
+
+impl Listener {
+    /// Whether its clients can say by a password who they are. By a certificate all can.
+    fn takes_passwords(self) -> bool {
+        self != Self::Buildkit
+    }
+
+    /// What whoever reaches it can do.
+    fn reach(self) -> &'static str {
+        match self {
+            Self::Buildkit => "uses the builder, and can set any image of the engine",
+            Self::Export | Self::Registry { is_writable: true } => "reads the engine's images, and can set any of them",
+            Self::Registry { is_writable: false } => "reads the engine's images",
+            Self::Metrics => "sees how much this daemon does, and what fails",
+        }
+    }
 }
 
 impl ListenerSecurity {
@@ -76,22 +93,25 @@ pub(super) fn check(
     })
 }
 
-/// Where a door listens. An address that other machines reach needs clients that can say who they are.
-pub(super) fn address(given: &Given, settings: &Layer, proof: Proof) -> Result<Address, ConfigError> {
-    let address =
-        given.text.parse::<Address>().map_err(|error| invalid(given, format!("is no address: {}", error.reason)))?;
+/// An address to listen at, wherever it may be reached from.
+pub(super) fn parsed(given: &Given) -> Result<Address, ConfigError> {
+    given.text.parse::<Address>().map_err(|error| invalid(given, format!("is no address: {}", error.reason)))
+}
+
+/// Where `listener` listens. An address that other machines reach needs clients that can say who they are.
+pub(super) fn address(given: &Given, settings: &Layer, listener: Listener) -> Result<Address, ConfigError> {
+    let address = parsed(given)?;
     let has = |setting| settings.last(setting).is_some();
-    let is_proven =
-        has(Setting::ListenTlsClientCa) || proof == Proof::CertificateOrPassword && has(Setting::ListenHtpasswd);
+    let is_proven = has(Setting::ListenTlsClientCa) || listener.takes_passwords() && has(Setting::ListenHtpasswd);
     if address.is_local() || is_proven {
         return Ok(address);
     }
-    let expected = match proof {
-        Proof::Certificate => format!(
+    let expected = match listener.takes_passwords() {
+        false => format!(
             "--{} for clients with certificates (BuildKit's clients send no passwords)",
             Setting::ListenTlsClientCa.name()
         ),
-        Proof::CertificateOrPassword => format!(
+        true => format!(
             "--{} for clients with certificates or --{} for users with passwords",
             Setting::ListenTlsClientCa.name(),
             Setting::ListenHtpasswd.name()
@@ -100,8 +120,9 @@ pub(super) fn address(given: &Given, settings: &Layer, proof: Proof) -> Result<A
     Err(invalid(
         given,
         format!(
-            "can be reached from other machines, and whoever reaches it controls the engine; expected {expected}, or a unix \
-             socket or a loopback address such as `tcp://127.0.0.1:1234`"
+            "can be reached from other machines, and whoever reaches it {}; expected {expected}, or a unix socket or a loopback \
+             address such as `tcp://127.0.0.1:1234`",
+            listener.reach()
         ),
     ))
 }

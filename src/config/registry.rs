@@ -1,6 +1,6 @@
 //! Checks the registry door.
 
-use super::listen::{Proof, address};
+use super::listen::{Listener, address};
 use super::parse::boolean;
 use super::{ConfigError, Layer, Setting};
 use crate::net::Address;
@@ -42,7 +42,7 @@ pub(super) fn check(settings: &Layer) -> Result<Option<RegistryDoor>, ConfigErro
         };
     };
     Ok(Some(RegistryDoor {
-        listen: address(given, settings, Proof::CertificateOrPassword)?,
+        listen: address(given, settings, Listener::Registry { is_writable: writable })?,
         mirror_tags,
         catalog,
         writable,

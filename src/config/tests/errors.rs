@@ -44,8 +44,8 @@ fn wrong_values_are_named_with_their_place() {
         (
             sources().file("[[builder]]\naddress = 'unix:///a'\nlisten = 'tcp://0.0.0.0:1'"),
             "`listen of builder 1` in config.toml: `tcp://0.0.0.0:1` can be reached from other machines, and whoever \
-             reaches it controls the engine; expected --listen-tls-client-ca for clients with certificates (BuildKit's \
-             clients send no passwords), or a unix socket or a loopback address such as `tcp://127.0.0.1:1234`",
+             reaches it uses the builder, and can set any image of the engine; expected --listen-tls-client-ca for clients with \
+             certificates (BuildKit's clients send no passwords), or a unix socket or a loopback address such as `tcp://127.0.0.1:1234`",
         ),
         (sources().flag(Setting::PlainIsLoad, "yes"), "--plain-is-load: `yes` is neither `true` nor `false`"),
         (

@@ -29,6 +29,26 @@ fn other_machines_reach_a_door_whose_clients_are_known() {
 }
 
 #[test]
+fn a_refused_address_says_what_is_reached_there() {
+    let remote = "tcp://0.0.0.0:5000";
+    let registry = || Sources::new().flag(Setting::RegistryListen, remote);
+    for (sources, reach) in [
+        (Sources::new().flag(Setting::MetricsListen, remote), "sees how much this daemon does, and what fails;"),
+        (Sources::new().flag(Setting::ExportListen, remote), "reads the engine's images, and can set any of them;"),
+        (registry(), "reads the engine's images;"),
+        (registry().flag(Setting::RegistryWritable, "true"), "reads the engine's images, and can set any of them;"),
+    ] {
+        let refusal = sources.flag(Setting::Builder, "unix:///b").refusal();
+        let expected =
+            format!("whoever reaches it {reach} expected --listen-tls-client-ca for clients with certificates or");
+        assert!(refusal.contains(&expected), "{refusal}");
+    }
+    // No certificate opens the docker door to others.
+    let docker = Sources::new().flag(Setting::DockerListen, "tcp://0.0.0.0:2375").refusal();
+    assert!(docker.contains("is no unix socket: whoever reaches Docker's API is root here"), "{docker}");
+}
+
+#[test]
 fn a_certificate_is_given_or_made() {
     let tls = |sources: Sources| sources.config().security.tls;
     let made =
