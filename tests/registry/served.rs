@@ -24,10 +24,6 @@ pub(crate) struct Served {
 
 impl Served {
     /// In front of a layout of its own.
-    fn owned(flags: &[&str]) -> Vec<String> {
-        flags.iter().map(|flag| (*flag).to_owned()).collect()
-    }
-
     pub(crate) async fn layout(args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let engine = layout(folder.path()).await;
@@ -104,4 +100,8 @@ impl Served {
 pub(crate) async fn layout(root: &Path) -> Arc<dyn Engine> {
     let selection = Selection { kind: Some(EngineKind::Layout), layout: Some(root.to_owned()), ..Selection::default() };
     select(&selection).await.unwrap().engine
+}
+
+fn owned(flags: &[&str]) -> Vec<String> {
+    flags.iter().map(|flag| (*flag).to_owned()).collect()
 }
