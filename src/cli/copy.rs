@@ -19,7 +19,7 @@ use super::report::Transfer;
 use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on, engine, output, repeat};
 use crate::config::Config;
-use crate::engine::ClusterAddress;
+use crate::engine::{ClusterAddress, EngineKind};
 use crate::export::{Exports, Request};
 use crate::image::{Descriptor, Platform, Reference};
 use crate::registry::Registry;
@@ -122,7 +122,7 @@ impl Copy {
         let config = repeat::flags([("config", config.as_deref())]);
         let rest = match location {
             ImageLocation::Docker(_) => {
-                repeat::flags([("engine", Some("docker")), ("docker-host", docker_host.as_deref())])
+                repeat::flags([("engine", self.docker_kind()), ("docker-host", docker_host.as_deref())])
             }
             ImageLocation::Containerd(namespace, _) => repeat::flags([
                 ("engine", Some("containerd")),
@@ -145,6 +145,16 @@ impl Copy {
         config + &rest
     }
 
+    /// The engine by which other commands find the docker of `docker-daemon:`, where they would not find it without.
+    fn docker_kind(&self) -> Option<&'static str> {
+        let config = engine::beside_contexts(self.engine.clone().into());
+        match config.map(|config| config.engine.kind) {
+            Ok(Some(EngineKind::DockerApi)) => Some(EngineKind::DockerApi.name()),
+            Ok(Some(_)) => Some("auto"),
+            _ => std::env::var_os(engine::TO).map(|_| "auto"),
+        }
+    }
+
     /// The copies of images of docker to every node of `cluster`.
     pub(super) fn of_docker(cluster: ClusterAddress, options: LoadOptions) -> Self {
         let LoadOptions { platform, quiet, json, engine } = options;
@@ -154,6 +164,17 @@ impl Copy {
     }
 
     pub(super) fn run(mut self) -> Result<ExitCode, CommandError> {
+        for location in [&self.from, &self.to] {
+            let Some((meant, path)) = location.meant() else { continue };
+            let what = match (path.is_dir(), path.exists()) {
+                (true, _) => "the folder of a layout here",
+                (_, true) => "a file here",
+                _ => "called like an archive",
+            };
+            let image = matches!(location, ImageLocation::Configured(_)).then(|| path.to_str()).flatten();
+            let image = image.and_then(|name| name.parse::<Reference>().ok()).map(|name| name.familiar());
+            return Err(CommandError::IsFile { path: path.display().to_string(), what, meant, image });
+        }
         let from = std::mem::replace(&mut self.from, ImageLocation::Docker(None));
         self.run_as("Copied", &[from], &[])
     }
@@ -192,6 +213,12 @@ impl Copy {
             let format = engine::manifest_format(&**first.engine());
             // A daemon accepts complete images only.
             let takes_parts = matches!(target, Target::Engine(_));
+            if from.len() > 1 {
+                // Nothing is loaded where one is absent, as with `kind load`.
+                for from in from {
+                    super::interruptible(find(from).exists()).await?;
+                }
+            }
             let mut roots = Vec::new();
             for (number, from) in from.iter().enumerate() {
                 // Exports end with their image; the engine stays, and its connections.
@@ -254,6 +281,15 @@ struct From<'a> {
 }
 
 impl From<'_> {
+    /// Fails if the engine at this place has no such image.
+    async fn exists(&self) -> Result<(), CommandError> {
+        if let Some((selection, Some(given))) = self.from.engine(self.config, self.configured) {
+            let (engine, images) = engine::images(&selection).await?;
+            engine::find(&*engine, &*images, given).await?;
+        }
+        Ok(())
+    }
+
     /// Finds the image; `format` is for archives without manifests.
     async fn found(
         &self,
@@ -290,7 +326,7 @@ impl From<'_> {
         let left = Some(AbandonedLeases::of(&engine).await);
         let given = match given {
             Some(given) => given.to_owned(),
-            None => engine::only(&*engine, &*images).await?,
+            None => engine::only(&*engine, &*images, &self.from.example()).await?,
         };
         let root = engine::resolve(&*engine, &*images, &given).await?;
         let taken = take(&images, &root, extent, takes_parts, engine.identity().kind.name()).await?;

@@ -1,15 +1,13 @@
 //! The daemon that a command connects to, and what listens at its address instead if that fails.
 
-use std::os::unix::fs::MetadataExt as _;
-
 use tonic::Code;
 
 use super::CommandError;
 use crate::buildx::Store;
-use crate::config::{Config, Layer, ProcessEnvironment, group_name};
+use crate::config::{Config, Layer, ProcessEnvironment};
 use crate::engine::EngineError;
 use crate::engine::remote::{self, Connected, Daemon, DaemonAddress, Login};
-use crate::net::Address;
+use crate::net::{Address, AddressError, Barrier};
 use crate::registry::docker_login;
 use crate::running::{self, First, Probe, SearchFolders, probe, program};
 use crate::status::{Kind, Status};
@@ -55,9 +53,7 @@ pub(super) async fn explain(Daemon { address, tls, .. }: &Daemon, error: EngineE
             CommandError::WrongDoor { address: address.to_string(), kind, export: export_door().await }
         }
         (Probe::Denied, Address::Unix(path)) => {
-            let gid = path.metadata().map(|metadata| metadata.gid());
-            let group = gid.map_or_else(|_| "root".to_owned(), group_name);
-            CommandError::Denied { address: address.to_string(), group }
+            CommandError::Denied { address: address.to_string(), barrier: Barrier::before(path) }
         }
         (Probe::Tls, _) if tls.is_none() && matches!(error, EngineError::Daemon { .. }) => {
             CommandError::HasTls { address: address.to_string() }
@@ -87,6 +83,12 @@ pub(super) async fn doors(config: &Config) -> Vec<(Address, Kind)> {
     let known = running::known(config, users.as_ref(), variable, &SearchFolders::new(variable));
     let sockets = running::find(known).await;
     sockets.iter().filter_map(|socket| Some((socket.address.clone(), socket.status()?.door.kind))).collect()
+}
+
+/// Where the exporter API is expected where no daemon was found.
+pub(super) fn usual_export() -> Result<Address, CommandError> {
+    let usual = Config::default_export_listen(&ProcessEnvironment).ok_or(CommandError::NoDaemon)?;
+    usual.parse().map_err(|error: AddressError| CommandError::Address(error.into()))
 }
 
 /// Where the exporter API of a daemon that runs here listens.

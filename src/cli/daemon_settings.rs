@@ -194,7 +194,7 @@ pub(super) struct DaemonSettings {
     #[arg(long, value_name = "DIR", help_heading = "Doors")]
     allow_output_dir: Vec<String>,
     /// The group of the unix sockets, by name or number; its members control the engine [env: LINKSPAN_GROUP] [default:
-    /// `docker` if it exists, else root]
+    /// `docker` if it exists, else root; without root the user's own]
     #[arg(long, value_name = "NAME|GID", help_heading = "Doors")]
     group: Option<String>,
 

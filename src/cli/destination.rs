@@ -7,8 +7,8 @@ use crate::engine::remote::{DaemonAddress, DaemonAddressError};
 use crate::engine::{ClusterAddress, ClusterAddressError};
 
 /// What an address of a socket is, in the words of its error, and what else `--to` takes.
-const SOCKETS: &str = "a path or `tcp://host:port`";
-const ALL: &str = "a path, `tcp://host:port`, `ssh://[user@]host[:port][/path]` or `kind://cluster`";
+const SOCKETS: &str = "`tcp://host:port` or `ssh://[user@]host[:port][/path]`";
+const ALL: &str = "`tcp://host:port`, `ssh://[user@]host[:port][/path]` or `kind://cluster`";
 
 /// A daemon, or a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,9 +14,9 @@ use clap::Args;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{Shutdown, shutdown};
 
-use super::daemon::doors;
+use super::daemon::{doors, usual_export};
 use super::{CommandError, block_on, engine};
-use crate::config::{DEFAULT_EXPORT_LISTEN, Layer};
+use crate::config::Layer;
 use crate::net::Address;
 use crate::status::Kind;
 
@@ -147,8 +147,7 @@ fn found() -> Result<Address, CommandError> {
     }
     match preferred(block_on(doors(&config))?) {
         Some(address) => Ok(address),
-        // A constant; a test parses it.
-        None => DEFAULT_EXPORT_LISTEN.parse::<Address>().map_err(|error| CommandError::Address(error.into())),
+        None => usual_export(),
     }
 }
 

@@ -58,10 +58,10 @@ Examples:
     linkspan doctor --fix --dry-run
     linkspan doctor --fix --yes
 
-Exit code: 0 when a direct export can work, 1 when it cannot, 2 for a wrong
-command line. With --fix: 0 when nothing is left that it could mend, 1 when
-something is left (so --dry-run exits with 1 where it shows something), or
-when a builder of yours could not be read.";
+Exit code: 0 when a direct export can work, 1 when it cannot or a builder of
+yours cannot be used, 2 for a wrong command line. With --fix: 0 when nothing
+is left that it could mend, 1 when something is left (so --dry-run exits with
+1 where it shows something), or when a builder of yours could not be read.";
 
 impl Doctor {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
@@ -75,7 +75,7 @@ impl Doctor {
         let report = block_on(doctor::examine(&config, users.as_ref()))?;
         let text = if self.json { report.to_json()? } else { text_style().write(&report) };
         output::print(&text)?;
-        Ok(if report.works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if report.works && !report.has_failed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 

@@ -26,7 +26,7 @@ use crate::status::Kind;
 use crate::telemetry;
 
 /// The variable for `--to`.
-const TO: &str = "LINKSPAN_TO";
+pub(super) const TO: &str = "LINKSPAN_TO";
 
 /// Loads the configuration of a command that works on an engine of this machine.
 pub(super) fn configure(settings: EngineSettings) -> Result<Config, CommandError> {
@@ -265,11 +265,27 @@ pub(super) fn origin(command: &str) -> Origin {
 /// The error that an engine has no such image.
 pub(super) fn absent(engine: &dyn Engine, given: &str) -> CommandError {
     let Identity { kind, address, .. } = engine.identity();
-    CommandError::NoImage { given: given.to_owned(), engine: format!("{kind} at {address}") }
+    // Which way it is used makes no difference to its images.
+    let engine = match kind {
+        EngineKind::Cluster => address.clone(),
+        kind if kind.is_docker() => format!("{} at {address}", EngineKind::Docker),
+        kind => format!("{kind} at {address}"),
+    };
+    CommandError::NoImage { given: given.to_owned(), engine }
 }
 
-/// Resolves `given` in an engine: a name, a digest, or the beginning of a digest as `images` shows it.
+/// Resolves `given` in an engine: a name, a digest, or the beginning of a digest as `images` shows it. Where nodes have different
+/// images of that name, a note says so.
 pub(super) async fn resolve(engine: &dyn Engine, images: &dyn Images, given: &str) -> Result<Descriptor, CommandError> {
+    let found = find(engine, images, given).await?;
+    if let Ok(name) = given.parse::<Reference>() {
+        note_others(images, &name, &found).await?;
+    }
+    Ok(found)
+}
+
+/// The same without the note.
+pub(super) async fn find(engine: &dyn Engine, images: &dyn Images, given: &str) -> Result<Descriptor, CommandError> {
     let absent = || absent(engine, given);
     let digest = given.parse::<Digest>().or_else(|_| format!("sha256:{given}").parse());
     if let Ok(digest) = digest {
@@ -291,12 +307,32 @@ pub(super) async fn resolve(engine: &dyn Engine, images: &dyn Images, given: &st
     }
 }
 
-/// The name (or digest) of the only image of an engine.
-pub(super) async fn only(engine: &dyn Engine, images: &dyn Images) -> Result<String, CommandError> {
+/// Notes which nodes of a cluster have another image of this name than the one that is taken.
+async fn note_others(images: &dyn Images, name: &Reference, taken: &Descriptor) -> Result<(), CommandError> {
+    let places = images.places(name).await?;
+    let is_taken = |root: &Descriptor| root.digest == taken.digest;
+    let others = places.iter().filter_map(|(node, root)| Some((node, root.as_ref().filter(|root| !is_taken(root))?)));
+    let others: Vec<_> = others.map(|(node, root)| format!("{node} has {}", root.digest)).collect();
+    if !others.is_empty() {
+        output::note(&format!(
+            "linkspan: note: {} is not the same image on all nodes: {} is taken, and {}; `?nodes=NAME` chooses the nodes",
+            name.familiar(),
+            taken.digest,
+            others.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+/// The name (or digest) of the only image of an engine; of several one is named as in `example`.
+pub(super) async fn only(engine: &dyn Engine, images: &dyn Images, example: &str) -> Result<String, CommandError> {
     let records = all(images).await?;
     match &records[..] {
         [one] => Ok(one.name.clone().unwrap_or_else(|| one.target.digest.to_string())),
-        many => Err(CommandError::NotNamed { what: engine.identity().address.clone(), images: many.len() }),
+        many => {
+            let (what, example) = (engine.identity().address.clone(), example.to_owned());
+            Err(CommandError::NotNamed { what, images: many.len(), example })
+        }
     }
 }
 

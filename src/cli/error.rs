@@ -6,9 +6,10 @@ use crate::caches::CacheError;
 use crate::config::{ConfigError, DEFAULT_EXPORT_LISTEN};
 use crate::daemon::{DaemonError, Signals};
 use crate::engine::select::DEFAULT_DOCKER_HOST;
-use crate::engine::{EngineError, EngineKind};
+use crate::engine::{BY_DOCKER, EngineError, EngineKind};
 use crate::export::ExportError;
 use crate::image::{Digest, ReferenceError};
+use crate::net::Barrier;
 use crate::source::archive::ArchiveError;
 use crate::source::tree::TreeError;
 use crate::source::{ChoiceError, ReadGraphError, SourceError};
@@ -64,10 +65,14 @@ pub(super) enum CommandError {
     NoInput,
     #[error("cannot read standard input: {0}")]
     Input(std::io::Error),
-    #[error("-t names one image, but the archive holds {images}")]
+    #[error("-t names one image, but {images} are to be loaded")]
     TagOfMany { images: usize },
     #[error("{what} has {images} images, and none was named")]
-    NotNamed { what: String, images: usize },
+    NotNamed { what: String, images: usize, example: String },
+    #[error("`{path}` is {what}, and no image's name")]
+    IsFile { path: String, what: &'static str, meant: String, image: Option<String> },
+    #[error("{error}")]
+    NoFile { error: ArchiveError, command: String },
     #[error("the archive holds {count} images, and none was named{}", holding(names))]
     ManyInArchive { count: usize, names: Vec<String> },
     #[error("the archive has no image `{given}`{}", holding(names))]
@@ -80,7 +85,9 @@ pub(super) enum CommandError {
     #[error("{error}")]
     FromDocker { error: Box<CommandError>, names: Vec<String>, to: String, flags: String },
     #[error("one archive is loaded at a time, and several are named")]
-    OneArchive,
+    OneArchive { address: Option<String> },
+    #[error("there is no `linkspan {0}`")]
+    NotOurs(String),
     #[error("`{given}` is called {names}")]
     ManyNames { given: String, names: String },
     #[error("`{name}` was not removed: it now points to {current}")]
@@ -121,8 +128,10 @@ pub(super) enum CommandError {
     NoDoor { address: String, program: Option<&'static str>, export: Option<String> },
     #[error("the server at {address} has TLS, and no authority was named for its certificate")]
     HasTls { address: String },
-    #[error("no permission to use {address}, which is of the group {group}")]
-    Denied { address: String, group: String },
+    #[error("no Linkspan was found here, and without root its sockets are in XDG_RUNTIME_DIR, which is not set")]
+    NoDaemon,
+    #[error("no permission to use {address}{barrier}")]
+    Denied { address: String, barrier: Barrier },
     #[error("interrupted; {left}")]
     Interrupted { signal: &'static str, left: Leftover },
     #[error(transparent)]
@@ -178,8 +187,8 @@ impl CommandError {
         let is_wrong_value = match self {
             Self::Interrupted { signal, .. } => return Signals::code(signal),
             // A missing setting is no wrong value.
-            Self::Config(ConfigError::NoBuilder | ConfigError::Context { .. })
-            | Self::Daemon(DaemonError::Config(ConfigError::NoBuilder | ConfigError::Context { .. })) => false,
+            Self::Config(ConfigError::NoBuilder { .. } | ConfigError::Context { .. })
+            | Self::Daemon(DaemonError::Config(ConfigError::NoBuilder { .. } | ConfigError::Context { .. })) => false,
             Self::Config(_)
             | Self::Globals(_)
             | Self::Name(_)
@@ -188,7 +197,9 @@ impl CommandError {
             | Self::Elsewhere(_)
             | Self::DialElsewhere { .. }
             | Self::DockerBeside { .. }
-            | Self::OneArchive
+            | Self::IsFile { .. }
+            | Self::OneArchive { .. }
+            | Self::NotOurs(_)
             | Self::IntoArchive
             | Self::NobodyToAsk
             | Self::DigestAsName { .. } => true,
@@ -205,7 +216,13 @@ impl CommandError {
     /// What a user can do about it. Commands in it get `flags`, so that they use the same engine.
     pub(super) fn hint(&self, flags: &str) -> Option<String> {
         match self {
-            Self::OneArchive => Some(
+            Self::OneArchive { address: Some(address) } => Some(format!("did you mean `--to {address}`?")),
+            Self::NotOurs(_) => Some(
+                "`linkspan copy NAME docker://HOST/NAME` sends an image to a registry, and `linkspan copy docker://HOST/NAME \
+                 docker-daemon:` gets one"
+                    .to_owned(),
+            ),
+            Self::OneArchive { address: None } => Some(
                 "load one after the other; several names are taken of images of docker, with `--to kind://CLUSTER`"
                     .to_owned(),
             ),
@@ -219,6 +236,7 @@ impl CommandError {
                         names.join(" ")
                     ))
                 }
+                Self::Engine(error @ EngineError::Permission { .. }) => error.hint(),
                 error => error.hint(flags),
             },
             Self::Config(error) => error.hint(),
@@ -226,9 +244,17 @@ impl CommandError {
             Self::Setup(error) => error.hint(),
             Self::PluginSetup(error) => error.hint(),
             Self::Globals(error) => error.hint(),
-            Self::Engine(error @ EngineError::Permission { .. }) => error.hint().map(|hint| {
-                format!("{hint}; or go through a daemon that runs as root: `--to {DEFAULT_EXPORT_LISTEN}`")
-            }),
+            // A daemon that finds its engine by itself has docker or containerd, and neither a cluster nor what else flags name.
+            Self::Engine(error @ EngineError::Permission { .. })
+                if is_of_docker(flags) =>
+            {
+                error.hint().map(|hint| {
+                    format!("{hint}; or go through a daemon that runs as root: `--to {DEFAULT_EXPORT_LISTEN}`")
+                })
+            }
+            Self::Engine(error) if flags.contains(" --engine containerd") => {
+                error.hint().map(|hint| hint.trim_end_matches(BY_DOCKER).to_owned())
+            }
             Self::Engine(error) => error.hint(),
             Self::DoorClosed { .. } => Some(format!(
                 "start `linkspan serve`, or name the docker that is meant: `--docker-host {DEFAULT_DOCKER_HOST}`"
@@ -252,10 +278,14 @@ impl CommandError {
             Self::Dial { address, .. } => Some(format!(
                 "see that `linkspan serve --export-listen {address}` runs, and that you may use its socket"
             )),
-            Self::Denied { .. } => Some(
-                "run this as root or as a member of that group; `linkspan serve --group NAME` chooses another"
+            Self::NoDaemon => Some(
+                "set that variable, or start `linkspan serve --export-listen unix:///path/export.sock`, and name that address"
                     .to_owned(),
             ),
+            Self::Denied { barrier: barrier @ Barrier::Folder(_), .. } => Some(barrier.remedy()),
+            Self::Denied { barrier, .. } => {
+                Some(format!("{}; `linkspan serve --group NAME` chooses whose group may use it", barrier.remedy()))
+            }
             Self::Export(ExportError::Engine(EngineError::Corrupt { .. })) => {
                 Some("the source is damaged: save the image again, or copy it from elsewhere".to_owned())
             }
@@ -281,10 +311,15 @@ impl CommandError {
             Self::Cache(error) => error.hint(),
             Self::CacheFolder(error) => error.hint(),
             Self::NoInput => Some(format!("name it with -i, or pipe it in: `docker save demo | linkspan load{flags}`")),
-            Self::TagOfMany { .. } => Some("leave -t out: the images then keep their names in the archive".to_owned()),
-            Self::NotNamed { .. } => {
-                Some(format!("name one, as in `oci:DIR:NAME`; `linkspan images{flags}` lists them"))
+            Self::TagOfMany { .. } => Some("leave -t out: the images then keep their names".to_owned()),
+            Self::NotNamed { example, .. } => {
+                Some(format!("name one, as in `{example}`; `linkspan images{flags}` lists them"))
             }
+            Self::IsFile { meant, image, .. } => {
+                let image = image.as_ref().map_or_else(String::new, |image| format!("; an image of that name is `{image}`"));
+                Some(format!("say `{meant}`{image}"))
+            }
+            Self::NoFile { command, .. } => Some(format!("name an archive that exists; an image of docker is sent by `{command}`")),
             Self::ManyInArchive { names, .. } => {
                 let named = match names.first() {
                     Some(name) => format!("name one behind the file, as in `docker-archive:FILE:{name}`; "),
@@ -305,6 +340,18 @@ impl CommandError {
     }
 }
 
+/// Whether the engine of a command with these flags is the docker of this machine, which is also that of a daemon that finds its
+/// engine by itself.
+fn is_of_docker(flags: &str) -> bool {
+    let has_other = |flag: &str| {
+        let value = flags.split_once(flag).map(|(_, rest)| rest);
+        value.is_some_and(|value| !value.starts_with("docker") && !value.starts_with("auto"))
+    };
+    let names_other = [" --to ", " --namespace ", " --docker-host "].iter().any(|flag| flags.contains(flag));
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !names_other && !has_other(" --engine ") && !["LINKSPAN_TO", "LINKSPAN_ENGINE"].into_iter().any(is_set)
+}
+
 /// The names of an archive's images, for a message.
 fn holding(names: &[String]) -> String {
     const SHOWN: usize = 20;
@@ -319,6 +366,31 @@ fn holding(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_is_named_where_it_leads_to_the_same_images() {
+        for (flags, is_named) in [
+            ("", true),
+            (" --engine docker", true),
+            (" --config x.toml --engine docker-api", true),
+            (" --to kind://dev", false),
+            (" --engine kind://dev", false),
+            (" --engine containerd --namespace k8s.io", false),
+            (" --docker-host ssh://far", false),
+        ] {
+            let (engine, address) = ("containerd", "unix:///run/containerd/containerd.sock".to_owned());
+            let error = CommandError::Engine(EngineError::Permission { engine, address });
+            let hint = error.hint(flags).unwrap();
+            assert_eq!(hint.contains("--to unix:///run/linkspan/export.sock"), is_named, "{flags}: {hint}");
+            assert_eq!(hint.contains("docker-api"), !flags.contains("--engine containerd"), "{flags}: {hint}");
+        }
+        // Images of docker that are to go into a cluster come from docker alone.
+        let address = "unix:///no/docker.sock".to_owned();
+        let error = CommandError::Engine(EngineError::Permission { engine: "docker", address });
+        let (names, to) = (vec!["a:1".to_owned()], "kind://dev".to_owned());
+        let error = CommandError::FromDocker { error: Box::new(error), names, to, flags: String::new() };
+        assert!(!error.hint(" --to kind://dev").unwrap().contains("--to"));
+    }
 
     #[test]
     fn what_docker_lacks_is_looked_for_in_docker_and_not_in_the_cluster() {

@@ -96,13 +96,15 @@ impl List {
                 if needs_facts && !is_match(&facts) {
                     continue;
                 }
-                let spread = if quiet { None } else { images.spread(&record).await? };
-                if let Some((with, of)) = spread.filter(|(with, of)| with < of && !json) {
+                let spread = if quiet { None } else { spread(&*images, &record).await? };
+                if let Some((with, of)) = spread.as_ref().filter(|(with, of)| with.len() < *of && !json) {
                     let name = record.name.as_deref().unwrap_or_default();
                     let name = name.parse::<Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar());
                     partly.push(format!(
-                        "linkspan: note: {name} ({}) is on {with} of {of} nodes",
-                        id(&record.target, no_trunc)
+                        "linkspan: note: {name} ({}) is on {} of {of} nodes: {}",
+                        id(&record.target, no_trunc),
+                        with.len(),
+                        with.join(", ")
                     ));
                 }
                 match (quiet, json) {
@@ -126,6 +128,15 @@ impl List {
             Ok(ExitCode::SUCCESS)
         }))?
     }
+}
+
+/// The nodes of a cluster on which a record is, and how many there are; `None` in other engines.
+async fn spread(images: &dyn Images, record: &Record) -> Result<Option<(Vec<String>, usize)>, CommandError> {
+    let Some(Ok(name)) = record.name.as_deref().map(str::parse::<Reference>) else { return Ok(None) };
+    let places = images.places(&name).await?;
+    let is_it = |root: &Option<Descriptor>| root.as_ref().is_some_and(|root| root.digest == record.target.digest);
+    let with = places.iter().filter(|(_, root)| is_it(root)).map(|(node, _)| node.clone()).collect();
+    Ok((!places.is_empty()).then_some((with, places.len())))
 }
 
 /// The ages of the images that the filters name.
@@ -194,15 +205,16 @@ impl Facts {
         Row { id: id(&record.target, no_trunc), repository, tag, digest, age, created_at, size: self.size }
     }
 
-    /// `spread` is on how many of an engine's nodes it is, and how many there are.
-    fn json(&self, record: &Record, spread: Option<(usize, usize)>) -> Value {
+    /// `spread` is on which of an engine's nodes it is, and how many there are.
+    fn json(&self, record: &Record, spread: Option<(Vec<String>, usize)>) -> Value {
         let (repository, tag) = repository_and_tag(record);
         let mut row = json!({
             "name": record.name, "repository": repository, "tag": tag, "digest": record.target.digest,
             "mediaType": record.target.media_type, "created": self.created, "size": self.size,
         });
         if let Some((with, of)) = spread {
-            row["onNodes"] = with.into();
+            row["onNodes"] = with.len().into();
+            row["nodeNames"] = with.into();
             row["nodes"] = of.into();
         }
         row

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::engine::{ClusterAddress, EngineError};
 use crate::export::{ExportError, Exports, Request};
 use crate::image::{Digest, Platform, Reference};
-use crate::source::archive::{Archive, SavedImage};
+use crate::source::archive::{Archive, ArchiveError, SavedImage};
 use crate::source::{BlobLookup, Choice, Source, choose};
 
 /// Loads images from an archive or a layout folder; sends only what the engine lacks.
@@ -83,10 +83,13 @@ impl Load {
             let loaded = copy.load(&names, &tag);
             return loaded.map_err(|error| CommandError::FromDocker { error: Box::new(error), names, to, flags });
         }
+        // `-to kind://dev` is a tag `o`, and an address among the files.
+        let address = self.files.iter().filter_map(|file| file.to_str()).find(|file| file.contains("://"));
+        let address = address.map(str::to_owned);
         let mut files = self.files.into_iter();
         let input = files.next().unwrap_or(self.input);
-        if files.next().is_some() {
-            return Err(CommandError::OneArchive);
+        if files.next().is_some() || address.is_some() {
+            return Err(CommandError::OneArchive { address });
         }
         let is_stdin = input == Path::new("-");
         if is_stdin && std::io::stdin().is_terminal() {
@@ -115,7 +118,8 @@ impl Loading {
     async fn run(&self, config: &Config, target: &Target, input: Option<PathBuf>) -> Result<(), CommandError> {
         let exports = engine::exports(config, target).await?;
         let left = AbandonedLeases::of(exports.engine()).await;
-        let archive = open(&exports, input.as_deref()).await?;
+        let archive =
+            open(&exports, input.as_deref()).await.map_err(|error| no_file(error, input.as_deref(), target))?;
         if let Some(remark) = archive.remark() {
             output::note(remark);
         }
@@ -192,6 +196,20 @@ fn from_docker(
     let names: Option<Vec<_>> = inputs.iter().map(name).collect();
     let Some(names) = names.filter(|names| !names.is_empty()) else { return Ok(None) };
     Ok(engine::cluster(target)?.map(|cluster| (names, cluster)))
+}
+
+/// The error where an image was named for a daemon, and no such file exists: a copy takes images, too.
+fn no_file(error: CommandError, input: Option<&Path>, target: &Target) -> CommandError {
+    let name = input.and_then(Path::to_str).and_then(|text| Some((text, text.parse::<Reference>().ok()?)));
+    match (error, name, target) {
+        (CommandError::Archive(error @ ArchiveError::Io { .. }), Some((name, _)), Target::Daemon(daemon))
+            if !Path::new(name).exists() =>
+        {
+            let command = format!("linkspan copy docker-daemon:{name} {}", daemon.address);
+            CommandError::NoFile { error, command }
+        }
+        (error, ..) => error,
+    }
 }
 
 /// Opens the archive at `input`, or on standard input. Of a stream, blobs that the engine of `exports` has are not kept.

@@ -109,6 +109,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(error) => return failed(&error, ""),
         };
     }
+    // clap would propose `publish` and `ps`.
+    if let Some(name @ ("push" | "pull")) = arguments.get(1).and_then(|name| name.to_str()) {
+        return failed(&CommandError::NotOurs(name.to_owned()), "");
+    }
     let parsed = tree.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     let command = match parsed {
         Ok(Cli { command }) => command,

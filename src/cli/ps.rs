@@ -8,11 +8,11 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client_tls::ClientTls;
-use super::daemon::{doors, explain, logging_in};
+use super::daemon::{doors, explain, logging_in, usual_export};
 use super::engine::beside_contexts;
 use super::{CommandError, block_on, output, show};
 use crate::byte_size;
-use crate::config::{DEFAULT_EXPORT_LISTEN, Layer};
+use crate::config::Layer;
 use crate::engine::EngineError;
 use crate::engine::remote::{Daemon, DaemonAddress, DaemonConnection, READS};
 use crate::export::{HELD, LiveExport};
@@ -52,8 +52,8 @@ pub(super) struct Ps {
     json: bool,
 }
 
-/// The columns that may be cut: ids, clients, times and names.
-const CUTTABLE: [usize; 4] = [0, 2, 4, 7];
+/// The columns that may be cut: ids, clients and names.
+const CUTTABLE: [usize; 3] = [0, 2, 7];
 
 const EXAMPLES: &str = "\
 Columns:
@@ -172,8 +172,7 @@ fn found() -> Result<DaemonAddress, CommandError> {
     let export = doors.iter().find(|(_, kind)| *kind == Kind::Export);
     match export.or(doors.first()) {
         Some((address, _)) => Ok(address.clone().into()),
-        // A constant; a test parses it.
-        None => DEFAULT_EXPORT_LISTEN.parse().map_err(CommandError::Address),
+        None => Ok(usual_export()?.into()),
     }
 }
 

@@ -110,7 +110,8 @@ async fn records(
     given: &str,
     force: bool,
 ) -> Result<Vec<Record>, CommandError> {
-    let root = engine::resolve(engine, images, given).await?;
+    // From all nodes, whatever each has.
+    let root = engine::find(engine, images, given).await?;
     let name = engine::name(images, given).await?;
     let mut found = engine::all(images).await?;
     if let Some(name) = name {

@@ -41,7 +41,9 @@ impl Transfer<'_> {
             output::print(&format!("{verb} image: {}", name.familiar()))?;
         }
         if mode != ProgressMode::Quiet {
-            output::note(&summary(outcome, tally.unpacked));
+            let whole = summary(outcome, tally.unpacked);
+            let of_nodes = "; what each node was sent of it:";
+            output::note(&format!("{whole}{}", if tally.nodes.len() > 1 { of_nodes } else { "" }));
             for NodeTally { node, outcome, unpacked } in tally.nodes {
                 output::note(&format!("{node}: {}", summary(outcome, unpacked)));
             }

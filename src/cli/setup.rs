@@ -157,7 +157,7 @@ impl Buildx {
             }
         }
         for name in names {
-            let builder = store.instance(name).map_err(SetupError::from);
+            let builder = setup::existing(&store, name);
             let door = builder.and_then(|builder| doors.of(&store, &builder, self.undo));
             let changed = door.and_then(|door| Ok((change(&store, name, &door.listen, &door.engine)?, door)));
             match changed {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::listen::{self, Listener};
 use super::parse::{boolean, invalid, load_compression, outputs};
-use super::{BuilderEndpoint, ConfigError, Given, Layer, Setting};
+use super::{BuilderEndpoint, ConfigError, Given, Layer, Setting, UsualDoors};
 use crate::build_outputs::OutputOptions;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::net::{Address, Tls};
@@ -62,8 +62,8 @@ impl From<Given> for Draft {
     }
 }
 
-/// Checks the builders in `settings`, else those in the file's `tables`. A single one has its door at `usual`.
-pub(super) fn check(settings: &Layer, tables: Vec<Draft>, usual: &str) -> Result<Vec<Builder>, ConfigError> {
+/// Checks the builders in `settings`, else those in the file's `tables`. A single one has its usual door.
+pub(super) fn check(settings: &Layer, tables: Vec<Draft>, usual: &UsualDoors) -> Result<Vec<Builder>, ConfigError> {
     let named = settings.all(Setting::Builder);
     let mut drafts = if named.is_empty() { tables } else { named.iter().cloned().map(Draft::from).collect() };
     if drafts.len() > MAX_BUILDERS {
@@ -72,11 +72,11 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>, usual: &str) -> Result
             "{count} builders are configured; at most {MAX_BUILDERS} can be"
         )));
     }
-    pair(&mut drafts, settings.all(Setting::BuildkitListen))?;
+    pair(&mut drafts, settings.all(Setting::BuildkitListen), usual)?;
     secure(&mut drafts, settings)?;
     let outputs = outputs(settings)?;
     let builders: Vec<_> =
-        drafts.iter().map(|draft| builder(draft, outputs, settings, usual)).collect::<Result<_, _>>()?;
+        drafts.iter().map(|draft| builder(draft, outputs, settings, &usual.buildkit)).collect::<Result<_, _>>()?;
     let mut taken = HashSet::new();
     for Builder { listen, .. } in &builders {
         // Port 0 means any free port, so two doors can share it.
@@ -100,9 +100,9 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>, usual: &str) -> Result
 }
 
 /// Pairs drafts and listen addresses by position.
-fn pair(drafts: &mut [Draft], listens: &[Given]) -> Result<(), ConfigError> {
+fn pair(drafts: &mut [Draft], listens: &[Given], usual: &UsualDoors) -> Result<(), ConfigError> {
     if drafts.is_empty() && !listens.is_empty() {
-        return Err(ConfigError::NoBuilder);
+        return Err(ConfigError::NoBuilder { usual: Box::new(usual.clone()) });
     }
     if !listens.is_empty() && listens.len() != drafts.len() {
         return Err(ConfigError::Contradiction(format!(
@@ -176,7 +176,7 @@ fn endpoint(given: &Given, settings: &Layer) -> Result<BuilderEndpoint, ConfigEr
         Some(_) => given.text.parse().map(BuilderEndpoint::Socket).map_err(|_: crate::net::AddressError| {
             invalid(
                 given,
-                "is no address: expected `unix:///path`, a path, `tcp://host:port` or `docker-container://NAME`",
+                "is no address: expected `unix:///path`, a path that begins with `/` or `.`, `tcp://host:port` or `docker-container://NAME`",
             )
         }),
     }

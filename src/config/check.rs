@@ -11,8 +11,8 @@ use super::listen::{self, Listener, ListenerSecurity};
 use super::parse::{age, boolean, bytes, count, invalid, pattern};
 use super::rules::{self, RuleDraft};
 use super::{
-    BuilderEndpoint, Config, ConfigError, DEFAULT_DRAIN, DEFAULT_ENGINE_TIMEOUT, Given, Layer, Origin, Setting, docker,
-    group, registry,
+    BuilderEndpoint, Config, ConfigError, DEFAULT_DRAIN, DEFAULT_ENGINE_TIMEOUT, Given, Layer, Origin, Setting,
+    UsualDoors, docker, group, registry,
 };
 use crate::caches::{CacheLimits, CachePolicy, CacheSettings};
 use crate::docker_api::DockerAddress;
@@ -52,12 +52,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where doors are that no setting names an address for.
-pub(super) struct UsualDoors {
-    pub(super) docker: String,
-    pub(super) buildkit: String,
-}
-
 pub(super) fn check(
     settings: &Layer,
     docker: DockerClient,
@@ -67,7 +61,7 @@ pub(super) fn check(
     security: ListenerSecurity,
 ) -> Result<Config, ConfigError> {
     let mut engine = selection(settings, docker)?;
-    let builders = builder::check(settings, tables, &usual.buildkit)?;
+    let builders = builder::check(settings, tables, usual)?;
     let clients_door = docker::take_own(settings, &mut engine, &usual.docker);
     let docker_door = docker::check(settings, &engine, &builders)?;
     let export_listen = settings.last(Setting::ExportListen);

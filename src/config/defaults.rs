@@ -7,16 +7,42 @@ use crate::engine::ClusterAddress;
 
 use super::{ConfigError, DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, DEFAULT_LISTEN, Layer, Origin, Setting};
 
+/// Where the doors of this user's daemon are, if no setting names other places: what `serve` opens, and what messages name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsualDoors {
+    /// The docker door.
+    pub docker: String,
+    /// The exporter API's door.
+    pub export: String,
+    /// A single builder's door.
+    pub buildkit: String,
+    /// Whether there is a folder for them. Without one `serve` opens only doors that are named, and the addresses here are examples.
+    pub has_folder: bool,
+}
+
+impl Default for UsualDoors {
+    /// Those of root.
+    fn default() -> Self {
+        let [docker, export, buildkit] =
+            [DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, DEFAULT_LISTEN].map(str::to_owned);
+        Self { docker, export, buildkit, has_folder: true }
+    }
+}
+
+/// The folder in the examples for a user who has none for sockets.
+const NOWHERE: &str = "/path";
+
 /// The variable for the folder of a user's own sockets (XDG Base Directory Specification).
 const RUNTIME: &str = "XDG_RUNTIME_DIR";
 /// Where systemd makes that folder, by the user's number.
-const USERS: &str = "/run/user";
+pub(super) const USERS: &str = "/run/user";
 
 /// Adds the docker door and the exporter API's door, in the runtime folder of root or of the user, if `settings` name
 /// no door. The docker door is left out if another engine is configured.
 pub(super) fn add(
     settings: &mut Layer,
     is_root: bool,
+    users: &Path,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<(), ConfigError> {
     let doors = [
@@ -29,12 +55,11 @@ pub(super) fn add(
     if doors.iter().any(|door| settings.last(*door).is_some()) {
         return Ok(());
     }
-    let [docker, export] = if is_root {
-        [DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN].map(str::to_owned)
-    } else {
-        let folder = runtime(variable).ok_or(ConfigError::NoRuntimeFolder)?;
-        ["docker.sock", "export.sock"].map(|name| format!("unix://{}", folder.join(name).display()))
-    };
+    let usual = usual(is_root, users, variable);
+    if !usual.has_folder {
+        return Err(ConfigError::NoRuntimeFolder);
+    }
+    let UsualDoors { docker, export, .. } = usual;
     let engine = settings.last(Setting::Engine).map(|given| given.text.as_str());
     let is_cluster = engine.is_some_and(ClusterAddress::is_meant);
     if !is_cluster && !matches!(engine, Some("containerd" | "layout" | "object")) {
@@ -44,33 +69,27 @@ pub(super) fn add(
     Ok(())
 }
 
-/// The default address of the docker door.
-pub(super) fn docker_listen(is_root: bool, variable: impl Fn(&str) -> Option<OsString>) -> String {
-    own(is_root, variable, "docker.sock").unwrap_or_else(|| DEFAULT_DOCKER_LISTEN.to_owned())
-}
-
-/// The default address of a single builder's door.
-pub(super) fn buildkit_listen(is_root: bool, variable: impl Fn(&str) -> Option<OsString>) -> String {
-    own(is_root, variable, "buildkit.sock").unwrap_or_else(|| DEFAULT_LISTEN.to_owned())
-}
-
-/// The socket `name` of a user other than root.
-fn own(is_root: bool, variable: impl Fn(&str) -> Option<OsString>, name: &str) -> Option<String> {
-    let folder = (!is_root).then(|| runtime(variable)).flatten()?;
-    Some(format!("unix://{}", folder.join(name).display()))
-}
-
-fn runtime(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let folder = PathBuf::from(variable(RUNTIME)?);
-    // The specification says to ignore a relative path.
-    folder.is_absolute().then(|| folder.join("linkspan"))
+/// The usual doors of root, or of another user, whose folder systemd makes in `users`.
+pub(super) fn usual(is_root: bool, users: &Path, variable: impl Fn(&str) -> Option<OsString>) -> UsualDoors {
+    if is_root {
+        return UsualDoors::default();
+    }
+    let folder = runtime_folder_or(variable, own_folder(users)).map(|folder| folder.join("linkspan"));
+    let has_folder = folder.is_some();
+    let folder = folder.unwrap_or_else(|| NOWHERE.into());
+    let door = |name: &str| format!("unix://{}", folder.join(name).display());
+    UsualDoors { docker: door("docker.sock"), export: door("export.sock"), buildkit: door("buildkit.sock"), has_folder }
 }
 
 /// Where the sockets of this user's daemon are looked for. A command that ssh runs may lack the variable, where pam_systemd(8) has
 /// made the folder all the same.
 pub(crate) fn runtime_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let own = || Path::new(USERS).join(rustix::process::geteuid().as_raw().to_string());
-    runtime_folder_or(variable, own())
+    runtime_folder_or(variable, own_folder(Path::new(USERS)))
+}
+
+/// This user's folder in `users`.
+fn own_folder(users: &Path) -> PathBuf {
+    users.join(rustix::process::geteuid().as_raw().to_string())
 }
 
 fn runtime_folder_or(variable: impl Fn(&str) -> Option<OsString>, own: PathBuf) -> Option<PathBuf> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{Origin, Setting};
+use super::{Origin, Setting, UsualDoors};
 use crate::buildx::ContextError;
 
 /// Why a configuration is refused. Every message names the value to change and what is expected.
@@ -63,8 +63,8 @@ pub enum ConfigError {
     },
     /// There is no folder for the default doors.
     #[error(
-        "no door is asked for, and without root the default ones are in XDG_RUNTIME_DIR, which is not set; set it, or \
-         name the doors, as in --{export} unix:///path/export.sock",
+        "doors that are not named are in XDG_RUNTIME_DIR without root, which is not set (and systemd has made no folder in /run/user \
+         for this user); set it, or name the doors, as in --{export} unix:///path/export.sock",
         export = Setting::ExportListen.name()
     )]
     NoRuntimeFolder,
@@ -74,11 +74,14 @@ pub enum ConfigError {
          BUILDKIT_HOST, or in a [[builder]] table of {file}; or open the docker door with --{docker} {listen}, or that of the exporter API \
          with --{export} {export_listen}, or a registry with --{registry} tcp://127.0.0.1:5000",
         flag = Setting::Builder.name(), variable = Setting::Builder.variable(), file = super::DEFAULT_FILE,
-        docker = Setting::DockerListen.name(), listen = super::DEFAULT_DOCKER_LISTEN,
-        export = Setting::ExportListen.name(), export_listen = super::DEFAULT_EXPORT_LISTEN,
+        docker = Setting::DockerListen.name(), listen = usual.docker,
+        export = Setting::ExportListen.name(), export_listen = usual.export,
         registry = Setting::RegistryListen.name()
     )]
-    NoBuilder,
+    NoBuilder {
+        /// Where doors of this user usually are.
+        usual: Box<UsualDoors>,
+    },
 }
 
 impl ConfigError {

@@ -15,17 +15,6 @@ pub(super) fn find(groups: &Path, name: &str) -> Option<u32> {
     })
 }
 
-/// The name of the group `gid`, or its number if it has none here.
-pub(crate) fn name(gid: u32) -> String {
-    let text = fs::read_to_string("/etc/group").unwrap_or_default();
-    let name = text.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(gid)).then(|| name.to_owned())
-    });
-    name.unwrap_or_else(|| gid.to_string())
-}
-
 /// The default group of our sockets: `docker` if it exists, so that users of dockerd can use them, else root. A process
 /// that is not root cannot change groups and keeps its own.
 pub(super) fn default(groups: &Path) -> u32 {

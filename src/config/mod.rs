@@ -38,12 +38,12 @@ use crate::net::Address;
 
 pub use builder::Builder;
 pub use check::{Log, LogFormat, Names};
+pub use defaults::UsualDoors;
 pub(crate) use defaults::runtime_folder;
 pub use docker::DockerDoor;
 pub use endpoint::BuilderEndpoint;
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
-pub(crate) use group::name as group_name;
 pub use layer::{Given, Layer, Origin};
 pub use listen::ListenerSecurity;
 pub(crate) use parse::{bytes_of, duration_of};
@@ -53,11 +53,11 @@ pub use setting::Setting;
 
 /// The default configuration file.
 pub const DEFAULT_FILE: &str = "/etc/linkspan/config.toml";
-/// The default address of a single builder's door, for root; other users have one below `XDG_RUNTIME_DIR`.
+/// The default address of a single builder's door, for root; other users have theirs below `XDG_RUNTIME_DIR` ([`UsualDoors`]).
 pub const DEFAULT_LISTEN: &str = "unix:///run/linkspan/buildkit.sock";
-/// The default address of the docker door.
+/// The default address of the docker door, for root.
 pub const DEFAULT_DOCKER_LISTEN: &str = "unix:///run/linkspan/docker.sock";
-/// The default address of the exporter API's door.
+/// The default address of the exporter API's door, for root.
 pub const DEFAULT_EXPORT_LISTEN: &str = "unix:///run/linkspan/export.sock";
 /// Where a registry door is looked for that no setting names: registries are usually served there.
 pub const USUAL_REGISTRY_LISTEN: &str = "tcp://127.0.0.1:5000";
@@ -133,16 +133,23 @@ impl Config {
         flag.or_else(variable).as_deref() == Some("json")
     }
 
-    /// The default docker door of this user's own daemon, if its socket exists; else that of the machine's daemon.
+    /// The docker door that a command takes if no setting names one and none is open: that of this user's own daemon, or that of
+    /// the machine's daemon, where only its socket exists.
     pub fn default_docker_listen(environment: &dyn Environment) -> String {
-        let own = defaults::docker_listen(SystemFiles::default().is_root, |name| environment.get(name));
-        let is_there = own.strip_prefix("unix://").is_some_and(|path| Path::new(path).symlink_metadata().is_ok());
-        if is_there { own } else { DEFAULT_DOCKER_LISTEN.to_owned() }
+        own_or(Self::usual_doors(environment).docker, DEFAULT_DOCKER_LISTEN)
     }
 
-    /// Where the door of a single builder of this user is, if no setting names another place.
-    pub fn usual_buildkit_listen(environment: &dyn Environment) -> String {
-        defaults::buildkit_listen(SystemFiles::default().is_root, |name| environment.get(name))
+    /// The door of the exporter API, in the same way; `None` if there is none, and no folder where this user could have one.
+    pub(crate) fn default_export_listen(environment: &dyn Environment) -> Option<String> {
+        let UsualDoors { export, has_folder, .. } = Self::usual_doors(environment);
+        let door = own_or(export, DEFAULT_EXPORT_LISTEN);
+        (has_folder || door == DEFAULT_EXPORT_LISTEN).then_some(door)
+    }
+
+    /// Where `serve` opens doors for this user, if no setting names other places.
+    pub fn usual_doors(environment: &dyn Environment) -> UsualDoors {
+        let SystemFiles { is_root, users, .. } = SystemFiles::default();
+        defaults::usual(is_root, &users, |name| environment.get(name))
     }
 
     fn resolve(
@@ -170,9 +177,9 @@ impl Config {
         let other_door = others.into_iter().any(is_configured) && !is_configured(Setting::BuildkitListen);
         // A BUILDKIT_HOST that points to one of our own doors was set for clients: it names no builder.
         let listens = configured.all(Setting::BuildkitListen);
-        let own_listen = defaults::buildkit_listen(files.is_root, |name| environment.get(name));
+        let usual = defaults::usual(files.is_root, &files.users, |name| environment.get(name));
         let is_ours = |builder: &Given| match listens {
-            [] => builder.text == own_listen,
+            [] => builder.text == usual.buildkit,
             listens => listens.iter().any(|listen| listen.text == builder.text),
         };
         let is_ours = ambient.last(Setting::Builder).is_some_and(is_ours);
@@ -182,25 +189,42 @@ impl Config {
         let docker = docker_host::add(&configured, &mut ambient, environment)?;
         let mut settings = configured.over(ambient);
         if serving.is_some() && file.builders.is_empty() {
-            defaults::add(&mut settings, files.is_root, |name| environment.get(name))?;
+            defaults::add(&mut settings, files.is_root, &files.users, |name| environment.get(name))?;
         }
-        let usual = defaults::docker_listen(files.is_root, |name| environment.get(name));
         let security = listen::check(&settings, files.is_root, |name| environment.get(name))?;
-        let usual = check::UsualDoors { docker: usual, buildkit: own_listen };
-        check::check(&settings, docker, (file.builders, &file.rules), &files.groups, &usual, security)
+        let config = check::check(&settings, docker, (file.builders, &file.rules), &files.groups, &usual, security)?;
+        let is_example = |builder: &Builder| !usual.has_folder && builder.listen.to_string() == usual.buildkit;
+        if serving.is_some() && config.builders.iter().any(is_example) {
+            return Err(ConfigError::NoRuntimeFolder);
+        }
+        Ok(config)
     }
+}
+
+/// A door of this user's, or that of the `machine`, where only its socket exists.
+fn own_or(own: String, machine: &str) -> String {
+    let is_there =
+        |door: &str| door.strip_prefix("unix://").is_some_and(|path| Path::new(path).symlink_metadata().is_ok());
+    if !is_there(&own) && is_there(machine) { machine.to_owned() } else { own }
 }
 
 /// The files of the machine; tests use their own.
 struct SystemFiles {
     file: PathBuf,
     groups: PathBuf,
+    /// Where systemd makes the folders of users' sockets.
+    users: PathBuf,
     is_root: bool,
 }
 
 impl Default for SystemFiles {
     fn default() -> Self {
-        Self { file: DEFAULT_FILE.into(), groups: "/etc/group".into(), is_root: rustix::process::geteuid().is_root() }
+        Self {
+            file: DEFAULT_FILE.into(),
+            groups: "/etc/group".into(),
+            users: defaults::USERS.into(),
+            is_root: rustix::process::geteuid().is_root(),
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use tracing::{info, warn};
 
 use crate::build_outputs::SlowLoads;
 use crate::caches::Caches;
-use crate::config::{Builder, Config, ConfigError, Given, Setting};
+use crate::config::{Builder, Config, ConfigError, Given, ProcessEnvironment, Setting};
 use crate::door::registry;
 use crate::engine::select::Selected;
 use crate::engine::{EngineError, EngineKind};
@@ -133,7 +133,8 @@ struct RunningDaemon {
 async fn open(config: &Config, inherited: Inherited, dropped: DroppedSpans) -> Result<RunningDaemon, DaemonError> {
     let other_doors = config.docker_door.is_some() || config.export_listen.is_some() || config.registry_door.is_some();
     if config.builders.is_empty() && !other_doors {
-        return Err(ConfigError::NoBuilder.into());
+        let usual = Box::new(Config::usual_doors(&ProcessEnvironment));
+        return Err(ConfigError::NoBuilder { usual }.into());
     }
     let pools = pools(&config.builders)?;
     let passwords = config.security.htpasswd.as_deref().map(Passwords::open).transpose()?.map(Arc::new);

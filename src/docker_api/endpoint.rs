@@ -68,7 +68,7 @@ impl DockerAddress {
         if host.split_once("://").is_some_and(|(scheme, _)| !matches!(scheme, "unix" | "tcp")) {
             return Err(DockerAddressError::Scheme(host.escape_debug().to_string()));
         }
-        match with_port(host, tls.is_some()).parse()? {
+        match with_port(host, tls.is_some()).parse().map_err(AddressError::or_ssh)? {
             Address::Unix(path) => Ok(Self::Unix(path)),
             address => Ok(Self::Tcp { address, tls }),
         }

@@ -7,7 +7,7 @@ use super::report::{Check, Mark, Remedy, ReportedBuilder};
 use super::ssh;
 use super::users::{BuildxBuilder, BuildxNode, Users};
 use crate::buildx::{Version, is_same_address};
-use crate::config::{DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN};
+use crate::config::UsualDoors;
 use crate::engine::EngineKind;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::running;
@@ -27,6 +27,8 @@ pub(super) struct RouteContext<'a> {
     pub(super) users: &'a Users,
     /// The flag of the engine for `linkspan serve`, where it needs one.
     pub(super) engine_flag: String,
+    /// The running Linkspans that export to other engines than the one that the report is about.
+    pub(super) elsewhere: Vec<&'a str>,
 }
 
 /// Where a node goes, best first.
@@ -38,7 +40,7 @@ enum Route {
     Depends(Kind, String),
     /// Through a door, without direct exports: the reason and the remedy.
     NotDirect(Kind, String, String),
-    /// To the address of a closed door; the text says what is there.
+    /// To the address of a door that is none; the text says what is there.
     NoDoor(Kind, &'static str),
     /// Directly to an engine that has or could have a docker door; the door's address, if it is open.
     PastDocker(Option<String>),
@@ -48,6 +50,8 @@ enum Route {
     Wrong(Kind),
     /// To an engine or builder without a door.
     Elsewhere,
+    /// To a socket at which nobody listens: no build works.
+    Gone,
 }
 
 /// The check and the report entry of each builder.
@@ -92,7 +96,11 @@ fn words(
     let advice = |words: String| Some(Remedy::Words(words));
     match way {
         Route::Direct(kind) => {
-            (Mark::Ok, format!("{who} goes through the {} door: its loads are direct exports", kind.name()), None)
+            let into = nodes.iter().filter_map(BuildxNode::status).find(|status| !context.leads_here(status));
+            let into = into.map_or_else(String::new, |status| {
+                format!(" into {} at {}", status.engine.kind, status.engine.address)
+            });
+            (Mark::Ok, format!("{who} goes through the {} door: its loads are direct exports{into}", kind.name()), None)
         }
         Route::Depends(kind, on) => (Mark::Note, format!("{who} goes through the {} door: {on}", kind.name()), None),
         Route::NotDirect(kind, why, remedy) => {
@@ -114,7 +122,8 @@ fn words(
             if door.is_none() {
                 commands.push(context.serve_docker());
             }
-            let at = if open == DEFAULT_DOCKER_LISTEN { String::new() } else { format!(" --docker-listen {open}") };
+            let at =
+                if *open == context.users.usual.docker { String::new() } else { format!(" --docker-listen {open}") };
             commands.push(format!("linkspan setup buildx {name}{at}"));
             let found = format!("{who} goes to {endpoints}, past Linkspan: every load sends the whole image");
             (Mark::Slow, found, Some(Remedy::Commands(commands)))
@@ -131,6 +140,10 @@ fn words(
             }
             let remedy = if nodes.len() == 1 { elsewhere(driver, endpoints, context) } else { None };
             (Mark::Note, format!("{who} goes to {endpoints}, where no door leads"), remedy.map(Remedy::Words))
+        }
+        Route::Gone => {
+            let found = format!("{who} goes to {endpoints}, where nobody listens: no build with it works");
+            (Mark::Fail, found, advice(context.reopen(builder)))
         }
     }
 }
@@ -149,16 +162,13 @@ fn route(driver: &str, node: &BuildxNode, context: &RouteContext<'_>) -> Route {
     }
     let is = |address: &str| is_same_address(&node.address, address);
     if let Some(kind) = context.kind_at(&is) {
-        return Route::NoDoor(
-            kind,
-            match node.door_probe {
-                Some(running::Probe::Reserved) => "a registry door listens",
-                Some(running::Probe::OtherProgram) => "another program listens",
-                Some(running::Probe::Tls) => "a server with TLS listens",
-                Some(running::Probe::Denied) => "this user may not connect",
-                _ => "nobody listens",
-            },
-        );
+        return match node.door_probe {
+            Some(running::Probe::Reserved) => Route::NoDoor(kind, "a registry door listens"),
+            Some(running::Probe::OtherProgram) => Route::NoDoor(kind, "another program listens"),
+            Some(running::Probe::Tls) => Route::NoDoor(kind, "a server with TLS listens"),
+            Some(running::Probe::Denied) => Route::NoDoor(kind, "this user may not connect"),
+            _ => Route::Gone,
+        };
     }
     if driver == "remote" {
         let past = context.doors.iter().find(|door| door.builder.as_ref().is_some_and(|builder| is(&builder.address)));
@@ -171,6 +181,8 @@ fn route(driver: &str, node: &BuildxNode, context: &RouteContext<'_>) -> Route {
     match open {
         Some(door) => Route::PastDocker(Some(door.listen.to_string())),
         None if context.engine.as_deref().is_some_and(is) => Route::PastDocker(None),
+        // A docker that is stopped is none of ours.
+        None if node.door_probe == Some(running::Probe::Closed) && !is(DEFAULT_DOCKER_HOST) => Route::Gone,
         None => Route::Elsewhere,
     }
 }
@@ -238,15 +250,38 @@ fn through(status: &Status, builder: Option<&BuilderProbe>, buildx: Option<&Vers
 }
 
 impl RouteContext<'_> {
+    /// Whether a running Linkspan exports to the engine that the report is about.
+    pub(super) fn leads_here(&self, status: &Status) -> bool {
+        !self.elsewhere.contains(&status.instance.as_str())
+    }
+
+    /// What lets a builder be used again whose door is gone.
+    fn reopen(&self, BuildxBuilder { name, nodes, driver }: &BuildxBuilder) -> String {
+        let closed = |node: &&BuildxNode| matches!(node.door_probe, None | Some(running::Probe::Closed));
+        let address = nodes.iter().find(closed).map_or("", |node| &node.address);
+        let UsualDoors { docker, buildkit, .. } = &self.users.usual;
+        let flag = if driver == "remote" { "--buildkit-listen" } else { "--docker-listen" };
+        let is_usual = [docker, buildkit].into_iter().any(|usual| is_same_address(usual, address));
+        let listen = if is_usual { String::new() } else { format!(" {flag} {address}") };
+        if self.users.sent.contains(name) {
+            return format!(
+                "start `linkspan serve{listen}` again; or `linkspan setup buildx {name} --undo` sends it back to its engine, as `linkspan \
+                 doctor --fix` does"
+            );
+        }
+        format!("start `linkspan serve{listen}` again, if that was its door, or whatever else listened there")
+    }
+
     /// The kind of door that is expected at an address.
     fn kind_at(&self, is: &dyn Fn(&str) -> bool) -> Option<Kind> {
         let configured = self.doors.iter().find(|door| door.is_configured && is(&door.listen.to_string()));
-        let usual = [
-            (DEFAULT_DOCKER_LISTEN, Kind::Docker),
-            (&*self.users.buildkit_listen, Kind::Buildkit),
-            (DEFAULT_EXPORT_LISTEN, Kind::Export),
-        ];
-        let usual = usual.into_iter().find(|(address, _)| is(address)).map(|(_, kind)| kind);
+        let of = |usual: &UsualDoors| {
+            let usual =
+                [(&usual.docker, Kind::Docker), (&usual.buildkit, Kind::Buildkit), (&usual.export, Kind::Export)];
+            usual.into_iter().find(|(address, _)| is(address)).map(|(_, kind)| kind)
+        };
+        // The machine's daemon is root's.
+        let usual = of(&self.users.usual).or_else(|| of(&UsualDoors::default()));
         configured.map(|door| door.kind).or(usual)
     }
 
@@ -262,7 +297,7 @@ impl RouteContext<'_> {
         let mut commands = Vec::new();
         if !is_open {
             let listen =
-                if door == self.users.buildkit_listen { String::new() } else { format!(" --buildkit-listen {door}") };
+                if door == self.users.usual.buildkit { String::new() } else { format!(" --buildkit-listen {door}") };
             commands.push(format!("linkspan serve{} --builder {address}{listen}", self.engine_flag));
         }
         commands.push(match self.through(door) {
@@ -290,8 +325,9 @@ fn elsewhere(driver: &str, address: &str, context: &RouteContext<'_>) -> Option<
     match driver {
         "remote" if address.starts_with("unix://") || address.starts_with("tcp://") => {
             // The default address may be another builder's door.
-            let is_taken = context.doors.iter().any(|door| door.listen.to_string() == context.users.buildkit_listen);
-            let listen = if is_taken { " --buildkit-listen unix:///run/linkspan/NAME.sock" } else { "" };
+            let is_taken = context.doors.iter().any(|door| door.listen.to_string() == context.users.usual.buildkit);
+            let other = context.users.usual.buildkit.replace("buildkit.sock", "NAME.sock");
+            let listen = if is_taken { format!(" --buildkit-listen {other}") } else { String::new() };
             let engine = &context.engine_flag;
             Some(format!("linkspan serve{engine} --builder {address}{listen} opens a door for it"))
         }

@@ -6,7 +6,7 @@ use super::report::{Check, Mark, Remedy};
 use super::socket_at;
 use crate::buildx::is_same_address;
 use crate::config::{Builder, Config, ProcessEnvironment, Setting};
-use crate::net::Address;
+use crate::net::{Address, Barrier};
 use crate::running::{Probe, Socket};
 use crate::status::{Kind, Status};
 
@@ -22,7 +22,7 @@ pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
         is_configured: true,
     };
     let mut doors = Vec::new();
-    let usual = Config::usual_buildkit_listen(&ProcessEnvironment);
+    let usual = Config::usual_doors(&ProcessEnvironment).buildkit;
     let has_other_door = |builder: &Builder| {
         let is_usual = builder.listen.to_string() == usual;
         let listed = || sockets.iter().filter_map(Socket::status).filter_map(Status::builder);
@@ -127,9 +127,9 @@ pub(super) fn check(door: &Door) -> Check {
             check(Mark::Note, format!("{what} not open at {listen}"), Some(Remedy::Words(remedy.to_owned())))
         }
         DoorState::Denied => {
-            let remedy = "run this as root, or as a member of the socket's group";
-            let found = format!("{what} at {listen} cannot be asked: permission denied");
-            check(Mark::Note, found, Some(Remedy::Words(remedy.to_owned())))
+            let barrier = Barrier::at(&listen.to_string());
+            let found = format!("{what}: no permission to ask at {listen}{barrier}");
+            check(Mark::Note, found, Some(Remedy::Words(barrier.remedy())))
         }
     }
 }

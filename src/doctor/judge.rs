@@ -11,15 +11,15 @@ use super::buildx::{self, POLICY, RouteContext};
 use super::caches::caches_check;
 use super::door::Door;
 use super::doors;
-use super::facts::{Chained, Facts};
+use super::facts::{Chained, Facts, RunningLinkspan};
 use super::names::{self, CONTEXT};
 use super::policy::policy_checks;
-use super::report::{Check, Commands, DockerDoor, Engine, ExportDoor, Mark, Report, check};
+use super::report::{Check, Commands, DockerDoor, Engine, ExportDoor, Mark, Report, ReportedBuilder, check};
 use super::ssh;
 use crate::buildx::is_same_address;
-use crate::config::DEFAULT_DOCKER_LISTEN;
+use crate::config::UsualDoors;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
-use crate::engine::{EngineError, EngineKind};
+use crate::engine::{EngineError, EngineKind, Storage};
 use crate::status::{Kind, Status};
 
 pub(super) fn judge(found: &Facts) -> Report {
@@ -34,26 +34,33 @@ pub(super) fn judge(found: &Facts) -> Report {
         checks.extend(inflate.as_ref().map(inflate_check));
     }
     let engine = engine::engine(&engines.selected, subject.as_ref());
+    let elsewhere: Vec<_> =
+        running.iter().copied().filter(|status| leads_elsewhere(status, engine.as_ref(), subject.as_ref())).collect();
+    checks.extend(elsewhere.iter().filter_map(|status| Some(elsewhere_check(status, engine.as_ref()?))));
+    let elsewhere: Vec<_> = elsewhere.into_iter().map(|status| status.instance.as_str()).collect();
+    let is_elsewhere = |door: &Door| door.status().is_some_and(|status| elsewhere.contains(&&*status.instance));
     if doors.is_empty() {
-        checks.push(no_door(&engine_flag(engine.as_ref())));
+        checks.push(no_door(&engine_flag(engine.as_ref()), &users.usual));
     }
     for door in doors {
         checks.extend(door.builder.as_ref().map(builder_check));
         checks.push(doors::check(door));
     }
     checks.extend(version_check(found, engine.as_ref()));
-    // One that is open comes before one that is only configured.
+    // One that is open comes before one that is only configured, and one that leads elsewhere last.
     let door = |kind: Kind| {
         let of_kind = || doors.iter().filter(move |door| door.kind == kind);
-        of_kind().find(|door| door.is_open()).or_else(|| of_kind().next())
+        let here = || of_kind().filter(|door| !is_elsewhere(door));
+        here().find(|door| door.is_open()).or_else(|| here().next()).or_else(|| of_kind().next())
     };
     let docker = door(Kind::Docker);
     let context = RouteContext {
         doors,
         engine: engine.as_ref().filter(|engine| engine.kind.is_docker()).map(|engine| engine.address.clone()),
-        docker_listen: docker.map_or_else(|| DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string()),
+        docker_listen: docker.map_or_else(|| users.usual.docker.clone(), |door| door.listen.to_string()),
         users,
         engine_flag: engine_flag(engine.as_ref()),
+        elsewhere: elsewhere.clone(),
     };
     checks.extend(running.iter().flat_map(|status| policy_checks(status)));
     checks.extend(running.iter().filter_map(|status| slow_load_check(status)));
@@ -61,7 +68,8 @@ pub(super) fn judge(found: &Facts) -> Report {
     checks.extend(ssh::context_checks(users));
     let (users_checks, users_builders) = buildx::judge(&context);
     checks.extend(users_checks);
-    let works = checks.iter().all(|check| check.mark != Mark::Fail);
+    // A builder that cannot be used keeps no other from exporting.
+    let works = checks.iter().all(|check| check.mark != Mark::Fail || check.about == "buildx");
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         works,
@@ -87,38 +95,76 @@ pub(super) fn judge(found: &Facts) -> Report {
         conclusion: String::new(),
         commands: Vec::new(),
     };
-    conclude(&mut report, doors.iter().any(Door::is_open));
+    let listens: Vec<_> = doors.iter().filter(|door| is_elsewhere(door)).map(|door| door.listen.to_string()).collect();
+    conclude(&mut report, doors.iter().any(|door| door.is_open() && !is_elsewhere(door)), &listens);
     report
 }
 
-/// Sets the conclusion and the commands.
-fn conclude(report: &mut Report, is_open: bool) {
+/// Whether a running Linkspan exports to another engine than the one that was examined.
+fn leads_elsewhere(status: &Status, engine: Option<&Engine>, subject: Option<&RunningLinkspan>) -> bool {
+    let is_basis = subject.is_none_or(|subject| subject.is_basis);
+    let is_it = |engine: &Engine| {
+        let namespace = match &engine.storage {
+            Storage::Containerd { namespace, .. } if engine.kind == EngineKind::Containerd => Some(namespace),
+            _ => None,
+        };
+        let is_namespace = namespace.is_none_or(|namespace| status.engine.namespace.as_ref() == Some(namespace));
+        engine.kind == status.engine.kind && is_same_address(&engine.address, &status.engine.address) && is_namespace
+    };
+    !is_basis && !engine.is_none_or(is_it)
+}
+
+fn elsewhere_check(status: &Status, engine: &Engine) -> Check {
+    let Status { pid, engine: its, .. } = status;
+    let found = format!(
+        "the running Linkspan (process {pid}) exports elsewhere: its doors, and builders that go through them, lead to {} at {}, and \
+         not to {}",
+        its.kind, its.address, engine.address
+    );
+    check("linkspan", Mark::Note, found, None)
+}
+
+/// Sets the conclusion and the commands. Doors at the addresses `elsewhere` lead to other engines.
+fn conclude(report: &mut Report, is_open: bool, elsewhere: &[String]) {
+    let cluster = report.engine.as_ref().filter(|engine| engine.kind == EngineKind::Cluster);
+    let cluster = cluster.map(|cluster| format!("linkspan load IMAGE --to {}", cluster.address));
     report.conclusion = match (report.works, is_open) {
         (false, _) => "A direct export cannot work.",
         (true, true) => "A direct export can work.",
+        (true, false) if cluster.is_some() => {
+            "A direct export can work: of images of docker now, of builds as soon as `linkspan serve` runs with the same settings."
+        }
         (true, false) => "A direct export can work as soon as `linkspan serve` runs with the same settings.",
     }
     .to_owned();
     if !report.works {
         return;
     }
+    if report.has_failed() {
+        report.conclusion += " A builder of yours cannot be used: see above.";
+    }
     let mut commands = Vec::new();
     // Beside open doors those that are not open are no use now.
-    let is_usable = |door_open: bool| door_open || !is_open;
-    let docker_door = report.docker_door.iter().filter(|door| is_usable(door.open));
+    let is_usable = |listen: &String, door_open: bool| {
+        (door_open || !is_open) && !elsewhere.contains(listen) && (is_open || cluster.is_none())
+    };
+    let docker_door = report.docker_door.iter().filter(|door| is_usable(&door.listen, door.open));
     let context = docker_door.filter_map(|door| door.context.as_deref());
     commands.extend(context.flat_map(|commands| commands.split(" && ")).map(str::to_owned));
-    let direct = report.buildx.iter().filter(|builder| builder.direct);
+    let leads_here = |builder: &&ReportedBuilder| !builder.endpoints.iter().any(|it| elsewhere.contains(it));
+    let direct = report.buildx.iter().filter(|builder| builder.direct).filter(leads_here);
     commands.extend(direct.map(|builder| format!("docker buildx use {}", builder.name)));
-    let builders = report.builders.iter().filter(|builder| is_usable(builder.door_open));
+    let builders = report.builders.iter().filter(|builder| is_usable(&builder.listen, builder.door_open));
     for Commands { create, build } in builders.map(|builder| &builder.commands) {
         commands.extend(create.clone());
         commands.push(build.clone());
     }
-    let export_door = report.export_door.iter().filter(|door| is_usable(door.open));
+    let export_door = report.export_door.iter().filter(|door| is_usable(&door.listen, door.open));
     commands.extend(export_door.map(|door| format!("linkspan load --to {} -i image.tar", door.listen)));
+    let is_now = is_open || cluster.is_some();
+    commands.extend(cluster);
     if !commands.is_empty() {
-        report.conclusion += if is_open { " Use it with:" } else { " Then use it with:" };
+        report.conclusion += if is_now { " Use it with:" } else { " Then use it with:" };
     }
     report.commands = commands;
 }
@@ -242,10 +288,17 @@ fn engine_flag(engine: Option<&Engine>) -> String {
     cluster.map_or_else(String::new, |cluster| format!(" --engine {}", cluster.address))
 }
 
-fn no_door(engine: &str) -> Check {
+fn no_door(engine: &str, usual: &UsualDoors) -> Check {
     let found = "no door is configured, and no Linkspan runs here";
-    let docker =
-        if engine.is_empty() { format!("the docker door ({DEFAULT_DOCKER_LISTEN}) and ") } else { String::new() };
+    if !usual.has_folder {
+        let remedy = format!(
+            "without root the doors of `linkspan serve{engine}` are in XDG_RUNTIME_DIR, which is not set: set it, or name doors, as in \
+             --export-listen {}",
+            usual.export
+        );
+        return check("door", Mark::Note, found, Some(&remedy));
+    }
+    let docker = if engine.is_empty() { format!("the docker door ({}) and ", usual.docker) } else { String::new() };
     let remedy = format!(
         "`linkspan serve{engine}` opens {docker}that of the exporter API; with `--builder \
          unix:///run/buildkit/buildkitd.sock` one for a builder"

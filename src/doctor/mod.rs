@@ -52,12 +52,14 @@ pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     let variable = |name: &str| std::env::var_os(name);
     let sockets = running::find(running::known(config, users, variable, &SearchFolders::new(variable))).await;
     let of_clients = users.and_then(|store| store.engine(variable)).or_else(|| std::env::var("DOCKER_HOST").ok());
-    let mut users = users::read(users, variable);
+    let store = users;
+    let mut users = users::read(store, variable);
 
     let mut doors = doors::gather(config, &sockets);
     let subject = engine::subject(config, &doors, &sockets, of_clients.as_deref());
     let selection = engine::selection(&config.engine, subject.as_ref());
     users.set_door_probes(&sockets);
+    users.find_sent(store);
     let builders = join_all(doors.iter().map(|door| probe(config, door)));
     let (mut engine, builders, (), version) =
         join4(engines::examine(&selection), builders, users.probe(), version()).await;

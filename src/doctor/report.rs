@@ -180,7 +180,7 @@ pub struct Commands {
 pub struct Report {
     /// Linkspan's version.
     pub version: &'static str,
-    /// Whether a direct export can work: no check failed.
+    /// Whether a direct export can work: no check failed but those of the user's builders, each of which keeps only itself from it.
     pub works: bool,
     /// The engine, if there is a usable one.
     pub engine: Option<Engine>,
@@ -209,6 +209,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether any check failed.
+    pub fn has_failed(&self) -> bool {
+        self.checks.iter().any(|check| check.mark == Mark::Fail)
+    }
+
     /// The report as one indented JSON document.
     ///
     /// # Errors

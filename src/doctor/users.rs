@@ -9,9 +9,10 @@ use super::builder::{self, BuilderProbe};
 use super::door::Door;
 use super::socket_at;
 use crate::buildx::{Context, Instance, Instances, Store, StoreError, Version, is_same_address};
-use crate::config::Config;
+use crate::config::{Config, UsualDoors};
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::running::{self, Socket};
+use crate::setup;
 use crate::status::{Kind, Status};
 use crate::tunnel::ExecDial;
 
@@ -27,10 +28,12 @@ pub(super) struct Users {
     pub(super) contexts: Vec<Context>,
     /// The address of the engine that docker uses in this shell.
     pub(super) engine: String,
-    /// Where the door of a builder of this user is, if no other place is named.
-    pub(super) buildkit_listen: String,
+    /// Where doors of this user are, if no other places are named.
+    pub(super) usual: UsualDoors,
     /// The version of the installed buildx.
     pub(super) version: Option<Version>,
+    /// The builders that `linkspan setup` has sent to a door that is gone.
+    pub(super) sent: Vec<String>,
 }
 
 /// A builder of the user's buildx.
@@ -79,28 +82,38 @@ pub(super) fn read(store: Option<&Store>, variable: impl Fn(&str) -> Option<OsSt
         Some(store) => read.into_iter().map(|instance| own(store, instance)).collect(),
         None => Vec::new(),
     };
-    let buildkit_listen = Config::usual_buildkit_listen(&variable);
+    let usual = Config::usual_doors(&variable);
     Users {
         builders,
         unread,
-        buildkit_listen,
+        usual,
         contexts: store.map(Store::contexts).unwrap_or_default(),
         engine: store.and_then(|store| store.engine(variable)).unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()),
         version: None,
+        sent: Vec::new(),
     }
 }
 
 impl Users {
-    /// No builders and no contexts.
+    /// No builders and no contexts, and the doors of root.
     #[cfg(test)]
     pub(super) fn none() -> Self {
-        read(None, |_| None)
+        Self { usual: UsualDoors::default(), ..read(None, |_| None) }
     }
 
     /// Adds what was found at these sockets.
     pub(super) fn set_door_probes(&mut self, sockets: &[Socket]) {
         for node in self.builders.iter_mut().flat_map(|builder| &mut builder.nodes) {
             node.door_probe = socket_at(sockets, &node.address).map(|socket| socket.probe.clone());
+        }
+    }
+
+    /// Finds out which builders `linkspan setup` has sent to a door that is gone, if there may be any.
+    pub(super) fn find_sent(&mut self, store: Option<&Store>) {
+        let mut nodes = self.builders.iter().flat_map(|builder| &builder.nodes);
+        if nodes.any(|node| node.door_probe == Some(running::Probe::Closed)) {
+            let (stranded, _) = store.map(setup::stranded).unwrap_or_default();
+            self.sent = stranded.into_iter().map(|stranded| stranded.builder).collect();
         }
     }
 

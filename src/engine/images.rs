@@ -62,8 +62,20 @@ pub trait Images: Source {
     ///
     /// # Errors
     /// When the engine cannot be queried.
-    async fn spread(&self, _record: &Record) -> Result<Option<(usize, usize)>, EngineError> {
-        Ok(None)
+    async fn spread(&self, record: &Record) -> Result<Option<(usize, usize)>, EngineError> {
+        let Some(Ok(name)) = record.name.as_deref().map(str::parse::<Reference>) else { return Ok(None) };
+        let places = self.places(&name).await?;
+        let is_it = |root: &Descriptor| root.digest == record.target.digest;
+        let with = places.iter().filter(|(_, root)| root.as_ref().is_some_and(is_it)).count();
+        Ok((!places.is_empty()).then_some((with, places.len())))
+    }
+
+    /// What `name` points to in each of an engine's stores, by the stores' names; none for an engine that is one store.
+    ///
+    /// # Errors
+    /// When the engine cannot be queried.
+    async fn places(&self, _name: &Reference) -> Result<Vec<(String, Option<Descriptor>)>, EngineError> {
+        Ok(Vec::new())
     }
 
     /// A URL at which clients read a blob, which is there, at the engine's store; `None` if they cannot.

@@ -69,6 +69,7 @@ pub use cluster::{ClusterAddress, ClusterAddressError, ClusterTool, NodeNames};
 use collect::{Collected, Collection};
 #[cfg(any(test, fuzzing))]
 pub(crate) use containerd::layer_fuzz;
+pub(crate) use error::BY_DOCKER;
 pub use error::EngineError;
 pub(crate) use identity_message::identity_message;
 use images::{Images, Record};

@@ -41,6 +41,17 @@ impl Address {
     }
 }
 
+/// The end of what is expected of an address, and what it is where a host may also be reached by ssh.
+const SOCKETS: &str = ", or `tcp://host:port`";
+const WITH_SSH: &str = ", `tcp://host:port` or `ssh://[user@]host[:port][/path]`";
+
+impl AddressError {
+    /// The same error, where an address over ssh is taken, too.
+    pub(crate) fn or_ssh(self) -> Self {
+        Self { reason: self.reason.replace(SOCKETS, WITH_SSH), ..self }
+    }
+}
+
 const TOO_LONG: &str = "a socket path has at most 107 bytes";
 
 /// The socket at `path`, which is absolute; `None` if it is too long for one.
@@ -70,7 +81,8 @@ impl FromStr for Address {
         let Some(rest) = text.strip_prefix("tcp://") else {
             // A path alone is a unix socket. A word could be meant as a host, a builder or a context.
             if !text.starts_with(['/', '.']) {
-                let mut reason = "expected `unix:///path`, a path or `tcp://host:port`".to_owned();
+                let mut reason =
+                    "expected `unix:///path`, a path that begins with `/` or `.`, or `tcp://host:port`".to_owned();
                 if is_authority(text) {
                     reason.push_str(&format!("; did you mean `tcp://{text}`?"));
                 }

@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 use serde::Serialize;
 
 use crate::buildx::{Instance, Instances, Store, StoreError, is_same_address};
-use crate::net::{Address, AddressError, AtPath};
+use crate::net::{Address, AddressError, AtPath, Barrier};
 
 use record::Record;
 
@@ -100,7 +100,7 @@ pub enum SetupError {
         what: String,
     },
     /// The door is closed, so that the builder could not be used.
-    #[error("the docker door at {door} does not respond: {reason}")]
+    #[error("the docker door at {door} does not respond: {reason}{}", barrier(door, reason))]
     Closed {
         /// The door.
         door: String,
@@ -123,8 +123,8 @@ impl SetupError {
             Self::NoDoor { .. } => {
                 Some("name the address of the docker door with --docker-listen; `linkspan doctor` shows it".to_owned())
             }
-            Self::Closed { reason, .. } if reason.kind() == io::ErrorKind::PermissionDenied => {
-                Some("run this as root, or as a member of the socket's group".to_owned())
+            Self::Closed { reason, door } if reason.kind() == io::ErrorKind::PermissionDenied => {
+                Some(Barrier::at(door).remedy())
             }
             Self::Closed { door, .. } => Some(format!(
                 "open it first: linkspan serve --docker-listen {door}; or name the door that is open with --docker-listen"
@@ -136,6 +136,12 @@ impl SetupError {
             _ => None,
         }
     }
+}
+
+/// What keeps this user from a door, if that is it.
+fn barrier(door: &str, reason: &io::Error) -> String {
+    let is_denied = reason.kind() == io::ErrorKind::PermissionDenied;
+    if is_denied { Barrier::at(door).to_string() } else { String::new() }
 }
 
 /// A builder that was sent through a door at which nobody listens now.
@@ -195,7 +201,10 @@ fn is_closed(door: &Address) -> bool {
 }
 
 /// The builder `name`. One that buildx has no file of may be the engine's own, which is called like the docker context.
-fn existing(store: &Store, name: &str) -> Result<Instance, SetupError> {
+///
+/// # Errors
+/// When there is none, or its file cannot be read.
+pub fn existing(store: &Store, name: &str) -> Result<Instance, SetupError> {
     store.instance(name).map_err(|error| {
         let is_context = name == "default" || store.contexts().iter().any(|context| context.name == name);
         match error {

@@ -182,7 +182,9 @@ impl ExecDial {
     }
 
     fn no_service(&self, words: &[u8], else_: &str) -> ContainerError {
-        let words = String::from_utf8_lossy(&words[..words.len().min(MAX_WORDS)]).trim().to_owned();
+        let words = String::from_utf8_lossy(&words[..words.len().min(MAX_WORDS)]).into_owned();
+        // One line, as those of ssh.
+        let words = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
         let words = if words.is_empty() { else_.to_owned() } else { words };
         let (name, command, service) = (self.container.0.clone(), self.command.to_string(), self.command.leads_to);
         ContainerError::NoService { name, command, service, words }

@@ -71,7 +71,7 @@ fn wrong_values_exit_2_before_anything_opens() {
     let cases: &[(&[&str], &str)] = &[
         (
             &["--builder", "localhost:1234"],
-            "--builder: `localhost:1234` is no address: expected `unix:///path`, a path, `tcp://host:port` or `docker-container://NAME`",
+            "--builder: `localhost:1234` is no address: expected `unix:///path`, a path that begins with `/` or `.`, `tcp://host:port` or `docker-container://NAME`",
         ),
         (
             &["--builder", "unix:///b.sock", "--buildkit-listen", "tcp://0.0.0.0:1234"],

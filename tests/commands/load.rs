@@ -123,7 +123,7 @@ fn several_images_and_several_names() {
     assert_eq!(output.stdout, expected);
     assert_eq!(listed(&folder).len(), 3);
     let refused = on(&folder, &["load", "-t", "x", "-i", text(file.path())]).fails();
-    assert!(refused.stderr.contains("-t names one image, but the archive holds 2"), "{refused}");
+    assert!(refused.stderr.contains("-t names one image, but 2 are to be loaded"), "{refused}");
     assert!(!listed(&folder).iter().any(|(name, _)| name.ends_with("/x:latest")));
 }
 

@@ -176,7 +176,7 @@ fn what_goes_wrong_over_ssh_is_one_error_with_its_words_and_a_hint() {
     let (old, noisy, forbidden) = (&old.0, &noisy.0, &forbidden.0);
     let absent = daemon.door.with_extension("absent");
     for (sshd, host, door, words, hint) in [
-        (&sshd, "far", &absent, "No such file or directory", "see that linkspan runs on far"),
+        (&sshd, "far", &absent, "No such file or directory", "see that `linkspan serve` runs on far"),
         (&without, "far", &daemon.door, "linkspan: not found", "install linkspan there"),
         (old, "far", &daemon.door, "unrecognized subcommand", "is too old for this: `ssh far linkspan --version`"),
         (

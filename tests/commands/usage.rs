@@ -1,11 +1,13 @@
 //! What is asked for in a wrong way, and what the program says then: exit codes, and remedies that can be followed.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use serde_json::Value;
 
 use crate::common::{Run, Stack, text};
-use crate::{archive, image, linkspan, listed, named, on};
+use crate::{archive, image, layout, linkspan, listed, named, on};
 
 /// The command that a remedy offers, without what comes before it.
 #[track_caller]
@@ -88,6 +90,77 @@ fn remedies_repeat_the_flags_that_they_need() {
     assert!(remedy(&copied.stderr).contains(&expected), "{copied}");
     let unreachable = linkspan(["images", "--to", "/no/such/door.sock"]).fails();
     assert!(remedy(&unreachable.stderr).contains("serve --export-listen unix:///no/such/door.sock"), "{unreachable}");
+}
+
+#[test]
+fn who_is_not_root_is_told_of_places_of_his_own_and_of_no_group_that_was_not_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_linkspan"), at("linkspan")).unwrap();
+    let run = |variables: &[&str], args: &[&str]| {
+        let ids = ["--reuid=65534", "--regid=65534", "--clear-groups", "env", "-i"];
+        Run::new("setpriv").args(ids).args(variables.iter().copied()).arg(at("linkspan")).args(args.iter().copied())
+    };
+    // A folder of another user's, in which there is nothing.
+    fs::create_dir(at("private")).unwrap();
+    fs::set_permissions(at("private"), fs::Permissions::from_mode(0o700)).unwrap();
+    let (door, private) = (format!("unix://{}", text(&at("private/x.sock"))), at("private"));
+    let socket = text(&at("private/c.sock")).to_owned();
+    for args in [&["images", "--to", &door][..], &["images", "--engine", "containerd", "--containerd-address", &socket]]
+    {
+        let output = run(&[], args).fails();
+        assert!(output.stderr.contains(&format!("this user may not enter {}", private.display())), "{output}");
+        assert!(!output.stderr.contains("group") && !output.stderr.contains("as root"), "{output}");
+    }
+    // A socket that a group may use.
+    let _listener = std::os::unix::net::UnixListener::bind(at("g.sock")).unwrap();
+    std::os::unix::fs::chown(at("g.sock"), None, Some(4_000_000)).unwrap();
+    fs::set_permissions(at("g.sock"), fs::Permissions::from_mode(0o660)).unwrap();
+    let output = run(&[], &["images", "--to", text(&at("g.sock"))]).fails();
+    assert!(output.stderr.contains("which is of the group 4000000"), "{output}");
+    assert!(remedy(&output.stderr).contains("member of the group 4000000"), "{output}");
+    // Where doors would be is where `serve` opens them.
+    fs::create_dir(at("run")).unwrap();
+    let (variable, own) = (format!("XDG_RUNTIME_DIR={}", text(&at("run"))), at("run/linkspan"));
+    let output = run(&[&variable], &["doctor", "--docker-host", "unix:///no/docker.sock"]).fails();
+    assert!(output.stdout.contains(text(&own)) || Path::new("/run/linkspan").exists(), "{output}");
+    let relayed = run(&[&variable], &["dial-stdio"]).fails();
+    let of_machine = Path::new("/run/linkspan").exists();
+    assert!(relayed.stderr.contains(&format!("unix://{}/export.sock", own.display())) || of_machine, "{relayed}");
+    let nowhere = run(&[], &["ps"]).fails();
+    assert!(nowhere.stderr.contains("no Linkspan was found here") || of_machine, "{nowhere}");
+}
+
+#[test]
+fn files_and_transports_are_no_names_of_images_and_images_are_no_archives() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = image("meant\n");
+    layout(&folder.path().join("images"), &[(&image, named("docker.io/library/meant:1"))]);
+    fs::write(folder.path().join("out.tar"), "").unwrap();
+    let run = |args: &[&str]| linkspan(args.iter().copied()).dir(folder.path()).fails();
+    let source = format!("oci:{}", text(&folder.path().join("images")));
+    for (from, to, meant) in [
+        (&*source, "out.tar", "say `docker-archive:out.tar`; an image of that name is `out.tar:latest`"),
+        (&source, "images", "say `oci:images`; an image of that name is `images:latest`"),
+        (&source, "./images", "say `oci:"),
+        (&source, "new.tar", "say `docker-archive:new.tar`"),
+        ("out.tar", "ssh://far", "say `docker-archive:out.tar`"),
+    ] {
+        let output = run(&["copy", from, to]);
+        assert!(output.status.code() == Some(2) && remedy(&output.stderr).contains(meant), "{output}");
+    }
+    let output = run(&["copy", &source, "oci"]);
+    assert!(output.status.code() == Some(2) && output.stderr.contains("begins with `oci:`"), "{output}");
+    let output = run(&["load", "x.tar", "-to", "kind://dev"]);
+    assert!(remedy(&output.stderr).contains("did you mean `--to kind://dev`?"), "{output}");
+    let output = run(&["push", "demo:1"]);
+    assert!(
+        output.status.code() == Some(2) && remedy(&output.stderr).contains("copy NAME docker://HOST/NAME"),
+        "{output}"
+    );
+    let namespace = run(&["copy", "containerd:demo:3", "oci:./out"]);
+    assert!(namespace.stderr.contains("containerd:default/demo:3"), "{namespace}");
 }
 
 #[test]

@@ -44,10 +44,14 @@ impl User {
         builder["Nodes"][0]["Endpoint"].as_str().unwrap().to_owned()
     }
 
-    /// In a mount namespace of its own: nobody's sockets in `/run` are there.
     fn fix(&self, args: &[&str]) -> Run {
+        self.doctor(&[&["--fix"], args].concat())
+    }
+
+    /// In a mount namespace of its own: nobody's sockets in `/run` are there.
+    fn doctor(&self, args: &[&str]) -> Run {
         let program = env!("CARGO_BIN_EXE_linkspan");
-        let hidden = ["-m", "sh", "-c", "mount -t tmpfs none /run && exec \"$@\"", "sh", program, "doctor", "--fix"];
+        let hidden = ["-m", "sh", "-c", "mount -t tmpfs none /run && exec \"$@\"", "sh", program, "doctor"];
         let run = Run::new("unshare").args(hidden).args(args).env("XDG_RUNTIME_DIR", self.0.path());
         let run = run.env("BUILDX_CONFIG", self.path("buildx")).env("DOCKER_CONFIG", self.0.path());
         ["DOCKER_HOST", "BUILDKIT_HOST", "DOCKER_CONTEXT"].iter().fold(run, |run, name| run.without_env(name))
@@ -92,6 +96,29 @@ fn what_nobody_uses_is_mended_and_all_else_stays() {
     assert!(output.stdout.contains("nothing that can be mended"), "{output}");
     // Nobody has connected: a service manager that holds the socket would have started its program.
     assert_eq!(held.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_builder_whose_door_is_gone_is_a_failure_until_it_is_mended() {
+    let user = User::new();
+    let gone = common::unix(&user.path("linkspan/gone.sock"));
+    user.builder("stranded", &gone, true);
+    let layout = user.path("layout");
+    let doctor = || user.doctor(&["--json", "--engine", "layout", "--layout", layout.to_str().unwrap()]).output();
+    let output = doctor();
+    let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    let failed: Vec<_> = report["checks"].as_array().unwrap().iter().filter(|it| it["mark"] == "fail").collect();
+    let [check] = failed.as_slice() else { panic!("{output}") };
+    let (found, remedy) = (check["found"].as_str().unwrap(), check["remedy"].as_str().unwrap());
+    assert!(found.contains("builder stranded") && found.contains("no build with it works"), "{found}");
+    let serve = format!("linkspan serve --docker-listen {gone}");
+    let ways = [&*serve, "setup buildx stranded --undo", "doctor --fix"];
+    assert!(ways.iter().all(|way| remedy.contains(way)), "{remedy}");
+    // Others could export.
+    assert!(output.status.code() == Some(1) && report["works"] == true, "{output}");
+    user.fix(&["--yes"]).ok();
+    assert_eq!(user.endpoint("stranded"), BACK);
+    assert!(!doctor().stdout.contains("--fix"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The locations of images that `linkspan copy` takes, spelled as skopeo does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::cli::client_tls::ClientTls;
@@ -10,6 +10,7 @@ use crate::engine::remote::{DaemonAddress, DaemonAddressError};
 use crate::engine::select::Selection;
 use crate::engine::{BucketAddress, BucketAddressError, ClusterAddress, ClusterAddressError, EngineKind};
 use crate::image::{Reference, ReferenceError};
+use crate::net::Address;
 use crate::output::archive::ArchiveFormat;
 
 /// Where an image is read from or copied to.
@@ -26,6 +27,8 @@ pub(super) enum ImageLocation {
     Configured(String),
 }
 
+/// What a layout's folder has (image-spec `image-layout.md`).
+const LAYOUT: &str = "oci-layout";
 /// The transports whose names are long enough to be told from those of images.
 const TRANSPORTS: [&str; 4] = ["docker-daemon", "containerd", "oci-archive", "docker-archive"];
 /// How many letters may be wrong, missing, added or swapped in a misspelled transport.
@@ -39,7 +42,12 @@ impl FromStr for ImageLocation {
         let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
         let is_path = text.starts_with(['/', '.']);
         if kind == text && !is_path {
-            return Ok(Self::Configured(text.to_owned()));
+            return match text {
+                "docker-daemon" | "containerd" | "oci" | "oci-archive" | "docker-archive" => {
+                    Err(format!("a location of this kind begins with `{text}:`; the image is `{text}:latest`"))
+                }
+                _ => Ok(Self::Configured(text.to_owned())),
+            };
         }
         match kind {
             "docker-daemon" => Ok(Self::Docker(name(rest))),
@@ -47,6 +55,9 @@ impl FromStr for ImageLocation {
                 _ if rest.is_empty() || rest.starts_with('/') => {
                     Err("expected a namespace, as in `containerd:k8s.io/NAME`".to_owned())
                 }
+                _ if rest.split('/').next().is_some_and(|namespace| namespace.contains(':')) => Err(format!(
+                    "expected `containerd:NAMESPACE/NAME`, as in `containerd:default/{rest}`: a namespace has no `:`"
+                )),
                 Some((namespace, rest)) => Ok(Self::Containerd(namespace.to_owned(), name(rest))),
                 None => Ok(Self::Containerd(rest.to_owned(), None)),
             },
@@ -90,9 +101,13 @@ impl FromStr for ImageLocation {
                     _ => slash,
                 };
                 let (address, rest) = at.map_or((rest, ""), |at| (&rest[..at], &rest[at + 1..]));
-                let address =
-                    format!("{kind}:{address}").parse().map_err(|error: DaemonAddressError| error.to_string())?;
-                Ok(Self::Daemon(address, name(rest)))
+                let form = match kind {
+                    "unix" => "unix:///PATH:NAME",
+                    "tcp" => "tcp://HOST:PORT/NAME",
+                    _ => "ssh://HOST/:NAME",
+                };
+                let form = |error: DaemonAddressError| format!("{error}; an image behind it is named as in `{form}`");
+                Ok(Self::Daemon(format!("{kind}:{address}").parse().map_err(form)?, name(rest)))
             }
             // A path: names of images do not begin so.
             _ if text.starts_with(['/', '.']) => {
@@ -121,7 +136,44 @@ impl FromStr for ImageLocation {
     }
 }
 
+/// What the names of archives end with, which names of images hardly do.
+const ARCHIVES: [&str; 4] = [".tar", ".tar.gz", ".tgz", ".tar.zst"];
+
 impl ImageLocation {
+    /// The location that is meant, where this one is taken for an image's name, or for a socket, and a file or a layout's folder is
+    /// called so; and the path.
+    pub(super) fn meant(&self) -> Option<(String, &Path)> {
+        let path = match self {
+            Self::Configured(name) => Path::new(name),
+            Self::Daemon(DaemonAddress::Socket(Address::Unix(path)), None) => path,
+            _ => return None,
+        };
+        let is_file = path.is_file();
+        let is_archive = |text: &str| !path.exists() && ARCHIVES.iter().any(|end| text.ends_with(end));
+        if is_file || path.to_str().is_some_and(is_archive) {
+            return Some((format!("docker-archive:{}", path.display()), path));
+        }
+        path.join(LAYOUT).is_file().then(|| (format!("oci:{}", path.display()), path))
+    }
+
+    /// How an image at this place is named.
+    pub(super) fn example(&self) -> String {
+        match self {
+            Self::Docker(_) => "docker-daemon:NAME".to_owned(),
+            Self::Containerd(namespace, _) => format!("containerd:{namespace}/NAME"),
+            Self::Layout(folder, _) => format!("oci:{}:NAME", folder.display()),
+            Self::Object(bucket, _) => format!("{bucket}:NAME"),
+            Self::Cluster(cluster, _) => format!("{cluster}:NAME"),
+            Self::Archive(_, file, _) => format!("docker-archive:{}:NAME", file.display()),
+            Self::Daemon(DaemonAddress::Ssh(address), _) if address.socket().is_none() => {
+                format!("{}/:NAME", address.to_string().trim_end_matches('/'))
+            }
+            Self::Daemon(address @ DaemonAddress::Socket(Address::Tcp { .. }), _) => format!("{address}/NAME"),
+            Self::Daemon(address, _) => format!("{address}:NAME"),
+            Self::Configured(_) | Self::Registry(_) => "NAME".to_owned(),
+        }
+    }
+
     /// The engine, and the image in it; `None` for an archive or a registry. Where only an image is named, the engine is
     /// `target`.
     pub(super) fn engine<'a>(&'a self, config: &Config, target: &Target) -> Option<(Target, Option<&'a str>)> {
@@ -204,6 +256,25 @@ mod tests {
     }
 
     #[test]
+    fn a_file_and_a_layout_are_no_images_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(at("saved"), "").unwrap();
+        std::fs::create_dir_all(at("layout")).unwrap();
+        std::fs::write(at("layout/oci-layout"), "{}").unwrap();
+        std::fs::create_dir_all(at("app")).unwrap();
+        let meant = |text: &str| text.parse::<ImageLocation>().unwrap().meant().map(|(meant, _)| meant);
+        assert_eq!(meant(&at("saved")), Some(format!("docker-archive:{}", at("saved"))));
+        assert_eq!(meant(&at("layout")), Some(format!("oci:{}", at("layout"))));
+        assert_eq!(meant(&at("new.tar.gz")), Some(format!("docker-archive:{}", at("new.tar.gz"))));
+        assert_eq!(meant("out.tar").as_deref(), Some("docker-archive:out.tar"));
+        // A folder that is called like an image is usually that of its Dockerfile.
+        for text in [&*at("app"), &at("absent.sock"), "demo", "out.tar:latest", "src"] {
+            assert_eq!(meant(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn locations_are_spelled_as_skopeo_does() {
         let some = |text: &str| Some(text.to_owned());
         for (text, expected) in [
@@ -242,6 +313,26 @@ mod tests {
             ("localhost:5000/demo:1", ImageLocation::Configured("localhost:5000/demo:1".to_owned())),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        for (text, words) in [
+            ("containerd:demo:3", "as in `containerd:default/demo:3`"),
+            ("ssh://far:demo:1", "`ssh://HOST/:NAME`"),
+            ("tcp://far:demo:1", "`tcp://HOST:PORT/NAME`"),
+            ("oci", "begins with `oci:`; the image is `oci:latest`"),
+        ] {
+            let error = text.parse::<ImageLocation>().unwrap_err();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+        for (text, example) in [
+            ("ssh://u@far/", "ssh://u@far/:NAME"),
+            ("ssh://far/run/a.sock", "ssh://far/run/a.sock:NAME"),
+            ("kind://dev", "kind://dev:NAME"),
+            ("tcp://localhost:80", "tcp://localhost:80/NAME"),
+            ("/run/a.sock", "unix:///run/a.sock:NAME"),
+            ("oci:./images", "oci:./images:NAME"),
+            ("containerd:k8s.io", "containerd:k8s.io/NAME"),
+        ] {
+            assert_eq!(text.parse::<ImageLocation>().unwrap().example(), example);
         }
         let slip = |text: &str| text.parse::<ImageLocation>().unwrap_err();
         assert_eq!(slip("oci-archve:/x.tar"), "`oci-archve:` is no transport; is `oci-archive:` meant?");

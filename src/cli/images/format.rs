@@ -20,7 +20,7 @@ const FIELDS: [(&str, &str); 7] = [
 ];
 
 /// The fields that are cut to the width of a terminal.
-const CUTTABLE: [&str; 4] = ["Repository", "Tag", "Digest", "CreatedSince"];
+const CUTTABLE: [&str; 2] = ["Repository", "Tag"];
 
 /// How images are printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl ListFormat {
         self.print_within(rows, None)
     }
 
-    /// The same within the `width` of a terminal: long names, tags and digests are cut.
+    /// The same within the `width` of a terminal: long names and tags are cut. A digest is asked for, and is of use whole.
     pub(super) fn print_within(&self, rows: &[Row], width: Option<usize>) -> String {
         let lines = |pieces: &[Piece]| -> Vec<String> { rows.iter().map(|row| line(pieces, row)).collect() };
         match self {
@@ -201,8 +201,9 @@ mod tests {
             let usual = ListFormat::usual(digests);
             assert!(usual.print(rows).contains(&long.repository));
             let cut = usual.print_within(rows, Some(80));
-            assert!(cut.lines().all(|line| line.chars().count() <= 80), "{cut}");
-            assert!(cut.contains("0123456789ab") && cut.contains("1.23MB"), "{cut}");
+            assert!(digests || cut.lines().all(|line| line.chars().count() <= 80), "{cut}");
+            assert!(cut.contains("0123456789ab") && cut.contains("2 hours ago") && cut.contains("1.23MB"), "{cut}");
+            assert!(cut.contains('…') && (!digests || cut.contains(&long.digest)), "{cut}");
         }
         for wrong in ["{{.Nothing}}", "{{.ID", "{{range .}}"] {
             wrong.parse::<ListFormat>().unwrap_err();

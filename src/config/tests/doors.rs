@@ -33,9 +33,25 @@ fn a_daemon_without_configured_doors_opens_the_default_ones() {
         assert_eq!(serving(Sources::new().flag(Setting::Engine, engine), true), (None, root.1.clone()));
     }
     for folder in ["", "relative"] {
-        let error = Sources::new().variable("XDG_RUNTIME_DIR", folder).serving(false, Layer::default()).unwrap_err();
-        assert!(matches!(error, ConfigError::NoRuntimeFolder), "{error}");
+        let nowhere = || Sources::new().variable("XDG_RUNTIME_DIR", folder);
+        for sources in [nowhere(), nowhere().flag(Setting::Builder, "unix:///b.sock")] {
+            let error = sources.serving(false, Layer::default()).unwrap_err();
+            assert!(matches!(error, ConfigError::NoRuntimeFolder), "{error}");
+        }
+        // Only a daemon needs the folder.
+        nowhere().flag(Setting::Builder, "unix:///b.sock").resolve(false, None).unwrap();
+        let error = nowhere().flag(Setting::BuildkitListen, "unix:///a").resolve(false, None).unwrap_err().to_string();
+        assert!(error.contains("--docker-listen unix:///path/docker.sock,"), "{error}");
     }
+    // That of systemd is taken without the variable, as by the commands that look for a daemon.
+    let sources = Sources::new();
+    let users = sources.folder.path().join("users").join(rustix::process::geteuid().as_raw().to_string());
+    fs::create_dir_all(&users).unwrap();
+    let door = |name: &str| Some(format!("unix://{}/linkspan/{name}.sock", users.display()));
+    assert_eq!(doors(sources.resolve(false, Some(Layer::default()))), (door("docker"), door("export")));
+    let error = Sources::new().variable("XDG_RUNTIME_DIR", "/run/user/7").flag(Setting::BuildkitListen, "unix:///a");
+    let error = error.resolve(false, None).unwrap_err().to_string();
+    assert!(error.contains("--export-listen unix:///run/user/7/linkspan/export.sock,"), "{error}");
     // If any door is configured, no default door is added.
     let one = Sources::new().flag(Setting::ExportListen, "unix:///e.sock");
     assert_eq!(serving(one, true), (None, some("unix:///e.sock")));

@@ -28,7 +28,8 @@ fn wrong_values_are_named_with_their_place() {
         ),
         (
             sources().flag(Setting::DockerHost, "localhost:2375"),
-            "--docker-host: `localhost:2375` is no address: expected `unix:///path`, a path or `tcp://host:port`; did you \
+            "--docker-host: `localhost:2375` is no address: expected `unix:///path`, a path that begins with `/` or `.`, `tcp://host:port` or \
+             `ssh://[user@]host[:port][/path]`; did you \
              mean `tcp://localhost:2375`?",
         ),
         (
@@ -38,7 +39,7 @@ fn wrong_values_are_named_with_their_place() {
         ),
         (
             sources().variable("BUILDKIT_HOST", "kube-pod://b"),
-            "BUILDKIT_HOST: `kube-pod://b` is no address: expected `unix:///path`, a path, `tcp://host:port` or \
+            "BUILDKIT_HOST: `kube-pod://b` is no address: expected `unix:///path`, a path that begins with `/` or `.`, `tcp://host:port` or \
              `docker-container://NAME`",
         ),
         (

@@ -59,7 +59,7 @@ impl Sources {
 
     fn resolve(&self, is_root: bool, serving: Option<Layer>) -> Result<Config, ConfigError> {
         let (file, groups) = (self.folder.path().join("config.toml"), self.folder.path().join("group"));
-        let files = SystemFiles { file, groups, is_root };
+        let files = SystemFiles { file, groups, users: self.folder.path().join("users"), is_root };
         Config::resolve(self.flags.clone(), &|name: &str| self.variables.get(name).cloned(), &files, serving)
     }
 

@@ -2,6 +2,7 @@
 
 use super::super::door::{DoorState, Probed};
 use super::*;
+use crate::config::DEFAULT_DOCKER_LISTEN;
 use crate::engine::EngineKind;
 use crate::status::{self, Builder, Policy};
 
@@ -66,6 +67,7 @@ fn judged(driver: &str, nodes: Vec<BuildxNode>, doors: &[Door], buildx: &str) ->
         docker_listen,
         users: &users,
         engine_flag: String::new(),
+        elsewhere: Vec::new(),
     });
     (checks.remove(0), users.remove(0))
 }
@@ -132,7 +134,8 @@ fn a_closed_door_and_another_programs_socket_are_no_open_doors() {
                 &doors(|_| state.clone()),
                 "v0.36.1",
             );
-            assert_eq!((check.mark, users.through, users.direct), (Mark::Note, None, false), "{check:?}");
+            let mark = if door_probe == running::Probe::Closed { Mark::Fail } else { Mark::Note };
+            assert_eq!((check.mark, users.through, users.direct), (mark, None, false), "{check:?}");
         }
     }
 }
@@ -182,6 +185,38 @@ fn no_door_is_proposed_before_a_door() {
         let (check, users) = judged(driver, vec![node(DOCKER_DOOR, Some(door_probe), None)], &open(), "v0.36.1");
         assert_eq!((check.mark, users.through), (Mark::Note, None), "{check:?}");
         assert!(!check.remedy.unwrap().to_string().contains("serve"));
+    }
+}
+
+#[test]
+fn a_builder_whose_door_is_gone_cannot_be_used_and_is_mended_by_the_door_or_without_it() {
+    let gone = |driver: &str, address: &str, sent: bool| {
+        let nodes = vec![node(address, Some(running::Probe::Closed), None)];
+        let builders = Ok(vec![BuildxBuilder { name: "b".to_owned(), driver: driver.to_owned(), nodes }]);
+        let sent = sent.then(|| "b".to_owned()).into_iter().collect();
+        let usual = UsualDoors { docker: "unix:///me/docker.sock".to_owned(), ..UsualDoors::default() };
+        let users = Users { builders, sent, usual, ..Users::none() };
+        let (docker_listen, engine) = (users.usual.docker.clone(), Some(ENGINE.to_owned()));
+        let (engine_flag, elsewhere) = (String::new(), Vec::new());
+        let context = RouteContext { doors: &[], engine, docker_listen, users: &users, engine_flag, elsewhere };
+        judge(&context).0.remove(0)
+    };
+    let check = gone("docker-container", "unix:///me/docker.sock", true);
+    assert!(check.mark == Mark::Fail && check.found.ends_with("nobody listens: no build with it works"), "{check:?}");
+    let remedy = check.remedy.unwrap().to_string();
+    for words in ["start `linkspan serve` again; or", "`linkspan setup buildx b --undo`", "`linkspan doctor --fix`"] {
+        assert!(remedy.contains(words), "{remedy}");
+    }
+    // A door that nobody knows, as that of a context.
+    let check = gone("docker-container", "unix:///other/docker.sock", false);
+    let remedy = check.remedy.unwrap().to_string();
+    assert!(check.mark == Mark::Fail && !remedy.contains("--fix"), "{remedy}");
+    assert!(remedy.contains("`linkspan serve --docker-listen unix:///other/docker.sock`"), "{remedy}");
+    // What listens elsewhere, or listened, is no door of ours.
+    for (driver, address) in
+        [("docker-container", ENGINE), ("docker-container", DEFAULT_DOCKER_HOST), ("remote", BUILDER)]
+    {
+        assert_ne!(gone(driver, address, false).mark, Mark::Fail, "{address}");
     }
 }
 

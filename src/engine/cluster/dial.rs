@@ -156,21 +156,30 @@ impl NodeDial {
         let exec = ExecDial::by(self.docker.clone(), container, command);
         let _copying = match exec.start().await {
             Err(error) if is_absent(&error) => self.copying.lock().await,
-            outcome => return outcome.map_err(told),
+            outcome => return outcome.map_err(|error| told(error, self.tool.socket())),
         };
         // Whoever waited finds what another one has copied.
         if let Err(error) = exec.start().await {
             if !is_absent(&error) {
-                return Err(told(error));
+                return Err(told(error, self.tool.socket()));
             }
             program.copy(&self.docker, &self.node).await?;
         }
         exec.start().await.map_err(|error| match is_absent(&error) {
             // The program is there: its loader is not.
             true => NodeDialError::Foreign(error.to_string()),
-            false => told(error),
+            false => told(error, self.tool.socket()),
         })
     }
+}
+
+/// How this program's words begin, and where its advice does.
+const ERROR: &str = "linkspan: error: ";
+const HINT: &str = "; linkspan: hint: ";
+
+/// How its error begins if it does not reach `socket`.
+fn relaying(socket: &str) -> String {
+    format!("cannot relay to unix://{socket}: ")
 }
 
 /// Whether the process did not start, because a file is not there: the program, or the loader that it names.
@@ -185,8 +194,15 @@ fn is_absent(error: &ContainerError) -> bool {
     words.contains("exec failed") && words.contains("no such file or directory")
 }
 
-/// What an exec that leads nowhere says.
-fn told(error: ContainerError) -> NodeDialError {
+/// What an exec that leads nowhere to `socket` says.
+fn told(error: ContainerError, socket: &str) -> NodeDialError {
+    if let ContainerError::NoService { words, .. } = &error
+        && let Some(said) = words.strip_prefix(ERROR)
+    {
+        // This program's own error: what it advises is for a daemon of its own, and the socket is that of the error around it.
+        let said = said.split(HINT).next().unwrap_or_default();
+        return NodeDialError::Exec(said.strip_prefix(&relaying(socket)).unwrap_or(said).to_owned());
+    }
     let text = error.to_string();
     // The C library of the node is an older one, there is none, its loader is not there (which is the same error as if the program
     // were not), or the node has another processor (ld.so(8), execve(2)).
@@ -245,6 +261,8 @@ impl Dial for NodeDial {
 mod tests {
     use super::*;
 
+    const SOCKET: &str = ClusterTool::Kind.socket();
+
     fn ended(words: &str) -> ContainerError {
         let (name, command) = ("node".to_owned(), "/usr/local/bin/linkspan dial-stdio".to_owned());
         ContainerError::NoService { name, command, service: "containerd", words: words.to_owned() }
@@ -266,10 +284,12 @@ mod tests {
             "exec /usr/local/bin/linkspan: exec format error",
         ] {
             assert!(!is_absent(&ended(words)), "{words}");
-            assert!(matches!(told(ended(words)), NodeDialError::Foreign(_)), "{words}");
+            assert!(matches!(told(ended(words), SOCKET), NodeDialError::Foreign(_)), "{words}");
         }
-        let refused =
-            "linkspan: error: cannot reach /run/containerd/containerd.sock: No such file or directory (os error 2)";
-        assert!(matches!(told(ended(refused)), NodeDialError::Exec(_)));
+        let refused = "linkspan: error: cannot relay to unix:///run/containerd/containerd.sock: No such file or directory (os \
+                       error 2); linkspan: hint: see that `linkspan serve --export-listen unix:///run/containerd/containerd.sock` \
+                       runs, and that you may use its socket";
+        let NodeDialError::Exec(said) = told(ended(refused), SOCKET) else { panic!("{refused}") };
+        assert_eq!(said, "No such file or directory (os error 2)");
     }
 }

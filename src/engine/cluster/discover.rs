@@ -57,16 +57,26 @@ impl Found {
     pub(super) fn is_running(&self) -> bool {
         self.state == "running"
     }
+}
 
-    /// Why `address` cannot be used while this node does not run.
-    pub(super) fn stopped(&self, address: &ClusterAddress) -> EngineError {
-        let (name, state) = (&self.name, self.state.escape_debug());
-        let command = if self.state == "paused" { "unpause" } else { "start" };
-        EngineError::Cluster {
-            cluster: format!("{}://{}", address.tool.name(), address.name),
-            reason: format!("its node {name} does not run (it is {state})"),
-            hint: Some(format!("`docker {command} {name}` lets it run; `?nodes=a,b` names other nodes")),
+/// Why `address` cannot be used while these of its nodes do not run, of which there is at least one.
+pub(super) fn stopped(nodes: &[&Found], address: &ClusterAddress) -> EngineError {
+    let command = |command: &str, is_paused: bool| {
+        let names: Vec<_> = nodes.iter().filter(|it| (it.state == "paused") == is_paused).map(|it| &*it.name).collect();
+        (!names.is_empty()).then(|| format!("`docker {command} {}`", names.join(" ")))
+    };
+    let commands: Vec<_> = [command("start", false), command("unpause", true)].into_iter().flatten().collect();
+    let (reason, runs) = match nodes {
+        [one] => (format!("its node {} does not run (it is {})", one.name, one.state.escape_debug()), "lets it run"),
+        all => {
+            let all = all.iter().map(|it| format!("{} ({})", it.name, it.state.escape_debug())).collect::<Vec<_>>();
+            (format!("{} of its nodes do not run: {}", all.len(), some(all.into_iter())), "let them run")
         }
+    };
+    EngineError::Cluster {
+        cluster: format!("{}://{}", address.tool.name(), address.name),
+        reason,
+        hint: Some(format!("{} {runs}; `?nodes=a,b` names other nodes", commands.join(" and "))),
     }
 }
 
@@ -82,7 +92,7 @@ pub(super) async fn nodes(docker: &Api, address: &ClusterAddress) -> Result<Vec<
     };
     if nodes.is_empty() {
         let reason = format!("docker at {} has no nodes of such a cluster", docker.address());
-        return refused(reason, Some(others(docker, *tool).await?));
+        return refused(reason, Some(others(docker).await?));
     }
     if !named.is_empty() {
         if let Some(absent) = named.iter().find(|absent| !nodes.iter().any(|(name, _)| name == absent)) {
@@ -116,15 +126,18 @@ async fn list(docker: &Api, label: &str) -> Result<Vec<Listed>, EngineError> {
 }
 
 /// What clusters there are, as a hint.
-async fn others(docker: &Api, tool: ClusterTool) -> Result<String, EngineError> {
-    let listed = list(docker, tool.cluster_label()).await?;
-    let names: BTreeSet<_> =
-        listed.iter().filter(|it| it.is_node(tool)).filter_map(|it| it.labels.get(tool.cluster_label())).collect();
-    if names.is_empty() {
+async fn others(docker: &Api) -> Result<String, EngineError> {
+    let mut addresses = BTreeSet::new();
+    for tool in ClusterTool::ALL {
+        let listed = list(docker, tool.cluster_label()).await?;
+        let names = listed.iter().filter(|it| it.is_node(tool)).filter_map(|it| it.labels.get(tool.cluster_label()));
+        // Whoever starts a container chooses its labels.
+        addresses.extend(names.map(|name| format!("{}://{}", tool.name(), name.escape_debug())));
+    }
+    if addresses.is_empty() {
         return Ok("it has no nodes of any; name the dockerd that has with --docker-host".to_owned());
     }
-    // Whoever starts a container chooses its labels.
-    Ok(format!("it has {}", some(names.into_iter().map(|name| format!("{}://{}", tool.name(), name.escape_debug())))))
+    Ok(format!("it has {}", some(addresses.into_iter())))
 }
 
 /// Some names, and how many more there are.
@@ -133,4 +146,26 @@ fn some(names: impl ExactSizeIterator<Item = String>) -> String {
     let cut = |name: String| if name.len() > 80 { name.chars().take(80).chain(['…']).collect() } else { name };
     let shown: Vec<_> = names.take(SHOWN).map(cut).collect();
     if rest == 0 { shown.join(", ") } else { format!("{} and {rest} more", shown.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_nodes_that_do_not_run_are_named_with_what_lets_them() {
+        let found =
+            |name: &str, state: &str| Found { id: String::new(), name: name.to_owned(), state: state.to_owned() };
+        let all = [found("dev-a", "exited"), found("dev-b", "exited"), found("dev-c", "paused")];
+        let said = |nodes: &[&Found]| {
+            let error = stopped(nodes, &"kind://dev?nodes=x".parse().unwrap());
+            (error.to_string(), error.hint().unwrap())
+        };
+        let (message, hint) = said(&[&all[0], &all[1], &all[2]]);
+        assert_eq!(message, "kind://dev: 3 of its nodes do not run: dev-a (exited), dev-b (exited), dev-c (paused)");
+        assert!(hint.starts_with("`docker start dev-a dev-b` and `docker unpause dev-c` let them run;"), "{hint}");
+        let (message, hint) = said(&[&all[2]]);
+        assert_eq!(message, "kind://dev: its node dev-c does not run (it is paused)");
+        assert!(hint.starts_with("`docker unpause dev-c` lets it run;"), "{hint}");
+    }
 }

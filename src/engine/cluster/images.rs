@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::members::Members;
 use super::nodes::on_all;
 use crate::engine::EngineError;
-use crate::engine::images::{Images, Page, Query, Record};
+use crate::engine::images::{Images, Page, Query};
 use crate::image::{Descriptor, Digest, Reference};
 use crate::source::{Chunks, Source, SourceError};
 
@@ -70,12 +70,10 @@ impl Images for ClusterImages {
         Ok(found.into_iter().flatten().next())
     }
 
-    async fn spread(&self, record: &Record) -> Result<Option<(usize, usize)>, EngineError> {
-        let Some(Ok(name)) = record.name.as_deref().map(str::parse::<Reference>) else { return Ok(None) };
-        let name = &name;
-        let found = self.members.ask(|node| async move { node.images.resolve(name).await }).await?;
-        let with = found.iter().flatten().filter(|found| found.digest == record.target.digest).count();
-        Ok(Some((with, found.len())))
+    async fn places(&self, name: &Reference) -> Result<Vec<(String, Option<Descriptor>)>, EngineError> {
+        let place =
+            |node: Arc<super::Node>| async move { Ok((node.name.to_string(), node.images.resolve(name).await?)) };
+        self.members.ask(place).await
     }
 
     async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {

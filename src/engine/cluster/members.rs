@@ -63,8 +63,9 @@ impl Members {
         let found = discover::nodes(&self.docker, &self.address).await?;
         let known = self.known();
         let has_joined = |found: &Found| known.is_empty() || known.iter().any(|node| node.id == found.id);
-        if let Some(stopped) = found.iter().find(|found| has_joined(found) && !found.is_running()) {
-            return Err(stopped.stopped(&self.address));
+        let stopped: Vec<_> = found.iter().filter(|found| has_joined(found) && !found.is_running()).collect();
+        if !stopped.is_empty() {
+            return Err(discover::stopped(&stopped, &self.address));
         }
         if is_same(&known, &found) {
             return Ok(known);
@@ -81,7 +82,7 @@ impl Members {
         let nodes = self.put(&found, &known, joined);
         match (nodes.is_empty(), found.first()) {
             (true, Some(first)) if first.is_running() => Err(self.none_responds()),
-            (true, Some(first)) => Err(first.stopped(&self.address)),
+            (true, Some(_)) => Err(discover::stopped(&found.iter().collect::<Vec<_>>(), &self.address)),
             _ => Ok(nodes),
         }
     }

@@ -2,10 +2,13 @@
 
 use super::{EngineError, OBJECT_STORE, REMOTE};
 use crate::engine::EngineKind;
-use crate::net::SshAddress;
+use crate::net::{Barrier, SshAddress};
 
 const STORE_AWAY: &str =
     "check the endpoint (AWS_ENDPOINT_URL), the credentials, the network and the state of the store";
+
+/// What else there is where containerd is docker's. Where another one is asked for it leads to other images.
+pub(crate) const BY_DOCKER: &str = "; where it is docker's, `--engine docker-api` does without it";
 
 impl EngineError {
     /// What a person can do about it, where there is something to say.
@@ -26,12 +29,15 @@ impl EngineError {
                 "TLS is spoken there: set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH, or use a docker context with certificates"
                     .to_owned()
             }
-            Self::Permission { engine: "docker", .. } => {
-                "run linkspan as root, or as a user of the group that the socket belongs to (usually `docker`)".to_owned()
-            }
-            Self::Permission { .. } => {
-                "run linkspan as root: containerd's socket belongs to root; `--engine docker-api` does without it".to_owned()
-            }
+            Self::Permission { engine, address, .. } => match (Barrier::at(address), *engine) {
+                (Barrier::Unseen, "docker") => {
+                    "run linkspan as root, or as a user of the group that the socket belongs to (usually `docker`)".to_owned()
+                }
+                (Barrier::Unseen | Barrier::Owner(0), "containerd") => {
+                    format!("run linkspan as root: containerd's socket belongs to root{BY_DOCKER}")
+                }
+                (barrier, _) => barrier.remedy(),
+            },
             Self::ClassicStore { version, .. } if major(version).is_some_and(|major| major < FIRST_WITH_STORE) => {
                 format!(
                     "export to it with `--engine docker-classic`, or update docker: the containerd image store came \
@@ -59,7 +65,10 @@ impl EngineError {
                 "name the containerd that dockerd uses with --containerd-address, or do without it: --engine docker-api"
                     .to_owned()
             }
-            Self::Namespace { .. } => "with `--engine containerd` any namespace can be named".to_owned(),
+            // Of others it is the name itself that is wrong.
+            Self::Namespace { reason, .. } if reason.starts_with("docker") => {
+                "with `--engine containerd` any namespace can be named".to_owned()
+            }
             Self::Layout { reason, .. } if is_denied(reason) => "name a folder of yours with --layout, or with --cache-dir where docker's API alone is used".to_owned(),
             Self::Snapshotter { .. } => "see `ctr plugins ls` for the snapshotters that loaded".to_owned(),
             Self::NoSpace { operation, .. } if operation.contains("://") => {
@@ -97,12 +106,28 @@ impl EngineError {
                     .to_owned()
             }
             Self::NotOffered { engine: REMOTE, .. } => {
-                "the exporter API has no call for that: run it on the machine of the engine, without --to".to_owned()
+                "the exporter API has no call for that: run it on the machine of the engine, without --to and LINKSPAN_TO".to_owned()
+            }
+            // docker's own words for an image of a container.
+            Self::Commit { reason, .. } | Self::Rpc { message: reason, .. } | Self::Protocol { reason, .. }
+                if reason.contains("(must be forced)") || reason.contains("(must force)") =>
+            {
+                "`linkspan rm --force` removes the name all the same; `docker ps -a` shows the containers that use the image".to_owned()
             }
             Self::Cluster { hint, .. } => return hint.clone(),
             Self::Node { node, error } => match &**error {
                 Self::Unreachable { reason, .. } if reason.contains("(it is paused)") => {
                     format!("`docker unpause {node}` lets it go on")
+                }
+                // The message says what to do in its place.
+                Self::Unreachable { reason, .. } if reason.contains("does not run in the node") => return None,
+                Self::Unreachable { reason, .. }
+                    if ["No such file or directory", "Connection refused"].iter().any(|it| reason.contains(it)) =>
+                {
+                    format!(
+                        "the node runs, and its containerd does not: `docker logs {node}` and `docker exec {node} ps ax` say more; \
+                         `docker restart {node}` starts it again"
+                    )
                 }
                 Self::Unreachable { .. } => {
                     format!("`docker logs {node}` says what became of the node; `docker start {node}` starts one that stopped")

@@ -5,9 +5,12 @@ mod docker_api;
 mod hint;
 mod kind;
 
+pub(crate) use hint::BY_DOCKER;
+
 use std::time::Duration;
 
 use crate::image::{Digest, GraphError};
+use crate::net::Barrier;
 
 /// An engine's refusal, in a form that callers can act on.
 ///
@@ -26,7 +29,7 @@ pub enum EngineError {
         reason: String,
     },
     /// The engine's socket is there, but this process may not use it.
-    #[error("no permission to use {engine} at {address}")]
+    #[error("no permission to use {engine} at {address}{}", barrier(address))]
     Permission {
         /// `docker` or `containerd`.
         engine: &'static str,
@@ -328,6 +331,14 @@ pub(crate) const OBJECT_STORE: &str = "the object store";
 
 /// What a daemon is called that lacks an ability.
 pub(crate) const REMOTE: &str = "the exporter API";
+
+/// What keeps this process from a socket, where that is a folder: whether it is there is not known then.
+fn barrier(address: &str) -> String {
+    match Barrier::at(address) {
+        barrier @ Barrier::Folder(_) => barrier.to_string(),
+        _ => String::new(),
+    }
+}
 
 /// At most five digests, and how many more there are.
 fn list(digests: &[Digest]) -> String {

@@ -71,7 +71,7 @@ impl FromStr for DaemonAddress {
         if SshAddress::is_meant(text) {
             return Ok(Self::Ssh(text.parse()?));
         }
-        Ok(Self::Socket(text.parse()?))
+        Ok(Self::Socket(text.parse().map_err(AddressError::or_ssh)?))
     }
 }
 

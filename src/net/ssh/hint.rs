@@ -43,6 +43,14 @@ impl SshAddress {
             return format!("see that `ssh {port}{to} true` works");
         }
         let socket = self.socket().unwrap_or("its socket");
+        if program == "linkspan" {
+            return format!(
+                "see that `linkspan serve` runs on {}, and that you may use {socket} there; docker itself is reached without it, by \
+                 --docker-host ssh://{}",
+                self.host,
+                self.authority()
+            );
+        }
         format!("see that {program} runs on {}, and that you may use {socket} there", self.host)
     }
 }

@@ -84,5 +84,23 @@ fn a_program_that_does_not_run_in_a_node_is_reported() {
     let output = user.load("cl-foreign:1", &cluster.address()).fails();
     let words = ["node foreign-worker: containerd does not respond", "use one that is linked statically"];
     assert!(words.iter().all(|words| output.stderr.contains(words)), "{output}");
+    assert!(!output.stderr.contains("docker logs"), "{output}");
     assert_eq!(cluster.digest(cluster.control_plane(), "cl-foreign:1"), None);
+}
+
+#[test]
+fn a_node_without_its_containerds_socket_is_reported_in_one_piece() {
+    let stack = Stack::shared();
+    let (cluster, user) = (Cluster::start(stack, "socketless"), User::of(stack));
+    build(stack, "cl-socketless:1", 43, Some("one"));
+    let socket = "/run/containerd/containerd.sock";
+    stack.docker(["exec", cluster.worker(), "busybox", "mv", socket, "/run/containerd/moved"]).ok();
+    let output = user.load("cl-socketless:1", &cluster.address()).fails();
+    let words = [
+        "node socketless-worker: containerd does not respond at ",
+        ": No such file or directory (os error 2)\n",
+        "hint: the node runs, and its containerd does not: `docker logs socketless-worker`",
+    ];
+    assert!(words.iter().all(|words| output.stderr.contains(words)), "{output}");
+    assert!(!output.stderr.contains("linkspan serve") && output.stderr.matches("error:").count() == 1, "{output}");
 }

@@ -16,6 +16,15 @@ fn a_stopped_node_is_named_and_nothing_is_visible_on_the_others() {
     assert!(output.stderr.contains("hint: `docker start stopped-worker`"), "{output}");
     assert_eq!(ctr(stack, cluster.control_plane(), &["images", "ls", "-q"]).ok().stdout, "");
     assert_eq!(ctr(stack, cluster.control_plane(), &["leases", "ls", "-q"]).ok().stdout, "");
+    // All of them are named at once.
+    stack.docker(["stop", "--timeout", "5", cluster.control_plane()]).ok();
+    let output = cluster.load("cl-stopped:1").fails();
+    let all = "2 of its nodes do not run: stopped-control-plane (exited), stopped-worker (exited)";
+    let both = "hint: `docker start stopped-control-plane stopped-worker` let them run";
+    assert!(output.stderr.contains(all) && output.stderr.contains(both), "{output}");
+    stack.docker(["start", cluster.control_plane()]).ok();
+    let version = || ctr(stack, cluster.control_plane(), &["version"]).output();
+    until("containerd in the control plane", version, |it| it.status.success());
     // The others can be named.
     let others = format!("kind://stopped?nodes={}", cluster.control_plane());
     load(stack, "cl-stopped:1", &others).ok();
@@ -89,6 +98,8 @@ fn unknown_clusters_and_nodes_are_answered_with_those_that_there_are() {
     );
     assert!(output.stderr.contains("kind://known"), "{output}");
     assert!(output.stderr.contains("evil\\u{1b}[31m") && !output.stderr.contains('\u{1b}'), "{output}");
+    let output = refused("k3d://dev");
+    assert!(output.stderr.contains("hint: it has ") && output.stderr.contains("kind://known"), "{output}");
     let output = refused("kind://known?nodes=known-worker2");
     for words in ["it has no node `known-worker2`", "hint: its nodes are known-control-plane, known-worker"] {
         assert!(output.stderr.contains(words), "{output}");

@@ -6,7 +6,7 @@ use std::thread;
 use serde_json::Value;
 
 use super::nodes::{Cluster, build, ctr, load, sent, start};
-use crate::common::{Stack, full_name, linkspan, until};
+use crate::common::{Stack, full_name, linkspan, text, until};
 
 #[test]
 fn every_node_gets_what_kind_load_brings_and_later_only_what_is_new() {
@@ -90,6 +90,10 @@ fn images_are_copied_listed_named_and_removed() {
     build(stack, "cl-kept:1", 14, Some("one"));
     let (docker, address) = (stack.docker_host(), cluster.address());
     let run = |args: &[&str]| linkspan(args.iter().copied()).env("DOCKER_HOST", docker);
+    // Nothing is loaded where one is absent.
+    let output = run(&["load", "cl-kept:1", "cl-absent:1", "--to", &address]).fails();
+    assert!(output.stderr.contains("docker at") && output.stderr.contains("has no image `cl-absent:1`"), "{output}");
+    assert_eq!(cluster.digest(cluster.worker(), "cl-kept:1"), None);
     let named = format!("{address}:cl-renamed:1");
     let output = run(&["copy", "docker-daemon:cl-kept:1", &named]).ok();
     for node in cluster.nodes() {
@@ -148,7 +152,22 @@ fn nodes_that_differ_are_listed_with_what_there_is_and_a_name_goes_on_all() {
         assert_eq!((row["onNodes"].as_u64(), row["nodes"].as_u64()), (Some(1), Some(2)), "{row}");
     }
     let table = run(&["images", "--to", &address]).ok();
-    assert_eq!(table.stderr.matches("is on 1 of 2 nodes").count(), 2, "{table}");
+    for node in cluster.nodes() {
+        assert_eq!(table.stderr.matches(&format!("is on 1 of 2 nodes: {node}\n")).count(), 1, "{table}");
+    }
+    // What is read of one of them is said to be.
+    let saved = stack.fresh_path("-saved.tar");
+    for args in
+        [&["inspect", "cl-differ:1"][..], &["digest", "cl-differ:1"], &["save", "cl-differ:1", "-o", text(&saved)]]
+    {
+        let output = run(args).args(["--to", &address]).ok();
+        assert!(output.stderr.contains("cl-differ:1 is not the same image on all nodes: "), "{output}");
+        let other = cluster.digest(cluster.worker(), "cl-differ:1").unwrap();
+        assert!(output.stderr.contains(&format!("{} has {other}", cluster.worker())), "{output}");
+    }
+    let one = format!("{address}?nodes={}", cluster.worker());
+    let output = run(&["inspect", "cl-differ:1", "--to", &one]).ok();
+    assert!(!output.stderr.contains("not the same"), "{output}");
     let removed = run(&["rm", "cl-differ:1", "--to", &address]).ok();
     assert_eq!(removed.stdout.matches("Untagged: cl-differ:1").count(), 1, "{removed}");
     for node in cluster.nodes() {
@@ -169,10 +188,7 @@ fn what_cannot_be_loaded_is_answered_with_what_can() {
             .env("DOCKER_HOST", stack.docker_host())
     };
     let absent = load(&["nosuch:1", "--docker-host", stack.docker_host()]).fails();
-    let hint = format!(
-        "hint: `linkspan images --engine docker --docker-host {}` lists the images of docker",
-        stack.docker_host()
-    );
+    let hint = format!("hint: `linkspan images --docker-host {}` lists the images of docker", stack.docker_host());
     assert!(absent.stderr.contains("has no image `nosuch:1`") && absent.stderr.contains(&hint), "{absent}");
     // After -i there are only files.
     let file = load(&["-i", "nosuch.tar"]).fails();

@@ -63,6 +63,39 @@ fn what_is_to_be_done_for_a_cluster_names_it() {
     let builder = BuildxBuilder { driver: "remote".to_owned(), ..users_builder("far", "unix:///other.sock", None) };
     let report = super::super::judge(&found(cluster(), None, &[recent()], users(vec![builder])));
     assert!(words(&report).contains("linkspan serve --engine kind://dev --builder unix:///other.sock"), "{report}");
+
+    // Beside a Linkspan that exports to docker: nothing that goes through its doors reaches the cluster.
+    let running = status(Kind::Docker, "unix:///l.sock");
+    let doors = [door(Kind::Docker, "unix:///l.sock"), door(Kind::Export, "unix:///e.sock")];
+    let probe = running::Probe::Linkspan(Box::new(running.clone()));
+    let fast = users_builder("fast", "unix:///l.sock", Some(probe));
+    let subject = Some(RunningLinkspan { status: running, is_basis: false });
+    let report = super::super::judge(&Facts { subject, ..found(cluster(), None, &doors, users(vec![fast])) });
+    assert_eq!(report.commands, ["linkspan load IMAGE --to kind://dev"]);
+    let said = words(&report);
+    for text in [
+        "the running Linkspan (process 7) exports elsewhere",
+        "lead to docker at unix:///d.sock, and not to kind://dev",
+        "its loads are direct exports into docker at unix:///d.sock",
+        "of images of docker now, of builds as soon as `linkspan serve` runs",
+    ] {
+        assert!(said.contains(text), "{text}: {report}");
+    }
+    // One that exports there.
+    let to_cluster = |door: Door| {
+        let mut status = door.status().unwrap().clone();
+        status.engine.kind = EngineKind::Cluster;
+        status.engine.address = "kind://dev".to_owned();
+        Door { state: DoorState::Open(Box::new(status)), ..door }
+    };
+    let export = to_cluster(door(Kind::Export, "unix:///e.sock"));
+    let subject = Some(RunningLinkspan { status: export.status().unwrap().clone(), is_basis: false });
+    let report = super::super::judge(&Facts { subject, ..found(cluster(), None, &[export], users(Vec::new())) });
+    assert!(!words(&report).contains("elsewhere"), "{report}");
+    assert_eq!(
+        report.commands,
+        ["linkspan load --to unix:///e.sock -i image.tar", "linkspan load IMAGE --to kind://dev"]
+    );
 }
 
 #[test]
