@@ -255,7 +255,8 @@ impl Copy {
                 held.end().await;
                 let (outcome, tally) = copied?;
                 let tally = tally.of(exports.engine().identity(), outcome);
-                Transfer { verb, root: &root, names: &names, outcome, tally }.report(json, mode)?;
+                let id = exports.engine().knows_as(&root.digest);
+                Transfer { verb, root: &root, id, names: &names, outcome, tally }.report(json, mode)?;
                 if let Some(push) = pushed.filter(|_| !quiet) {
                     output::note(&format!("linkspan: note: it is only named here; `{push}` sends it to that registry"));
                 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{sync::Arc, thread};
 
@@ -72,30 +73,61 @@ impl DialStdio {
     }
 }
 
+/// What is known of the direction to the daemon.
+#[derive(Debug, Default)]
+struct Sending {
+    /// When the daemon was first spoken to in HTTP/2.
+    asked: OnceLock<Instant>,
+    /// When nothing more was to be sent.
+    ended: OnceLock<Instant>,
+    /// Whether the daemon took nothing for too long.
+    is_stuck: AtomicBool,
+}
+
+impl Sending {
+    /// Whether a daemon that is spoken to in HTTP/2, and said something last at `heard`, has been silent for longer than `limit`
+    /// where it had to respond: at the beginning, with its settings; at the end, by closing; and always by taking what is sent, for
+    /// what it cannot use it refuses by flow control.
+    fn is_in_vain(&self, heard: Option<Instant>, limit: Duration) -> bool {
+        let Some(asked) = self.asked.get() else { return false };
+        let end = self.ended.get().map(|ended| heard.map_or(*ended, |heard| heard.max(*ended)));
+        let waits_since = if heard.is_none() { Some(*asked) } else { end };
+        self.is_stuck.load(Ordering::Relaxed) || waits_since.is_some_and(|since| since.elapsed() >= limit)
+    }
+}
+
 /// Copies both ways until the daemon closes its half. The end of the input closes only the other one. A daemon that is spoken to
 /// in HTTP/2 has to respond within `limit`.
 fn relay((mut input, mut output): (File, File), socket: OwnedFd, limit: Duration) -> io::Result<()> {
-    let mut writer = File::from(socket.try_clone()?);
+    let (mut writer, options) = (File::from(socket.try_clone()?), socket.try_clone()?);
     let mut reader = File::from(socket);
-    let asked = Arc::<OnceLock<Instant>>::default();
-    let asking = asked.clone();
+    let sending = Arc::<Sending>::default();
+    let noting = sending.clone();
     // It is not waited for: it may be in a read that never ends.
     thread::spawn(move || {
-        // A daemon that reads no more may still respond; one that is gone ends the other direction.
-        let _ = copy(&mut input, &mut writer, |first| {
+        let copied = copy(&mut input, &mut writer, |first| {
             if first.starts_with(HTTP2) {
-                asking.get_or_init(Instant::now);
+                noting.asked.get_or_init(Instant::now);
+                // Without it a daemon that is stopped would be waited for; the option is there for every socket.
+                let _ = set_socket_timeout(&options, Timeout::Send, Some(limit));
             }
         });
+        // A daemon that reads no more may still respond; one that is gone ends the other direction.
+        noting.is_stuck.store(copied.is_err_and(|error| is_late(&error)), Ordering::Relaxed);
+        noting.ended.get_or_init(Instant::now);
         let _ = shutdown(&writer, Shutdown::Write);
     });
     set_socket_timeout(&reader, Timeout::Recv, Some(LOOK.min(limit)))?;
-    let mut first = [0; 1];
-    let count = loop {
-        match reader.read(&mut first) {
-            Ok(count) => break count,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                if asked.get().is_some_and(|asked| asked.elapsed() >= limit) {
+    let (mut buffer, mut heard) = (vec![0; CHUNK], None);
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                output.write_all(&buffer[..count])?;
+                heard = Some(Instant::now());
+            }
+            Err(error) if is_late(&error) => {
+                if sending.is_in_vain(heard, limit) {
                     let reason = format!("no response within {} s", limit.as_secs());
                     return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
                 }
@@ -103,10 +135,12 @@ fn relay((mut input, mut output): (File, File), socket: OwnedFd, limit: Duration
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    };
-    set_socket_timeout(&reader, Timeout::Recv, None)?;
-    output.write_all(&first[..count])?;
-    if count == 0 { Ok(()) } else { copy(&mut reader, &mut output, |_| {}) }
+    }
+}
+
+/// Whether a socket's own time limit ended a read or a write.
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Copies to the end. `begin` sees the first bytes, after they were written.
@@ -185,8 +219,25 @@ mod tests {
                 told.read_to_string(&mut text).map(|_| text)
             })
         };
-        let (_far, _asking, relaying, _) = relayed(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Duration::from_millis(1));
+        let (_far, _asking, relaying, _told) = relayed(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Duration::from_millis(1));
         assert_eq!(relaying.join().unwrap().unwrap_err().to_string(), "no response within 0 s");
+        // Nor one that takes nothing more, or does not close when all has been said.
+        let relayed_after_settings = |fill: bool| {
+            let (mut far, mut asking, relaying, mut told) =
+                relayed(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Duration::from_millis(300));
+            far.write_all(b"settings").unwrap();
+            if fill {
+                // More than the buffers of both sockets hold; the relay ends in the middle of it.
+                let _ = asking.write_all(&vec![0; 64 << 20]);
+            }
+            drop(asking);
+            let error = relaying.join().unwrap().unwrap_err().to_string();
+            (far, error, told().unwrap())
+        };
+        for fill in [true, false] {
+            let (_far, error, told) = relayed_after_settings(fill);
+            assert_eq!((&*error, &*told), ("no response within 0 s", "settings"), "{fill}");
+        }
         // Other protocols may take their time, and what has begun, too.
         let (mut far, _asking, relaying, mut told) = relayed(b"GET / HTTP/1.1\r\n\r\n", Duration::from_millis(1));
         // What is left unread would reset the connection at its end.

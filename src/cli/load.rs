@@ -174,7 +174,8 @@ impl Loading {
             error => error.into(),
         })?;
         let tally = tally.of(exports.engine().identity(), outcome);
-        Transfer { verb: "Loaded", root: &root, names: &names, outcome, tally }.report(self.json, self.mode)?;
+        let id = exports.engine().knows_as(&root.digest);
+        Transfer { verb: "Loaded", root: &root, id, names: &names, outcome, tally }.report(self.json, self.mode)?;
         Ok(root.digest)
     }
 }

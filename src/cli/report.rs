@@ -5,13 +5,15 @@ use serde_json::json;
 use super::progress::{NodeTally, ProgressMode, Tally, summary};
 use super::{CommandError, output};
 use crate::export::Outcome;
-use crate::image::{Descriptor, Reference};
+use crate::image::{Descriptor, Digest, Reference};
 
 /// An image that was transferred.
 pub(super) struct Transfer<'a> {
     /// `Loaded` or `Copied`.
     pub(super) verb: &'static str,
     pub(super) root: &'a Descriptor,
+    /// What the engine calls the image: in docker's classic store its config's digest.
+    pub(super) id: Option<Digest>,
     pub(super) names: &'a [Reference],
     pub(super) outcome: Outcome,
     /// What was unpacked, and where.
@@ -21,12 +23,13 @@ pub(super) struct Transfer<'a> {
 impl Transfer<'_> {
     /// Prints it as a JSON object, or as a line for each name and a summary.
     pub(super) fn report(self, json: bool, mode: ProgressMode) -> Result<(), CommandError> {
-        let Self { verb, root, names, outcome, tally } = self;
+        let Self { verb, root, id, names, outcome, tally } = self;
+        let id = id.as_ref().unwrap_or(&root.digest);
         if json {
             let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
             let names: Vec<_> = names.iter().map(ToString::to_string).collect();
             let mut report = json!({
-                "names": names, "digest": root.digest, "mediaType": root.media_type,
+                "names": names, "digest": root.digest, "id": id, "mediaType": root.media_type,
                 "sentBlobs": sent_blobs, "sentBytes": sent_bytes, "presentBlobs": present_blobs,
             });
             if !tally.nodes.is_empty() {
@@ -35,7 +38,7 @@ impl Transfer<'_> {
             return output::print(&report.to_string());
         }
         if names.is_empty() {
-            output::print(&format!("{verb} image ID: {}", root.digest))?;
+            output::print(&format!("{verb} image ID: {id}"))?;
         }
         for name in names {
             output::print(&format!("{verb} image: {}", name.familiar()))?;

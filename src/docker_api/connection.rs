@@ -1,6 +1,7 @@
 //! Connections to dockerd, and why they fail.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -66,7 +67,12 @@ impl Api {
         }
         let mut connection = self.open().await?;
         match connection.sender.send_request(request).await {
-            Ok(response) => Ok(Exchange { response, connection }),
+            Ok(response) => {
+                if let Some(ssh) = &self.ssh {
+                    ssh.has_responded.store(true, Ordering::Relaxed);
+                }
+                Ok(Exchange { response, connection })
+            }
             Err(error) => Err(self.broken(connection, &error).await),
         }
     }
@@ -99,7 +105,12 @@ impl Api {
 
     async fn dial(&self) -> Result<(Box<dyn Stream>, StreamFailure), ApiError> {
         match timeout(CONNECT.max(self.limit(Duration::ZERO)), self.dial.dial_with_failure()).await {
-            Ok(Ok((stream, failure))) => Ok((Box::new(ENGINES.count(stream)), failure)),
+            Ok(Ok((stream, failure))) => {
+                if let Some(ssh) = &self.ssh {
+                    *ssh.stream() = failure.clone();
+                }
+                Ok((Box::new(ENGINES.count(stream)), failure))
+            }
             Ok(Err(error)) if is_forbidden(&*error) => Err(ApiError::Permission { address: self.address.clone() }),
             Ok(Err(error)) => Err(self.unreachable(&*error)),
             Err(_) => Err(self.unreachable(&io::Error::from(io::ErrorKind::TimedOut))),
@@ -111,7 +122,7 @@ impl Api {
         self.without_response(with_causes(error))
     }
 
-    fn without_response(&self, mut reason: String) -> ApiError {
+    pub(crate) fn without_response(&self, mut reason: String) -> ApiError {
         // The alert of TLS that says why comes with the end of the connection, and the system drops it when it is reset.
         if self.is_tls && UNEXPLAINED.iter().any(|words| reason.to_lowercase().contains(words)) {
             reason.push_str(NO_ALERT);

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use crate::net::{Address, AddressError, Dial, SshAddress, SshAddressError, SshDial, Tls, Upstream, UpstreamError};
 
-/// The ports of a `tcp://` address without one (docker/cli `opts/hosts.go`).
+/// The port of a `tcp://` address without one, with TLS or without (docker/cli `opts/hosts.go`, `defaultTCPHost`).
 const PORT: u16 = 2375;
-const TLS_PORT: u16 = 2376;
 
 /// dockerd's socket where nothing else is configured.
 pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
@@ -68,7 +67,7 @@ impl DockerAddress {
         if host.split_once("://").is_some_and(|(scheme, _)| !matches!(scheme, "unix" | "tcp")) {
             return Err(DockerAddressError::Scheme(host.escape_debug().to_string()));
         }
-        match with_port(host, tls.is_some()).parse().map_err(AddressError::or_ssh)? {
+        match with_port(host).parse().map_err(AddressError::or_ssh)? {
             Address::Unix(path) => Ok(Self::Unix(path)),
             address => Ok(Self::Tcp { address, tls }),
         }
@@ -109,14 +108,20 @@ impl DockerAddress {
     }
 }
 
-/// A `tcp://` address with docker's port, if it has none.
-fn with_port(host: &str, is_tls: bool) -> String {
+/// A TCP address with its scheme and docker's port, if it has none: what is neither a path nor has a scheme is one for docker's
+/// client (docker/cli `opts/hosts.go`, `parseDockerDaemonHost`).
+fn with_port(host: &str) -> String {
     let has_port = |authority: &str| authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-    match host.strip_prefix("tcp://").map(|authority| authority.trim_end_matches('/')) {
-        Some(authority) if !authority.is_empty() && !has_port(authority) => {
-            format!("tcp://{authority}:{}", if is_tls { TLS_PORT } else { PORT })
-        }
-        _ => host.to_owned(),
+    let is_authority = || !host.is_empty() && !host.contains(['/', ' ']) && !host.starts_with('.');
+    let authority = match host.strip_prefix("tcp://") {
+        Some(authority) => authority.trim_end_matches('/'),
+        None if is_authority() => host,
+        None => return host.to_owned(),
+    };
+    match authority {
+        "" => host.to_owned(),
+        authority if has_port(authority) => format!("tcp://{authority}"),
+        authority => format!("tcp://{authority}:{PORT}"),
     }
 }
 
@@ -158,14 +163,19 @@ mod tests {
             ("/run/docker.sock", None, "unix:///run/docker.sock"),
             ("tcp://h:1", None, "tcp://h:1"),
             ("tcp://h", None, "tcp://h:2375"),
-            ("tcp://h/", tls(), "tcp://h:2376"),
-            ("tcp://[::1]", tls(), "tcp://[::1]:2376"),
+            ("tcp://h/", tls(), "tcp://h:2375"),
+            ("tcp://[::1]", tls(), "tcp://[::1]:2375"),
+            ("127.0.0.1:23761", None, "tcp://127.0.0.1:23761"),
+            ("h:2375", tls(), "tcp://h:2375"),
+            ("[::1]:5", None, "tcp://[::1]:5"),
+            ("h", None, "tcp://h:2375"),
             ("tcp://[::1]:5", tls(), "tcp://[::1]:5"),
             ("ssh://u@h:22/run/x.sock", None, "ssh://u@h:22/run/x.sock"),
         ] {
             assert_eq!(DockerAddress::parse(host, tls).unwrap().to_string(), expected, "{host}");
         }
-        for host in ["npipe:////./pipe/docker", "fd://", "http://h:1", "tcp://", "unix://x", "h", "ssh://-x", "h:2375"]
+        for host in
+            ["npipe:////./pipe/docker", "fd://", "http://h:1", "tcp://", "unix://x", "ssh://-x", "h:x", "h/x", "a b"]
         {
             let error = DockerAddress::parse(host, None).unwrap_err();
             assert!(error.to_string().contains(host), "{error}");

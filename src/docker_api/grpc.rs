@@ -59,8 +59,11 @@ impl Grpc {
             outcome => return outcome,
         };
         match call(self.channel(!upgraded_first)).await {
-            // What the preferred way says is the better reason.
-            Err(status) if is_other_way(&status) => Err(failed),
+            // What the preferred way says is the better reason, unless who responds offers neither.
+            Err(status) if is_other_way(&status) => {
+                let refused = refusal(&failed).or_else(|| refusal(&status));
+                Err(refused.map_or(failed, |refused| Status::from_error(Box::new(refused))))
+            }
             outcome => {
                 self.prefer_upgraded.store(!upgraded_first, Ordering::Relaxed);
                 outcome
@@ -80,6 +83,19 @@ fn is_other_way(status: &Status) -> bool {
     // The codes that statuses of HTTP become.
     let is_http = matches!(status.code(), Code::Unimplemented | Code::Unknown | Code::Internal | Code::Unavailable);
     is_http || status.source().is_some()
+}
+
+/// Who responds speaks HTTP/1 alone.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("it takes neither HTTP/2 nor an upgrade to it by `POST /grpc` ({0}), so that its content store cannot be read")]
+pub(crate) struct OnlyHttp1(String);
+
+/// The refusal of an upgrade, if that is why a call failed.
+fn refusal(status: &Status) -> Option<OnlyHttp1> {
+    use std::error::Error as _;
+    let causes = std::iter::successors(status.source(), |error| error.source());
+    let mut errors = causes.filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref());
+    errors.find_map(|error| error.downcast_ref::<OnlyHttp1>()).cloned()
 }
 
 fn endpoint() -> Endpoint {
@@ -104,7 +120,11 @@ fn dial_upgraded(api: Arc<Api>) -> Channel {
         // Already an implementation of hyper's I/O traits, which is what tonic asks of a connector.
         async move {
             let refused = |response: ApiResponse| {
-                io::Error::other(format!("docker refused `POST /grpc`: {}", response.message()))
+                let ApiResponse { status, .. } = response;
+                let message = response.message();
+                let reason =
+                    if message.starts_with(status.as_str()) { message } else { format!("{status}: {message}") };
+                io::Error::other(OnlyHttp1(reason))
             };
             api.upgrade("/grpc", "h2c", Bytes::new()).await.map_err(as_io)?.map_err(refused)
         }
@@ -150,13 +170,19 @@ mod tests {
 
     #[tokio::test]
     async fn neither_way_is_an_error_with_the_reason() {
+        use std::error::Error as _;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("docker.sock");
         let socket = UnixListener::bind(&path).unwrap();
         let server = tokio::spawn(async move {
             loop {
                 let (mut stream, _) = socket.accept().await.unwrap();
-                let _ = stream.read_u8().await;
+                let mut request = [0; 1024];
+                let count = stream.read(&mut request).await.unwrap_or_default();
+                // HTTP/2 it does not know, as a proxy of HTTP/1.
+                if request[..count].starts_with(b"PRI ") {
+                    continue;
+                }
                 let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}").await;
             }
         });
@@ -167,7 +193,8 @@ mod tests {
         };
         let limit = std::time::Duration::from_secs(20);
         let status = tokio::time::timeout(limit, grpc.call(call)).await.unwrap().unwrap_err();
-        assert!(is_other_way(&status), "{status}");
+        let refused = status.source().and_then(|source| source.downcast_ref::<OnlyHttp1>()).unwrap();
+        assert!(refused.to_string().contains("404 Not Found"), "{refused}");
         server.abort();
     }
 }

@@ -8,10 +8,11 @@ mod grpc;
 mod pool;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -22,19 +23,25 @@ use rustix::process::Pid;
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use crate::net::{Dial, Upstream, with_causes};
+use crate::net::{Dial, StreamFailure, Upstream, with_causes, with_person};
 use connection::{Exchange, Streaming, boxed};
 pub use endpoint::{DEFAULT_DOCKER_HOST, DockerAddress, DockerAddressError};
 pub(crate) use error::ApiError;
-pub(crate) use grpc::Grpc;
+pub(crate) use grpc::{Grpc, OnlyHttp1};
 use pool::Pool;
 
 /// What the limits of requests allow in addition where a connection is made over a network: ssh has 30 s for that.
 const NETWORK: Duration = Duration::from_secs(30);
+/// How long the first response over ssh may take: longer than ssh may to connect. What somebody takes who is asked for a password
+/// is not counted.
+const FIRST: Duration = Duration::from_secs(40);
 /// The time limit for a small request.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest response that is read into memory.
+/// The largest response that is read into memory, and how much is read of a refusal.
 const MAX_RESPONSE_BYTES: usize = 4 << 20;
+const REFUSAL_BYTES: usize = 64 << 10;
+/// The longest message of a refusal that is passed on.
+const MESSAGE_CHARS: usize = 2000;
 
 /// dockerd's API. Paths carry no version: dockerd then speaks its newest, in every release
 /// (moby `daemon/server/middleware/version.go`).
@@ -46,6 +53,23 @@ pub(crate) struct Api {
     /// Connections that the next request may use; `None` for a unix socket, where a new connection for each request is
     /// cheaper than handling dockerd's restarts.
     pool: Option<Arc<Pool>>,
+    /// Of a dockerd that is reached over ssh.
+    ssh: Option<SshState>,
+}
+
+/// What is known of a dockerd that is reached over ssh.
+#[derive(Debug, Default)]
+struct SshState {
+    /// Whether it has responded to anything.
+    has_responded: AtomicBool,
+    /// The stream that was opened last.
+    stream: Mutex<StreamFailure>,
+}
+
+impl SshState {
+    fn stream(&self) -> MutexGuard<'_, StreamFailure> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A complete response.
@@ -63,12 +87,44 @@ impl ApiResponse {
             message: String,
         }
         match serde_json::from_slice::<Refusal>(&self.body) {
-            Ok(refusal) => refusal.message,
+            Ok(refusal) => shortened(&refusal.message, MESSAGE_CHARS),
             Err(_) => {
                 let text = String::from_utf8_lossy(&self.body);
-                format!("{}: {}", self.status, text.trim().chars().take(500).collect::<String>())
+                // Of a long message only the beginning was read.
+                let text = text.trim();
+                let text = text.strip_prefix("{\"message\":\"").unwrap_or(text);
+                format!("{}: {}", self.status, shortened(text, 500))
             }
         }
+    }
+
+    /// Reads a response of up to `bytes`; of a refusal the beginning, and whether that was all. The error is the reason.
+    pub(crate) async fn read(response: Response<Incoming>, bytes: usize) -> Result<(Self, bool), String> {
+        let (head, mut body) = response.into_parts();
+        let status = head.status;
+        if !status.is_client_error() && !status.is_server_error() {
+            let body = Limited::new(body, bytes).collect().await.map_err(|error| with_causes(&*error))?;
+            return Ok((Self { status, body: body.to_bytes() }, true));
+        }
+        let mut begin = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| with_causes(&error))?;
+            let data = frame.data_ref().map(|data| &data[..]).unwrap_or_default();
+            let room = REFUSAL_BYTES - begin.len();
+            begin.extend_from_slice(&data[..data.len().min(room)]);
+            if data.len() > room {
+                return Ok((Self { status, body: begin.freeze() }, false));
+            }
+        }
+        Ok((Self { status, body: begin.freeze() }, true))
+    }
+}
+
+/// At most `chars` characters of a text.
+pub(crate) fn shortened(text: &str, chars: usize) -> String {
+    match text.char_indices().nth(chars) {
+        Some((end, _)) => format!("{} ...", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -82,6 +138,7 @@ impl Api {
             address: address.to_string(),
             is_tls: false,
             pool: None,
+            ssh: None,
         }
     }
 
@@ -97,7 +154,8 @@ impl Api {
         };
         let dial = address.dial().map_err(failed)?;
         let pool = address.socket().is_none().then(Arc::<Pool>::default);
-        Ok(Self { dial, address: text, is_tls: address.tls().is_some(), pool })
+        let ssh = matches!(address, DockerAddress::Ssh(_)).then(SshState::default);
+        Ok(Self { dial, address: text, is_tls: address.tls().is_some(), pool, ssh })
     }
 
     /// The address, as a URL.
@@ -192,15 +250,9 @@ impl Api {
         let request = request.map_err(|error| broken(error.to_string()))?;
         let exchange = async {
             let Exchange { response, connection: _connection } = self.exchange(request).await?;
-            let (head, body) = response.into_parts();
-            let body =
-                Limited::new(body, MAX_RESPONSE_BYTES).collect().await.map_err(|error| broken(with_causes(&*error)))?;
-            Ok(ApiResponse { status: head.status, body: body.to_bytes() })
+            Ok(ApiResponse::read(response, MAX_RESPONSE_BYTES).await.map_err(broken)?.0)
         };
-        match timeout(limit, exchange).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(ApiError::Timeout { operation, after: limit }),
-        }
+        self.within(&operation, limit, exchange).await
     }
 
     /// POSTs `body` and waits at most `limit` for the whole response.
@@ -243,19 +295,11 @@ impl Api {
                 Err(error) => return Err(self.broken(connection, &error).await),
             };
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                let (head, body) = response.into_parts();
-                let body = Limited::new(body, MAX_RESPONSE_BYTES)
-                    .collect()
-                    .await
-                    .map_err(|error| broken(error.to_string()))?;
-                return Ok(Err(ApiResponse { status: head.status, body: body.to_bytes() }));
+                return Ok(Err(ApiResponse::read(response, MAX_RESPONSE_BYTES).await.map_err(broken)?.0));
             }
             hyper::upgrade::on(response).await.map(Ok).map_err(|error| broken(error.to_string()))
         };
-        match timeout(limit, exchange).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(ApiError::Timeout { operation, after: limit }),
-        }
+        self.within(&operation, limit, exchange).await
     }
 
     async fn whole(
@@ -272,17 +316,38 @@ impl Api {
         let limit = self.limit(limit);
         let exchange = async {
             let Exchange { response, connection } = self.exchange(request).await?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, bytes).collect().await.map_err(|error| broken(with_causes(&*error)))?;
-            if let Some(pool) = &self.pool {
+            let (response, is_all) = ApiResponse::read(response, bytes).await.map_err(broken)?;
+            if let Some(pool) = self.pool.as_ref().filter(|_| is_all) {
                 pool.put(connection);
             }
-            Ok(ApiResponse { status: head.status, body: body.to_bytes() })
+            Ok(response)
         };
-        match timeout(limit, exchange).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(ApiError::Timeout { operation, after: limit }),
-        }
+        self.within(&operation, limit, exchange).await
+    }
+
+    /// Awaits an exchange for `limit`. Over ssh nothing says how far it came, before the first response; so the login shell there is
+    /// not waited for as if it was dockerd at work.
+    async fn within<T>(
+        &self,
+        operation: &str,
+        limit: Duration,
+        exchange: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        let Some(ssh) = &self.ssh else {
+            let late = |_| ApiError::Timeout { operation: operation.to_owned(), after: limit };
+            return timeout(limit, exchange).await.map_err(late)?;
+        };
+        let outcome = if ssh.has_responded.load(Ordering::Relaxed) {
+            timeout(limit, exchange).await.map_err(|_| limit)
+        } else {
+            let is_asking = || ssh.stream().is_asking();
+            let first = if limit > RESPONSE_TIMEOUT + NETWORK { limit } else { limit.min(FIRST) };
+            with_person(first, is_asking, exchange).await
+        };
+        outcome.unwrap_or_else(|after| {
+            let reason = format!("{operation}: no response within {} s", after.as_secs());
+            Err(ApiError::Unreachable { address: self.address.clone(), reason })
+        })
     }
 
     fn limit(&self, limit: Duration) -> Duration {

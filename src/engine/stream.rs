@@ -42,6 +42,16 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
 
     /// What a status of its means. A refusal that says no more than its code is an [`EngineError::Rpc`].
     fn failure(&self, operation: String, status: Status) -> EngineError;
+
+    /// How long a call may take that does no bulk work.
+    fn patience(&self) -> Duration {
+        UNARY
+    }
+
+    /// There was no response to `operation` within `after`.
+    fn late(&self, operation: String, after: Duration) -> EngineError {
+        EngineError::Timeout { operation, after }
+    }
 }
 
 /// How a stream ended.
@@ -110,10 +120,10 @@ impl Stream {
             Ok::<_, Status>((responses, response))
         };
         let operation = operation.to_owned();
-        let (responses, response) = match timeout(UNARY, call).await {
+        let (responses, response) = match timeout(client.patience(), call).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(status)) => return Err(client.failure(operation, status)),
-            Err(_) => return Err(EngineError::Timeout { operation, after: UNARY }),
+            Err(_) => return Err(client.late(operation, client.patience())),
         };
         let Some(response) = response else {
             return Err(EngineError::Protocol { operation, reason: "the stream ended without a response".to_owned() });
@@ -289,7 +299,7 @@ async fn drain(
             }
             Ok(Ok(None)) => break Ok(None),
             Ok(Err(status)) => break Err(client.failure(operation, status)),
-            Err(_) => break Err(EngineError::Timeout { operation, after: SILENCE }),
+            Err(_) => break Err(client.late(operation, SILENCE)),
         }
     };
     // The receiver is gone when the stream was dropped.

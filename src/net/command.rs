@@ -93,6 +93,7 @@ impl CommandStream {
         else {
             return Err(failed("its pipes are missing".to_owned()));
         };
+        let failure = StreamFailure::of_process(child.id());
         let words = Words::default();
         let reading = AbortOnDropHandle::new(tokio::spawn(read_words(program.to_owned(), stderr, words.clone())));
         let Permits { open, establishing } = permits;
@@ -107,7 +108,7 @@ impl CommandStream {
             running: Some(Running { child, words, reading }),
             ending: None,
             ended: None,
-            failure: StreamFailure::default(),
+            failure,
             establishing: Some(establishing),
             _permit: open,
         })

@@ -31,10 +31,13 @@ const MAX_HANDSHAKES: usize = 4;
 /// connections end, after what is under way. A session or process group of its own would do the same, and take the terminal
 /// away, where ssh asks for passphrases. ssh leaves an ignored signal ignored, and so do the programs that it starts.
 const START: &str = "trap '' INT; exec ssh \"$@\"";
-/// What ends a connection whose network is gone, after 45 s; without it ssh waits for as long as TCP does, which for a reader is
-/// forever. These override the user's configuration, as all options of a command line do. Pings of HTTP/2 are no substitute: they
+/// What ends a connection whose network is gone, after 45 s: a response is asked for when nothing came for 15 s, two more times,
+/// and ssh ends when 15 s later there is none (OpenSSH `clientloop.c`, `server_alive_check`). Without it ssh waits for as long as TCP
+/// does, which for a reader is forever. These override the user's configuration, as all options of a command line do. Pings of HTTP/2 are no substitute: they
 /// do nothing for HTTP/1, and a server of grpc-go, which dockerd is, closes connections with more than one in five minutes.
-const ALIVE: [&str; 4] = ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3"];
+const ALIVE: [&str; 4] = ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=2"];
+/// A `LocalCommand` writes to the output that is the stream: scp and sftp forbid it, too (OpenSSH `scp.c`).
+const NO_LOCAL: [&str; 2] = ["-o", "PermitLocalCommand=no"];
 /// How long to wait for one of them to end.
 const BUSY: Duration = Duration::from_secs(30);
 
@@ -68,7 +71,7 @@ fn arguments(address: &SshAddress, command: &[&str]) -> Vec<String> {
         arguments.extend(["-p".to_owned(), port.to_string()]);
     }
     arguments.extend(["-o", "ConnectTimeout=30"].map(str::to_owned));
-    arguments.extend(ALIVE.map(str::to_owned));
+    arguments.extend(ALIVE.iter().chain(&NO_LOCAL).map(|&argument| argument.to_owned()));
     arguments.extend(["-T", "--"].map(str::to_owned));
     arguments.push(address.host.clone());
     arguments.push(command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
@@ -178,14 +181,14 @@ mod tests {
                 "-o",
                 "ServerAliveInterval=15",
                 "-o",
-                "ServerAliveCountMax=3",
+                "ServerAliveCountMax=2",
+                "-o",
+                "PermitLocalCommand=no",
                 "-T",
                 "--",
                 "h",
                 r"docker '--host=unix:///run/$(x) '\''y'\''' system"
             ]
         );
-        let arguments = arguments_of("ssh://h", &["linkspan", "dial-stdio", "/run/x.sock"]);
-        assert_eq!(arguments[6..], ["-T", "--", "h", "linkspan dial-stdio /run/x.sock"]);
     }
 }

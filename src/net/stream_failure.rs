@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::person;
+
 /// How many of the first bytes are kept.
 const KEPT: usize = 120;
 
@@ -31,6 +33,8 @@ struct Known {
     ended: Option<CommandError>,
     /// Its first bytes.
     begin: Vec<u8>,
+    /// The program's process.
+    process: Option<u32>,
 }
 
 impl StreamFailure {
@@ -42,6 +46,17 @@ impl StreamFailure {
         ended.or_else(|| {
             Some(format!("text comes before the stream on its standard output: `{}`", text_of(&known.begin)?))
         })
+    }
+
+    /// Whether the program asks a person for something at this moment.
+    pub(crate) fn is_asking(&self) -> bool {
+        let process = self.0.lock().unwrap_or_else(PoisonError::into_inner).process;
+        process.is_some_and(person::is_asking)
+    }
+
+    /// Which process the program is.
+    pub(super) fn of_process(process: Option<u32>) -> Self {
+        Self(Arc::new(Mutex::new(Known { process, ..Known::default() })))
     }
 
     /// How the program ended.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::{Linkspan, Stack, text};
 use crate::fixture::{Image, Layer};
@@ -161,6 +161,16 @@ fn the_classic_store_reports_why_and_what_to_use() {
         assert!(refused.stderr.contains("docker-classic does not offer"), "{refused}");
         assert!(refused.stderr.contains("`docker save`") && refused.stderr.contains("snapshotter"), "{refused}");
     }
+    // What has no name is printed as docker knows it.
+    let nameless = image("without a name in the classic store\n");
+    let file = archive(&[(&nameless, json!({}))]);
+    let load = || linkspan(["load", "-i", text(file.path()), "--engine", "docker-classic", "--docker-host", host]);
+    let loaded = load().ok().stdout;
+    let id = loaded.trim().strip_prefix("Loaded image ID: ").unwrap();
+    assert_eq!(id, nameless.config.digest.to_string());
+    Stack::classic().docker_classic(["image", "inspect", id]).ok();
+    let loaded: Value = serde_json::from_str(&load().arg("--json").ok().stdout).unwrap();
+    assert_eq!((&loaded["id"], &loaded["digest"]), (&json!(id), &json!(nameless.root.digest.to_string())));
     // As a place it is taken with whichever store it has.
     let image = image("into the classic store\n");
     let file = archive(&[(&image, named("docker.io/library/classic-copy:1"))]);

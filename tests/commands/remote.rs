@@ -37,6 +37,11 @@ impl Daemon {
         linkspan(args.iter().copied()).args(["--to", &self.linkspan.address()])
     }
 
+    /// Sends a signal to the daemon's process.
+    pub(crate) fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.linkspan.pid(), signal).unwrap();
+    }
+
     /// All exports that it remembers: id and state.
     pub(crate) fn exports(&self) -> Vec<(String, String)> {
         let lines = self.run(&["ps", "--all", "--json"]).ok().stdout;

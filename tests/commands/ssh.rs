@@ -1,9 +1,12 @@
 //! The same commands on another host: by a real ssh and a real sshd.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
-use crate::common::{Output, Run, Running, Sshd, Stack, linkspan, text};
+use rustix::process::Signal;
+
+use crate::common::{Output, Run, Running, Sshd, Stack, linkspan, text, until};
 use crate::fixture::image;
 use crate::remote::{Daemon, large, until_half_way};
 use crate::{archive, listed, named};
@@ -30,7 +33,7 @@ fn every_command_works_on_another_host_over_one_ssh_process() {
     assert_eq!(listed(&daemon.folder).len(), images.len());
     let started = sshd.started();
     assert_eq!(started.len(), 1, "all images came by one ssh: {started:?}");
-    let options = "-o ConnectTimeout=30 -o ServerAliveInterval=15 -o ServerAliveCountMax=3 -T";
+    let options = "-o ConnectTimeout=30 -o ServerAliveInterval=15 -o ServerAliveCountMax=2 -o PermitLocalCommand=no -T";
     let command = format!("{options} -- far linkspan dial-stdio {}", text(&daemon.door));
     assert_eq!(started[0].1, command);
 
@@ -126,11 +129,73 @@ fn a_load_whose_ssh_was_killed_is_resumed() {
     });
 }
 
+/// Stopped, they keep their connections, and everything before them responds: a socket its connects, ssh its keepalives.
+#[test]
+fn a_daemon_that_stops_in_the_middle_is_noticed_over_every_stream_and_in_both_directions() {
+    let (sshd, gone) = (sshd(), self::sshd());
+    let daemons: Vec<_> = (0..4).map(|_| Daemon::start(&[])).collect();
+    let (image, file) = large();
+    let load = ["load", "-i", text(file.path()), "--json"];
+    daemons[0].run(&load).ok();
+    let fifo = Stack::shared().fresh_path("-fifo");
+    let script = r#"mkfifo "$1" && fifo=$1 && shift && exec "$0" "$@" >"$fifo""#;
+    let to = format!("ssh://far{}", text(&daemons[0].door));
+    let save = [script, env!("CARGO_BIN_EXE_linkspan"), text(&fifo), "save", "large:1", "--to", &to];
+    let saving = sshd.with(Run::new("sh").arg("-c").args(save)).spawn();
+    let loading =
+        [at(&sshd, "far", &daemons[1].door, &load), daemons[2].run(&load), at(&gone, "far", &daemons[3].door, &load)]
+            .map(Run::spawn);
+    until("a pipe to be read", || fifo.exists(), |is_there| *is_there);
+    let mut saved = fs::File::open(&fifo).unwrap();
+    saved.read_exact(&mut vec![0; 1 << 20]).unwrap();
+    daemons[1..].iter().for_each(until_half_way);
+    daemons[..3].iter().for_each(|daemon| daemon.signal(Signal::STOP));
+    gone.signal_sessions(Signal::STOP);
+    std::io::copy(&mut saved, &mut std::io::sink()).unwrap();
+    let [over_ssh, over_a_socket, over_nothing] = loading.map(Running::wait);
+    let saving = saving.wait();
+    daemons[..3].iter().for_each(|daemon| daemon.signal(Signal::CONT));
+    gone.signal_sessions(Signal::CONT);
+    for (output, words, hint) in [
+        (&saving, "went away: no response within 50 s", ""),
+        (&over_ssh, "no response within ", "linkspan there stands still: "),
+        (&over_a_socket, "no response within 30 s", "look at its log: it stands still"),
+        (&over_nothing, "Timeout, server ", "see that `ssh far true` works"),
+    ] {
+        assert_eq!(output.status.code(), Some(1), "{output}");
+        assert!(output.stderr.contains(words) && output.stderr.contains(hint), "{words}: {output}");
+    }
+    for (daemon, sshd) in [(&daemons[1], Some(&sshd)), (&daemons[2], None), (&daemons[3], Some(&gone))] {
+        sshd.map_or_else(|| daemon.run(&load), |sshd| at(sshd, "far", &daemon.door, &load)).ok();
+        assert_eq!(listed(&daemon.folder)[0].1, image.root.digest.to_string());
+    }
+}
+
+#[test]
+fn a_host_on_which_nothing_responds_is_not_waited_for_as_if_it_worked() {
+    let hanging = far_program("exec sleep 100");
+    fs::copy(hanging.path().join("linkspan"), hanging.path().join("docker")).unwrap();
+    let silent = far_program("echo 'authorised use only' >&2; exit 1");
+    let (hangs, refuses) =
+        (Sshd::start(Stack::shared(), &[hanging.path()]), Sshd::start(Stack::shared(), &[silent.path()]));
+    let to = |sshd: &Sshd, flag: &str| sshd.with(linkspan(["images", flag, "ssh://far"])).spawn();
+    let outputs = [to(&hangs, "--to"), to(&hangs, "--docker-host"), to(&refuses, "--to")].map(Running::wait);
+    for (output, words, hint) in [
+        (&outputs[0], "no response within 40 s", "`ssh far linkspan --version` must respond"),
+        (&outputs[1], "no response within 40 s", "`ssh far docker --version` must respond"),
+        (&outputs[2], "without a word of linkspan; it showed: authorised use only", "may run no commands"),
+    ] {
+        assert_eq!(output.status.code(), Some(1), "{output}");
+        assert!(output.stderr.contains(words) && output.stderr.contains(hint), "{words}: {output}");
+        assert!(!output.stderr.contains("engine's log"), "{output}");
+    }
+}
+
 #[test]
 fn a_load_over_ssh_that_was_interrupted_is_resumed() {
     resumed(|_, loading, _| {
         // As a terminal does: to the ssh, too.
-        loading.signal(rustix::process::Signal::INT);
+        loading.signal(Signal::INT);
         let interrupted = loading.wait();
         assert_eq!(interrupted.status.code(), Some(130), "{interrupted}");
         assert!(interrupted.stderr.contains("interrupted; what was sent is kept for the next try"), "{interrupted}");

@@ -126,6 +126,16 @@ impl Sshd {
         lines.lines().map(parse).collect()
     }
 
+    /// Sends a signal to the processes that serve connections.
+    #[track_caller]
+    pub(crate) fn signal_sessions(&self, signal: Signal) {
+        let pid = self.child.id();
+        let sessions = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        for session in sessions.split_whitespace() {
+            kill_process(Pid::from_raw(session.parse().unwrap()).unwrap(), signal).unwrap();
+        }
+    }
+
     /// Kills the last ssh that was started.
     #[track_caller]
     pub(crate) fn kill_last(&self) {

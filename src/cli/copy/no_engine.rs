@@ -54,7 +54,7 @@ impl Copying<'_> {
             ImageLocation::Registry(name) => self.push(name, &graph, &found).await,
             to => self.archive(to, &names, &graph, &found).await,
         }?;
-        Transfer { verb: "Copied", root: graph.root(), names: &names, outcome, tally: Tally::default() }
+        Transfer { verb: "Copied", root: graph.root(), id: None, names: &names, outcome, tally: Tally::default() }
             .report(self.json, self.mode)?;
         if let Some(left) = found.left {
             left.release(&[]).await;

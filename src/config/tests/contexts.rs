@@ -124,7 +124,7 @@ fn tls_is_that_of_the_context_or_of_the_environment() {
     let skip = r#"{"Name":"one","Endpoints":{"docker":{"Host":"tcp://h","SkipTLSVerify":true}}}"#;
     let skip = Sources::new().context("one", skip, &[]).current("one").config().engine;
     assert_eq!(skip.docker_address().tls(), Some(&Tls { skip_verify: true, ..Tls::default() }));
-    assert_eq!(skip.docker_address().to_string(), "tcp://h:2376", "docker's port for TLS");
+    assert_eq!(skip.docker_address().to_string(), "tcp://h:2375", "docker's port, with TLS or without");
 
     let host = || Sources::new().variable("DOCKER_HOST", "tcp://h");
     assert_eq!(tls(host()), None);

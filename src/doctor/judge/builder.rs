@@ -37,6 +37,10 @@ pub(super) fn builder_check(found: &Probed) -> Check {
         BuilderProbe::Unreachable(reason) => {
             let found_reason = format!("no response from the builder at {address}: {reason}");
             let remedy = match &found.endpoint {
+                Some(BuilderEndpoint::Socket(Address::Unix(path))) if reason.contains("Permission denied") => format!(
+                    "run this as root, or as a user of the group that may use the socket: `ls -l {}` shows it",
+                    path.display()
+                ),
                 Some(BuilderEndpoint::Socket(Address::Tcp { .. })) => format!(
                     "see that buildkitd runs with `--addr {address}`, or correct --builder and its TLS settings (--tls-ca and \
                      others)"

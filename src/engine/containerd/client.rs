@@ -25,6 +25,7 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
+use crate::docker_api::OnlyHttp1;
 use crate::engine::EngineError;
 use crate::engine::stream::Store;
 pub(crate) use crate::engine::stream::{SILENCE, UNARY};
@@ -276,6 +277,9 @@ fn channel(dial: Arc<dyn Dial>) -> Channel {
 pub(crate) fn failure(engine: &'static str, address: &str, operation: String, status: &Status) -> EngineError {
     // Only a status made on this side has a source: the connection could not be made or broke.
     if let Some(source) = status.source() {
+        if let Some(refused) = source.downcast_ref::<OnlyHttp1>() {
+            return EngineError::Protocol { operation, reason: refused.to_string() };
+        }
         let mut cause: &(dyn std::error::Error + 'static) = source;
         loop {
             if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {

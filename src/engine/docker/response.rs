@@ -2,18 +2,21 @@
 
 use bytes::BytesMut;
 use http::{Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::jsonstream::Line;
 use super::upload::{LOAD_TIMEOUT, broken};
-use crate::docker_api::{Api, ApiResponse};
+use crate::docker_api::{Api, ApiResponse, shortened};
 use crate::engine::EngineError;
 
 /// The longest line that is read, and the longest refusal.
 const LINE_BYTES: usize = 64 << 10;
-/// The longest response. A classic store has a line of some 150 bytes for each half megabyte that it unpacks.
+/// How much of a longer one is passed on.
+const LINE_CHARS: usize = 500;
+/// The longest response. A classic store has a line of some 150 bytes for each half megabyte that it unpacks. Its time has no bound
+/// as long as it goes on: nobody can tell a dockerd that will never end from one that unpacks a large image onto a slow disk.
 const RESPONSE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 256 << 20 };
 
 /// Calls `line` with each line that reports no error.
@@ -27,15 +30,13 @@ pub(crate) async fn read_lines(
     mut line: impl FnMut(Result<Line, &str>) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
     let status = response.status();
-    let mut body = response.into_body();
     if status != StatusCode::OK {
-        let body = Limited::new(body, LINE_BYTES).collect();
-        let body =
-            timeout(LOAD_TIMEOUT, body).await.map_err(|_| silent())?.map_err(|error| api.unreachable(&*error))?;
-        let message = ApiResponse { status, body: body.to_bytes() }.message();
+        let refusal = timeout(LOAD_TIMEOUT, ApiResponse::read(response, LINE_BYTES)).await.map_err(|_| silent())?;
+        let message = refusal.map_err(|reason| api.without_response(reason))?.0.message();
         line(Err(&message))?;
         return Err(broken(message));
     }
+    let mut body = response.into_body();
     let (mut rest, mut length) = (BytesMut::new(), 0);
     while let Some(frame) = timeout(LOAD_TIMEOUT, body.frame()).await.map_err(|_| silent())? {
         let frame = frame.map_err(|error| api.unreachable(&error))?;
@@ -49,7 +50,9 @@ pub(crate) async fn read_lines(
             parse(&rest.split_to(end + 1), &mut line)?;
         }
         if rest.len() > LINE_BYTES {
-            return Err(broken(format!("a line of more than {LINE_BYTES} bytes")));
+            // It may be an error, of which the beginning says most.
+            let begin = shortened(&String::from_utf8_lossy(&rest), LINE_CHARS);
+            return Err(broken(format!("a line of more than {LINE_BYTES} bytes: {begin}")));
         }
     }
     parse(&rest, &mut line)
@@ -121,8 +124,10 @@ mod tests {
         assert!(error.contains("longer than 1 MiB"), "{error}");
         let error = load(head, "a line without an end ").await.to_string();
         assert!(error.contains("a line of more than"), "{error}");
-        let refusal = "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\n\r\n";
-        let error = load(refusal, "no ").await;
-        assert!(matches!(error, EngineError::Unreachable { .. }), "{error}");
+        assert!(error.ends_with(" ...") && error.len() < 2 * LINE_CHARS, "{error}");
+        let refusal = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\n\r\n{\"message\":\"";
+        let error = load(refusal, "no room ").await.to_string();
+        assert!(error.contains("500 Internal Server Error: no room no room") && error.ends_with(" ..."), "{error}");
+        assert!(error.len() < 1000, "{error}");
     }
 }

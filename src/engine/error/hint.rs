@@ -19,7 +19,7 @@ impl EngineError {
                 STORE_AWAY.to_owned()
             }
             Self::Unreachable { engine, address, reason } if address.parse::<SshAddress>().is_ok() => {
-                return address.parse::<SshAddress>().ok().map(|address| address.hint(engine, reason));
+                return address.parse::<SshAddress>().ok().map(|address| address.hint(engine, &address.explained(engine, reason)));
             }
             Self::Unreachable { engine, reason, .. } => match of_certificates(reason) {
                 Some(hint) => hint.to_owned(),
@@ -27,6 +27,11 @@ impl EngineError {
             },
             Self::Protocol { reason, .. } if reason.contains("HTTP request to an HTTPS server") => {
                 "TLS is spoken there: set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH, or use a docker context with certificates"
+                    .to_owned()
+            }
+            Self::Protocol { reason, .. } if reason.contains("`POST /grpc`") => {
+                "a proxy before dockerd may pass HTTP/1 alone: let it pass HTTP/2 without TLS, or the upgrade of `POST /grpc` to h2c; \
+                 or name dockerd's own socket with --docker-host"
                     .to_owned()
             }
             Self::Permission { engine, address, .. } => match (Barrier::at(address), *engine) {

@@ -20,11 +20,11 @@ use super::address::DaemonAddress;
 use super::failure;
 use crate::cache_v1::proto::caches_client::CachesClient;
 use crate::engine::EngineError;
-use crate::engine::stream::{Store, UNARY};
+use crate::engine::stream::{SILENCE, Store, UNARY};
 use crate::export_v1::limits::MESSAGE_BYTES;
 use crate::export_v1::proto::exports_client::ExportsClient;
 use crate::export_v1::proto::references_client::ReferencesClient;
-use crate::net::{DialError, SshAddress, StreamFailure, Tls};
+use crate::net::{DialError, SshAddress, StreamFailure, Tls, Watched, with_person};
 
 /// The largest metadata that is taken, in bytes: a refusal lists up to some hundred digests there.
 const METADATA_BYTES: u32 = 1 << 20;
@@ -37,8 +37,18 @@ pub(super) const EXPORT: &str = "linkspan-export";
 pub(super) const CACHE: &str = "linkspan-cache";
 /// How long making a connection may take in all; the upstream has a shorter limit of its own.
 const CONNECT: Duration = Duration::from_secs(15);
-/// What the first call may take in addition over ssh, which may ask for a password, or wait for a key to be touched.
-const SSH: Duration = Duration::from_secs(90);
+/// What the first call may take over ssh: longer than ssh may to connect (its `ConnectTimeout`), and than the program there waits
+/// for the daemon, for both say why they end. What somebody takes who is asked for a password is not counted.
+const FIRST: Duration = Duration::from_secs(40);
+/// How often the daemon is pinged. Its responses are what must move on a connection where else nothing does; Linkspan's own
+/// server takes any number of them.
+const PING: Duration = Duration::from_secs(10);
+/// How long nothing may move, on a socket and over ssh: there it is longer than ssh takes to notice that the network is gone,
+/// which it says.
+const STILL: Duration = Duration::from_secs(30);
+const STILL_OVER_SSH: Duration = Duration::from_secs(50);
+/// What a call may take in addition over ssh, for the same reason.
+const SSH: Duration = Duration::from_secs(30);
 
 /// A daemon, and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,6 +173,11 @@ impl DaemonConnection {
         let first = Arc::new(Mutex::new(Some(first)));
         let said = Arc::<Mutex<StreamFailure>>::default();
         let saying = said.clone();
+        let ssh = match address {
+            DaemonAddress::Ssh(address) => Some(address.clone()),
+            DaemonAddress::Socket(_) => None,
+        };
+        let still = if ssh.is_some() { STILL_OVER_SSH } else { STILL };
         let connector = tower::service_fn(move |_: Uri| {
             let (dial, said) = (dial.clone(), saying.clone());
             let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -172,18 +187,18 @@ impl DaemonConnection {
                     None => dial.dial_with_failure().await?,
                 };
                 *said.lock().unwrap_or_else(PoisonError::into_inner) = failure;
-                Ok::<_, DialError>(TokioIo::new(stream))
+                Ok::<_, DialError>(TokioIo::new(Watched::new(stream, still)))
             }
         });
-        let ssh = match address {
-            DaemonAddress::Ssh(address) => Some(address.clone()),
-            DaemonAddress::Socket(_) => None,
-        };
-        // What the address is called does not matter to the server.
+        // What the address is called does not matter to the server. That the response to a ping is late is seen by the stream,
+        // which knows whether anything moves.
         let endpoint = Endpoint::from_static("http://localhost")
             .connect_timeout(CONNECT)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(SILENCE)
+            .keep_alive_while_idle(true)
             .http2_max_header_list_size(METADATA_BYTES);
         Ok(Self {
             channel: endpoint.connect_with_connector_lazy(connector),
@@ -222,15 +237,17 @@ impl DaemonConnection {
     /// Awaits a call that does no bulk work. `operation` is for messages: `opening an export`.
     ///
     /// # Errors
-    /// What the daemon's refusal means, or [`EngineError::Timeout`].
+    /// What the daemon's refusal means, or that there was no response.
     pub async fn unary<T>(
         &self,
         operation: &str,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, EngineError> {
         let connecting = self.ssh.as_ref().filter(|_| !self.state.has_responded.load(Ordering::Relaxed));
-        let limit = if connecting.is_some() { UNARY + SSH } else { UNARY };
-        let outcome = timeout(limit, call).await;
+        let outcome = match connecting {
+            Some(_) => with_person(FIRST, || self.stream_failure().is_asking(), call).await,
+            None => timeout(self.patience(), call).await.map_err(|_| self.patience()),
+        };
         if let (Some(address), Ok(Err(status))) = (connecting, &outcome)
             && let Some(error) = failure::over_ssh(address, self.said(), status)
         {
@@ -240,11 +257,21 @@ impl DaemonConnection {
         match outcome {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.failure(operation, &status)),
-            Err(_) => {
-                let operation = format!("{operation} of the daemon at {}", self.address);
-                Err(EngineError::Timeout { operation, after: limit })
-            }
+            Err(after) => Err(match connecting {
+                Some(address) => failure::silent(address, after),
+                None => self.late(operation, after),
+            }),
         }
+    }
+
+    /// How long a call may take that does no bulk work.
+    pub(super) fn patience(&self) -> Duration {
+        if self.ssh.is_some() { UNARY + SSH } else { UNARY }
+    }
+
+    /// There was no response to `operation`.
+    pub(crate) fn late(&self, operation: &str, after: Duration) -> EngineError {
+        failure::late(&self.address, self.ssh.as_ref(), operation, after)
     }
 
     /// What a status means.
@@ -252,11 +279,15 @@ impl DaemonConnection {
         if failure::is_broken(status) {
             self.state.breaks.fetch_add(1, Ordering::Relaxed);
         }
-        failure::of(&self.address, operation, self.said(), status)
+        failure::of((&*self.address, self.ssh.as_ref()), operation, self.said(), status)
+    }
+
+    fn stream_failure(&self) -> StreamFailure {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn said(&self) -> Option<String> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).reason()
+        self.stream_failure().reason()
     }
 
     /// How many calls have ended because the connection broke.
@@ -296,5 +327,13 @@ impl Store for Scoped {
 
     fn failure(&self, operation: String, status: Status) -> EngineError {
         self.connection.failure(&operation, &status)
+    }
+
+    fn patience(&self) -> Duration {
+        self.connection.patience()
+    }
+
+    fn late(&self, operation: String, after: Duration) -> EngineError {
+        self.connection.late(&operation, after)
     }
 }

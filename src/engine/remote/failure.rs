@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use tonic::{Code, Status};
 
@@ -71,14 +72,49 @@ pub(super) fn elsewhere(address: &str) -> EngineError {
 /// response.
 pub(super) fn over_ssh(address: &SshAddress, said: Option<String>, status: &Status) -> Option<EngineError> {
     let source = status.source()?;
-    let reason = said.unwrap_or_else(|| innermost(source));
-    // What the program there advises is for who is there.
-    let reason = reason.split("; linkspan: hint: ").next().unwrap_or_default().replace("linkspan: error: ", "");
+    let reason = words(&address.explained("linkspan", &said.unwrap_or_else(|| innermost(source))));
     Some(EngineError::Daemon {
         message: format!("the exporter API at {address}: {reason}"),
         hint: Some(address.hint("linkspan", &reason)),
         is_lost: false,
     })
+}
+
+/// The first call over ssh had no response: it may not have come as far as the daemon.
+pub(super) fn silent(address: &SshAddress, after: Duration) -> EngineError {
+    let reason = format!("no response within {} s", after.as_secs());
+    EngineError::Daemon {
+        message: format!("the exporter API at {address}: {reason}"),
+        hint: Some(address.hint("linkspan", &reason)),
+        is_lost: false,
+    }
+}
+
+/// There was no response to a call on a connection that holds.
+pub(super) fn late(address: &str, ssh: Option<&SshAddress>, operation: &str, after: Duration) -> EngineError {
+    let reason = format!("no response within {} s", after.as_secs());
+    EngineError::Daemon {
+        message: format!("{operation}: {reason} from the daemon at {address}"),
+        hint: Some(lost_hint(ssh, &reason)),
+        is_lost: false,
+    }
+}
+
+/// What to do when a daemon does not respond any more.
+fn lost_hint(ssh: Option<&SshAddress>, reason: &str) -> String {
+    let see = match ssh {
+        Some(address) => address.hint_when_lost("linkspan", reason),
+        None if reason.contains("no response within") => {
+            "look at its log: it stands still, or has too much to do".to_owned()
+        }
+        None => "see that it runs".to_owned(),
+    };
+    format!("{see}, and {AGAIN}")
+}
+
+/// Without what the program on another host advises, for that is for who is there.
+fn words(reason: &str) -> String {
+    reason.split("; linkspan: hint: ").next().unwrap_or_default().replace("linkspan: error: ", "")
 }
 
 /// Whether a call ended because the connection could not be made or broke: only a status made on this side has a source.
@@ -87,12 +123,17 @@ pub(super) fn is_broken(status: &Status) -> bool {
 }
 
 /// What a status of the daemon at `address` means; `said` is what ended the connection, if a program said so.
-pub(super) fn of(address: &str, operation: &str, said: Option<String>, status: &Status) -> EngineError {
+pub(super) fn of(
+    (address, ssh): (&str, Option<&SshAddress>),
+    operation: &str,
+    said: Option<String>,
+    status: &Status,
+) -> EngineError {
     if let Some(source) = status.source() {
-        let reason = said.unwrap_or_else(|| innermost(source));
+        let reason = words(&said.unwrap_or_else(|| innermost(source)));
         return EngineError::Daemon {
             // What TLS says of a client's certificate comes after the connection is made.
-            hint: Some(of_tls(&reason).map_or_else(|| format!("see that it runs, and {AGAIN}"), str::to_owned)),
+            hint: Some(of_tls(&reason).map_or_else(|| lost_hint(ssh, &reason), str::to_owned)),
             message: format!("{operation}: the daemon at {address} went away: {reason}"),
             is_lost: true,
         };
@@ -129,14 +170,14 @@ mod tests {
 
     #[test]
     fn containerds_codes_stay_what_they_are() {
-        let error = of("unix:///x", "writing", None, &Status::already_exists("content: already exists"));
+        let error = of(("unix:///x", None), "writing", None, &Status::already_exists("content: already exists"));
         assert!(matches!(error, EngineError::Rpc { code: Code::AlreadyExists, .. }), "{error}");
     }
 
     #[test]
     fn a_broken_connection_is_no_error_of_the_api() {
         let broken = Status::from_error(Box::new(io::Error::from(io::ErrorKind::BrokenPipe)));
-        let error = of("unix:///x", "writing a blob", None, &broken);
+        let error = of(("unix:///x", None), "writing a blob", None, &broken);
         assert!(error.is_disconnect() && error.hint().unwrap().contains("again"), "{error}");
     }
 }

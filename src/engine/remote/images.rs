@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use super::DaemonConnection;
 use crate::engine::EngineError;
 use crate::engine::images::{Images, MAX_PAGE, Page, Query, Record};
-use crate::engine::stream::{SILENCE, UNARY};
+use crate::engine::stream::SILENCE;
 use crate::export_v1::convert;
 use crate::export_v1::proto::{self, FetchRequest, FetchResponse, ListReferencesRequest, ResolveDepth, ResolveRequest};
 use crate::image::{Descriptor, Digest, Reference};
@@ -61,8 +61,9 @@ impl RemoteImages {
             let first = messages.message().await?.unwrap_or_default();
             Ok((u64::try_from(first.size).unwrap_or(0), messages))
         };
-        let late = || Status::deadline_exceeded(format!("no response within {} s", UNARY.as_secs()));
-        timeout(UNARY, begun).await.unwrap_or_else(|_| Err(late()))
+        let patience = self.connection.patience();
+        let late = || Status::deadline_exceeded(format!("no response within {} s", patience.as_secs()));
+        timeout(patience, begun).await.unwrap_or_else(|_| Err(late()))
     }
 
     fn refused(&self, digest: &Digest, status: &Status) -> SourceError {

@@ -202,7 +202,7 @@ impl RemoteLease {
         let messages: Vec<_> = blobs.chunks(self.descriptors).map(message).collect();
         let operation = "negotiating what is to be sent";
         let failed = |status: tonic::Status| self.connection.failure(operation, &status);
-        let late = || EngineError::Timeout { operation: operation.to_owned(), after: SILENCE };
+        let late = || self.connection.late(operation, SILENCE);
         let mut exports = self.connection.exports();
         let call = exports.negotiate(stream::iter(messages));
         let mut responses = timeout(SILENCE, call).await.map_err(|_| late())?.map_err(failed)?.into_inner();

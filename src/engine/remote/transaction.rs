@@ -63,7 +63,7 @@ impl RemoteTransaction {
         };
         let request = CommitRequest { export_id: self.export.id.clone(), targets: vec![target] };
         let failed = |status: tonic::Status| self.lease.connection.failure(operation, &status);
-        let late = || EngineError::Timeout { operation: operation.to_owned(), after: SILENCE };
+        let late = || self.lease.connection.late(operation, SILENCE);
         let mut exports = self.lease.connection.exports();
         let call = exports.commit(request);
         let mut responses = timeout(SILENCE, call).await.map_err(|_| late())?.map_err(failed)?.into_inner();

@@ -43,7 +43,7 @@ pub(super) async fn store(content: &Scoped, document: &Document) -> Result<(), E
         Ok(Ok(None)) => Err(early(operation)),
         Ok(Err(status)) if status.code() == Code::AlreadyExists => Ok(()),
         Ok(Err(status)) => Err(content.failure(operation, status)),
-        Err(_) => Err(EngineError::Timeout { operation, after: SILENCE }),
+        Err(_) => Err(content.late(operation, SILENCE)),
     }
 }
 

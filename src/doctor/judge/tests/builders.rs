@@ -123,6 +123,18 @@ fn an_old_buildx_gets_a_note_on_what_goes_direct() {
 }
 
 #[test]
+fn a_builder_whose_socket_is_of_a_group_is_said_to_run() {
+    let remedy = |reason: &str| {
+        let door = probed(BuilderProbe::Unreachable(format!("cannot connect to unix:///b.sock: {reason}")));
+        let report = super::super::judge(&found(findings(EngineKind::Docker), None, &[door], users(Vec::new())));
+        report.checks.iter().find(|check| check.about == "builder").unwrap().remedy.clone().unwrap().to_string()
+    };
+    let denied = remedy("Permission denied (os error 13)");
+    assert!(denied.contains("as root, or as a user of the group") && !denied.contains("--addr"), "{denied}");
+    assert!(remedy("No such file or directory (os error 2)").contains("`--addr unix:///b.sock`"));
+}
+
+#[test]
 fn contexts_and_builders_over_ssh_are_told_the_socket_of_a_door_there() {
     let context = |name: &str, host: &str| Context { name: name.to_owned(), host: host.to_owned() };
     let contexts = vec![

@@ -151,7 +151,7 @@ impl RemoteCaches {
 
     async fn commit(&self, request: CommitRequest) -> Result<TargetResult, CacheError> {
         let operation = "committing a build cache";
-        let late = |_| EngineError::Timeout { operation: operation.to_owned(), after: SILENCE };
+        let late = |_| self.connection.late(operation, SILENCE);
         let failed = |status: Status| self.connection.failure(operation, &status);
         let mut caches = self.connection.caches();
         let call = timeout(SILENCE, caches.commit(request)).await.map_err(late)?;

@@ -212,7 +212,7 @@ impl CacheAccess for RemoteCaches {
             keep_bytes: selection.keep_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
             dry_run: is_dry,
         };
-        let late = |_| EngineError::Timeout { operation: operation.to_owned(), after: SILENCE };
+        let late = |_| self.connection.late(operation, SILENCE);
         let failed = |status: Status| self.connection.failure(operation, &status);
         let mut caches = self.connection.caches();
         let call = timeout(SILENCE, caches.prune(request)).await.map_err(late)?;
