@@ -14,7 +14,7 @@ use crate::config::{Config, ConfigError, Given, Layer, Log, Names, Origin as Set
 use crate::engine::images::{Images, Query, Record};
 use crate::engine::remote::{Connected, Daemon, DaemonAddress};
 use crate::engine::select::{DockerAddress, Selection, select};
-use crate::engine::{ClusterAddress, Engine, EngineKind, Identity, Origin};
+use crate::engine::{ClusterAddress, Engine, EngineError, EngineKind, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::net::Address;
@@ -277,11 +277,13 @@ pub(super) fn absent(engine: &dyn Engine, given: &str) -> CommandError {
 /// Resolves `given` in an engine: a name, a digest, or the beginning of a digest as `images` shows it. Where nodes have different
 /// images of that name, a note says so.
 pub(super) async fn resolve(engine: &dyn Engine, images: &dyn Images, given: &str) -> Result<Descriptor, CommandError> {
-    let found = find(engine, images, given).await?;
-    if let Ok(name) = given.parse::<Reference>() {
-        note_others(images, &name, &found).await?;
+    let root = find(engine, images, given).await?;
+    if let Some(differ) = differing(engine, images, given, &root.digest).await? {
+        let EngineError::Cluster { reason, hint, .. } = &differ else { return Err(differ.into()) };
+        let hint = hint.as_deref().unwrap_or_default();
+        output::note(&format!("linkspan: note: {reason}; this is {}: {hint}", root.digest));
     }
-    Ok(found)
+    Ok(root)
 }
 
 /// The same without the note.
@@ -307,22 +309,33 @@ pub(super) async fn find(engine: &dyn Engine, images: &dyn Images, given: &str) 
     }
 }
 
-/// Notes which nodes of a cluster have another image of this name than the one that is taken.
-async fn note_others(images: &dyn Images, name: &Reference, taken: &Descriptor) -> Result<(), CommandError> {
-    let places = images.places(name).await?;
-    let is_taken = |root: &Descriptor| root.digest == taken.digest;
-    let others = places.iter().filter_map(|(node, root)| Some((node, root.as_ref().filter(|root| !is_taken(root))?)));
-    let others: Vec<_> = others.map(|(node, root)| format!("{node} has {}", root.digest)).collect();
-    if !others.is_empty() {
-        output::note(&format!(
-            "linkspan: note: {} is not the same image on all nodes: {} is taken, and {}; `?nodes=NAME` chooses the nodes",
-            name.familiar(),
-            taken.digest,
-            others.join(", ")
-        ));
-    }
-    Ok(())
+/// What to say if the name `given`, which is `root` here, is another image on some nodes of a cluster.
+pub(super) async fn differing(
+    engine: &dyn Engine,
+    images: &dyn Images,
+    given: &str,
+    root: &Digest,
+) -> Result<Option<EngineError>, CommandError> {
+    let Some(name) = given.parse::<Reference>().ok().filter(|name| name.digest().is_none()) else { return Ok(None) };
+    let places = images.places(&name).await?.into_iter();
+    let others = places.filter_map(|(node, found)| Some((node, found?.digest)));
+    let others: Vec<_> = others.filter(|(_, digest)| digest != root).collect();
+    let Some((node, _)) = others.first() else { return Ok(None) };
+    let on: Vec<_> = others.iter().take(NODES_SHOWN).map(|(node, digest)| format!("{digest} on {node}")).collect();
+    let more = others.len().saturating_sub(NODES_SHOWN);
+    let more = if more > 0 { format!(" and {more} more nodes") } else { String::new() };
+    let cluster = engine.identity().address.clone();
+    let address = cluster.split('?').next().unwrap_or_default();
+    Ok(Some(EngineError::Cluster {
+        reason: format!("{} is another image on some nodes: {}{more}", name.familiar(), on.join(", ")),
+        hint: Some(format!("`{address}?nodes={node}` names a node, and a digest an image")),
+        cluster,
+        is_passing: false,
+    }))
 }
+
+/// How many nodes are named on which a name is another image.
+const NODES_SHOWN: usize = 5;
 
 /// The name (or digest) of the only image of an engine; of several one is named as in `example`.
 pub(super) async fn only(engine: &dyn Engine, images: &dyn Images, example: &str) -> Result<String, CommandError> {

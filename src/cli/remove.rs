@@ -168,9 +168,13 @@ impl Tag {
             if name.digest().is_some() {
                 return Err(CommandError::DigestAsName { name: name.to_string() });
             }
-            let root = engine::resolve(&*found, &*images, &reference).await?;
+            let root = engine::find(&*found, &*images, &reference).await?;
             if !matches!(root.kind(), Kind::Index | Kind::Manifest) {
                 return Err(CommandError::NoImageRoot { given: reference, media_type: root.media_type });
+            }
+            // It would put one image in the place of another on the nodes that have both.
+            if let Some(differ) = engine::differing(&*found, &*images, &reference, &root.digest).await? {
+                return Err(differ.into());
             }
             if let Target::Daemon(_) = &target {
                 // Through a daemon a name is set by an export, of which it has every blob.

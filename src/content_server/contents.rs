@@ -1,5 +1,6 @@
 //! The blobs of one export: where they are kept, and who writes them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -31,13 +32,14 @@ pub(crate) struct ExportContent {
     door: &'static str,
     activities: Activities,
     leases: OpenLeases,
+    is_released: AtomicBool,
 }
 
 impl ExportContent {
     pub(crate) fn new(id: String, lease: Arc<dyn Lease>, images: Arc<dyn Images>) -> Self {
         let (cancel, writers) = (CancellationToken::new(), TaskTracker::new());
-        let (deleting, scope, activities, leases) = Default::default();
-        Self { id, lease, images, cancel, writers, deleting, scope, door: "", activities, leases }
+        let (deleting, scope, activities, leases, is_released) = Default::default();
+        Self { id, lease, images, cancel, writers, deleting, scope, door: "", activities, leases, is_released }
     }
 
     /// Tells `activities` what comes through `door`, and removes the lease from `leases` when it is released.
@@ -55,7 +57,13 @@ impl ExportContent {
     pub(crate) async fn release(&self) -> Result<(), EngineError> {
         self.lease.release().await?;
         self.leases.remove(&self.lease);
+        self.is_released.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether [`ExportContent::release`] has succeeded.
+    pub(crate) fn is_released(&self) -> bool {
+        self.is_released.load(Ordering::Relaxed)
     }
 
     pub(crate) fn scope(&self) -> MutexGuard<'_, Scope> {

@@ -58,6 +58,9 @@ pub(crate) trait Export: Debug + Send + Sync {
 
     /// Fails while a blob must not be removed from the scope.
     fn check_delete(&self) -> Result<(), ApiError>;
+
+    /// The engine has lost the lease, and with it what the export holds: it has come to its end.
+    fn lost(&self) {}
 }
 
 /// Blobs that can only be read.
@@ -89,6 +92,9 @@ pub(crate) trait Ingester: Debug + Send + Sync {
 
     /// The writes that are under way.
     fn writers(&self) -> &TaskTracker;
+
+    /// A write was refused with `status`.
+    fn refused(&self, _status: &Status) {}
 }
 
 /// A blob that is being written.

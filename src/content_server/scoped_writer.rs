@@ -46,6 +46,12 @@ impl Ingester for Scoped {
         &self.0.contents().writers
     }
 
+    fn refused(&self, status: &Status) {
+        if ApiError::from_status(status).is_some_and(|error| error.reason == Reason::ExportExpired) {
+            self.0.lost();
+        }
+    }
+
     async fn writer<'a>(&'a self, name: &'a str, expected: &Expected) -> Result<Box<dyn Writer + 'a>, Status> {
         let lock = Lock::take(&*self.0, name)?;
         Ok(Box::new(ScopedWriter::open(lock, expected).await?))

@@ -39,6 +39,7 @@ pub(super) fn start(
     let writers = ingester.writers().clone();
     writers.spawn(async move {
         if let Err(status) = serve(&*ingester, messages, &responses).await {
+            ingester.refused(&status);
             // The client may be gone, or not be reading.
             let _ = ingester.end().run_until_cancelled(responses.send(Err(status))).await;
         }

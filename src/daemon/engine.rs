@@ -58,6 +58,9 @@ fn patience(error: &EngineError, begun: Instant, timeout: Duration) -> Instant {
     match error {
         // With dockerd's socket in systemd, connections succeed while dockerd starts, but get no response.
         EngineError::Unreachable { .. } | EngineError::Stopped { .. } | EngineError::Timeout { .. } => begun + timeout,
+        // Nodes of a cluster start with their docker, one after the other.
+        EngineError::Cluster { is_passing: true, .. } => begun + timeout,
+        EngineError::Node { error, .. } => patience(error, begun, timeout),
         // dockerd can be up shortly before its containerd responds. Later, the one that was found is not dockerd's.
         EngineError::NotProven { .. } => begun + timeout.min(UNPROVEN),
         _ => begun,

@@ -93,7 +93,7 @@ pub(crate) struct OnlyHttp1(String);
 /// The refusal of an upgrade, if that is why a call failed.
 fn refusal(status: &Status) -> Option<OnlyHttp1> {
     use std::error::Error as _;
-    let causes = std::iter::successors(status.source(), |error| error.source());
+    let causes = std::iter::successors(status.source(), |error| (**error).source());
     let mut errors = causes.filter_map(|error| error.downcast_ref::<io::Error>()?.get_ref());
     errors.find_map(|error| error.downcast_ref::<OnlyHttp1>()).cloned()
 }

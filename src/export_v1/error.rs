@@ -65,12 +65,14 @@ impl ApiError {
 
     /// Blobs that are not there: at least one.
     pub(crate) fn missing<'a>(digests: impl IntoIterator<Item = &'a Digest>, whose: &str) -> Self {
-        let violations: Vec<_> = digests
-            .into_iter()
-            .map(|digest| (digest.to_string(), format!("{whose} needs it, and it is not in the export")))
-            .collect();
+        let why = |digest: &Digest| match digest.as_str() == whose {
+            true => "it is the root, and it is not in the export".to_owned(),
+            false => format!("{whose} needs it, and it is not in the export"),
+        };
+        let violations: Vec<_> = digests.into_iter().map(|digest| (digest.to_string(), why(digest))).collect();
         let first = violations.first().map(|(digest, _)| digest.clone()).unwrap_or_default();
         let message = match violations.len() {
+            1 if first == whose => format!("the root {whose} is not in the export; send it and commit again"),
             1 => format!("{whose} needs {first}, which is not in the export; send it and commit again"),
             n => {
                 format!(

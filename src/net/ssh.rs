@@ -33,8 +33,9 @@ const MAX_HANDSHAKES: usize = 4;
 const START: &str = "trap '' INT; exec ssh \"$@\"";
 /// What ends a connection whose network is gone, after 45 s: a response is asked for when nothing came for 15 s, two more times,
 /// and ssh ends when 15 s later there is none (OpenSSH `clientloop.c`, `server_alive_check`). Without it ssh waits for as long as TCP
-/// does, which for a reader is forever. These override the user's configuration, as all options of a command line do. Pings of HTTP/2 are no substitute: they
-/// do nothing for HTTP/1, and a server of grpc-go, which dockerd is, closes connections with more than one in five minutes.
+/// does, which for a reader is forever. These override the user's configuration, as all options of a command line do. Pings of
+/// HTTP/2 are no substitute: they do nothing for HTTP/1, and a server of grpc-go, which dockerd is, closes connections with more than
+/// one in five minutes.
 const ALIVE: [&str; 4] = ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=2"];
 /// A `LocalCommand` writes to the output that is the stream: scp and sftp forbid it, too (OpenSSH `scp.c`).
 const NO_LOCAL: [&str; 2] = ["-o", "PermitLocalCommand=no"];
@@ -190,5 +191,7 @@ mod tests {
                 r"docker '--host=unix:///run/$(x) '\''y'\''' system"
             ]
         );
+        let arguments = arguments_of("ssh://h", &["linkspan", "dial-stdio", "/run/x.sock"]);
+        assert_eq!(arguments[8..], ["-T", "--", "h", "linkspan dial-stdio /run/x.sock"]);
     }
 }

@@ -11,6 +11,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../export/client.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod client;
+#[path = "../engine/fixture.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod fixture;
+
 mod address;
 mod both_ways;
 mod builds;

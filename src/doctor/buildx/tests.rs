@@ -192,7 +192,7 @@ fn no_door_is_proposed_before_a_door() {
 fn a_builder_whose_door_is_gone_cannot_be_used_and_is_mended_by_the_door_or_without_it() {
     let gone = |driver: &str, address: &str, sent: bool| {
         let nodes = vec![node(address, Some(running::Probe::Closed), None)];
-        let builders = Ok(vec![BuildxBuilder { name: "b".to_owned(), driver: driver.to_owned(), nodes }]);
+        let builders = vec![BuildxBuilder { name: "b".to_owned(), driver: driver.to_owned(), nodes }];
         let sent = sent.then(|| "b".to_owned()).into_iter().collect();
         let usual = UsualDoors { docker: "unix:///me/docker.sock".to_owned(), ..UsualDoors::default() };
         let users = Users { builders, sent, usual, ..Users::none() };

@@ -8,11 +8,11 @@ use tracing::Instrument as _;
 
 use super::commit_task::{CommitTask, CommitWatcher};
 use super::exporters::{self, Job};
+use super::record;
 use super::scoped_source::graph;
 use super::session::Session;
 use super::sessions::Sessions;
 use super::targets::{Checked, check};
-use super::{record, sessions};
 use crate::activity::{Activity, EndedExport, ExportEnd, OUTPUT_FAILED, Refused};
 use crate::engine::Engine;
 use crate::export_v1::ApiError;
@@ -128,6 +128,9 @@ async fn run(
             Some((_, result)) => result,
             None => {
                 let outcome = run_target(&sessions, &session, &running, checked, &client).await;
+                if let Err(refusal) = &outcome {
+                    session.refused(refusal);
+                }
                 let output = outcome.as_ref().ok().and_then(|(_, success)| success.output.clone());
                 let result = result(&checked.exporter, outcome);
                 if let Some(error) = &result.error {
@@ -241,11 +244,11 @@ async fn run_target(
 }
 
 /// Gives an export up.
-pub(super) async fn abort(session: &Session) -> Result<(), ApiError> {
+pub(super) async fn abort(sessions: &Sessions, session: &Session) -> Result<(), ApiError> {
     if session.stage().state != ExportState::Aborted {
         session.check_alive()?;
     }
-    sessions::close(session, ExportState::Aborted).await
+    sessions.close(session, ExportState::Aborted).await
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::commit;
 use super::negotiate::negotiate;
 use super::output;
 use super::session::Session;
-use super::sessions::{Sessions, abandon};
+use super::sessions::Sessions;
 use crate::api_server::{client, opened, respond_to_each};
 use crate::export_v1::convert::duration;
 use crate::export_v1::limits::PAGE;
@@ -37,10 +37,11 @@ impl Service for ExportService {
         let (sessions, client, request) = (self.0.clone(), client(&request)?, request.into_inner());
         // A client can find again what it gave an id or a key.
         let is_known = !request.export_id.is_empty() || !request.idempotency_key.is_empty();
+        let ending = sessions.clone();
         let opening = async move { sessions.open(&request, &client).await };
         let end = move |(session, _): &(Arc<Session>, bool)| {
             if !is_known {
-                abandon(session.clone());
+                ending.abandon(session.clone());
             }
         };
         let (session, found) = opened(opening, end).await?;
@@ -59,7 +60,9 @@ impl Service for ExportService {
             async move {
                 let session = session?;
                 session.check_alive()?;
-                Ok(NegotiateResponse { blobs: negotiate(&session, &message.descriptors).await? })
+                let negotiated = negotiate(&session, &message.descriptors).await;
+                let blobs = negotiated.inspect_err(|refusal| session.refused(refusal))?;
+                Ok(NegotiateResponse { blobs })
             }
         });
         Ok(Response::new(responses))
@@ -98,8 +101,8 @@ impl Service for ExportService {
 
     async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<AbortResponse>, Status> {
         let session = self.0.find(&request.into_inner().export_id)?;
-        let aborted = session.clone();
-        let done = tokio::spawn(async move { commit::abort(&aborted).await }).await;
+        let (sessions, aborted) = (self.0.clone(), session.clone());
+        let done = tokio::spawn(async move { commit::abort(&sessions, &aborted).await }).await;
         done.map_err(|error| ApiError::broken(&error))??;
         Ok(Response::new(AbortResponse { export: Some(session.message()) }))
     }

@@ -43,6 +43,10 @@ pub(super) struct Stage {
     /// The Commit that runs.
     pub(super) running: Option<Arc<CommitTask>>,
     ended: Option<Instant>,
+    /// Whether it ended because the engine lost its lease.
+    is_lost: bool,
+    /// Whether what it did is still to be ended, and its lease to be released.
+    is_closing: bool,
     /// Until it ends.
     listed: Option<Listed>,
 }
@@ -64,6 +68,8 @@ impl Session {
             outputs: HashMap::new(),
             running: None,
             ended: None,
+            is_lost: false,
+            is_closing: false,
             listed: None,
         };
         let contents = ExportContent::new(id.clone(), lease, images);
@@ -134,6 +140,15 @@ impl Session {
         self.stage().outputs.values().any(|output| Arc::strong_count(output) > 1)
     }
 
+    /// Ends what it does, and waits for it.
+    pub(super) async fn stop(&self) {
+        self.contents.stop().await;
+        let running = self.stage().running.clone();
+        if let Some(running) = running {
+            running.finished().await;
+        }
+    }
+
     /// Whether its lease is still needed although it is committed.
     pub(super) fn has_outputs(&self) -> bool {
         !self.stage().outputs.is_empty()
@@ -154,6 +169,33 @@ impl Session {
         stage.ended = Some(Instant::now());
         stage.listed = None;
         true
+    }
+
+    /// Ends it because the engine has lost its lease, and with that any part of what it holds: nothing that was said of it holds. The
+    /// rest is for whoever looks what has ended.
+    pub(super) fn lose(&self) {
+        if self.end(ExportState::Expired) {
+            tracing::warn!(export = self.id, "the engine has lost the lease of an export, which ends");
+            let mut stage = self.stage();
+            (stage.is_lost, stage.is_closing) = (true, true);
+        }
+    }
+
+    /// A call was refused by the engine: if that is for want of the lease, it has ended.
+    pub(super) fn refused(&self, refusal: &ApiError) {
+        if refusal.reason == Reason::ExportExpired {
+            self.lose();
+        }
+    }
+
+    /// Whether it ended so.
+    pub(super) fn is_lost(&self) -> bool {
+        self.stage().is_lost
+    }
+
+    /// Whether its end is still to be completed; true once.
+    pub(super) fn take_closing(&self) -> bool {
+        std::mem::take(&mut self.stage().is_closing)
     }
 
     pub(super) fn message(&self) -> proto::Export {
@@ -185,6 +227,10 @@ impl Export for Session {
 
     fn check_alive(&self) -> Result<(), ApiError> {
         self.check_alive()
+    }
+
+    fn lost(&self) {
+        self.lose();
     }
 
     fn check_delete(&self) -> Result<(), ApiError> {

@@ -102,7 +102,8 @@ impl Sessions {
     fn known(&self, request: &OpenRequest, record: &Record) -> Result<Option<Arc<Session>>, ApiError> {
         let sessions = self.sessions();
         let by_id = sessions.get(&request.export_id);
-        let with_key = |session: &&Arc<Session>| session.record.key == request.idempotency_key;
+        // Whoever opens again what the engine has lost means another one.
+        let with_key = |session: &&Arc<Session>| session.record.key == request.idempotency_key && !session.is_lost();
         let by_key = sessions.values().find(|session| !request.idempotency_key.is_empty() && with_key(session));
         let conflict = |field: &str, session: &Session| {
             let message =
@@ -148,16 +149,19 @@ impl Sessions {
             let (now, instant) = (SystemTime::now(), Instant::now());
             let overdue: Vec<_> = self.sessions().values().filter(|it| it.is_overdue(now)).cloned().collect();
             for session in overdue {
+                let sessions = self.clone();
                 // Each by itself: an engine may take long to respond for one of them.
                 tokio::spawn(async move {
                     tracing::info!(export = session.id, "expired");
-                    if let Err(refusal) = close(&session, ExportState::Expired).await {
-                        tracing::warn!(
-                            export = session.id,
-                            error = refusal.message,
-                            "the lease of an expired export stays"
-                        );
-                    }
+                    sessions.close_alone(&session, ExportState::Expired).await;
+                });
+            }
+            let lost: Vec<_> = self.sessions().values().filter(|it| it.take_closing()).cloned().collect();
+            for session in lost {
+                let sessions = self.clone();
+                tokio::spawn(async move {
+                    session.stop().await;
+                    sessions.exports.release(session.contents.lease.clone());
                 });
             }
             self.forget(instant);
@@ -196,29 +200,41 @@ impl Scopes for Sessions {
     }
 }
 
-/// Ends an export; fine if it has ended.
-pub(super) async fn close(session: &Session, state: ExportState) -> Result<(), ApiError> {
-    if !session.end(state) {
-        return Ok(());
-    }
-    session.contents.stop().await;
-    let running = session.stage().running.clone();
-    if let Some(running) = running {
-        running.finished().await;
-    }
-    Ok(session.contents.release().await?)
-}
-
-/// Ends an export whose client went away before it knew of it.
-pub(super) fn abandon(session: Arc<Session>) {
-    tracing::debug!(export = session.id, "its client went away while it was opened");
-    // Without a runtime the server is ending, and the export outlives it.
-    let Ok(runtime) = Handle::try_current() else { return };
-    runtime.spawn(async move {
-        if let Err(refusal) = close(&session, ExportState::Aborted).await {
-            tracing::warn!(export = session.id, error = refusal.message, "the lease of an abandoned export stays");
+impl Sessions {
+    /// Ends an export; fine if it has ended. A lease that cannot be released now is when the engine is back, or when an export that was
+    /// aborted is aborted once more.
+    pub(super) async fn close(&self, session: &Session, state: ExportState) -> Result<(), ApiError> {
+        let is_end = session.end(state);
+        if !is_end && (state != ExportState::Aborted || session.contents.is_released()) {
+            return Ok(());
         }
-    });
+        session.stop().await;
+        let released = session.contents.release().await;
+        if released.is_err() && is_end {
+            self.exports.release(session.contents.lease.clone());
+        }
+        Ok(released?)
+    }
+
+    /// The same for nobody who is told of a failure.
+    async fn close_alone(&self, session: &Session, state: ExportState) {
+        if let Err(refusal) = self.close(session, state).await {
+            let error = refusal.message;
+            tracing::warn!(
+                export = session.id,
+                error,
+                "the lease of an export that has ended stays until the engine is back"
+            );
+        }
+    }
+
+    /// Ends an export whose client went away before it knew of it.
+    pub(super) fn abandon(self: Arc<Self>, session: Arc<Session>) {
+        tracing::debug!(export = session.id, "its client went away while it was opened");
+        // Without a runtime the server is ending, and the export outlives it.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move { self.close_alone(&session, ExportState::Aborted).await });
+    }
 }
 
 fn is_id(text: &str) -> bool {

@@ -33,7 +33,10 @@ pub(super) struct NodeDial {
     docker: Arc<Api>,
     tool: ClusterTool,
     cluster: String,
+    /// Its name, for messages.
     node: String,
+    /// The id of its container: another one of the same name is another node, and one that was renamed is the same.
+    id: String,
     /// Taken while the program is copied into the node: connections are made several at a time.
     copying: Mutex<()>,
 }
@@ -109,13 +112,14 @@ struct Config {
 }
 
 impl NodeDial {
-    pub(super) fn new(docker: Arc<Api>, tool: ClusterTool, cluster: &str, node: &str) -> Self {
-        Self { docker, tool, cluster: cluster.to_owned(), node: node.to_owned(), copying: Mutex::default() }
+    pub(super) fn new(docker: Arc<Api>, tool: ClusterTool, cluster: &str, (node, id): (&str, &str)) -> Self {
+        let (cluster, node, id) = (cluster.to_owned(), node.to_owned(), id.to_owned());
+        Self { docker, tool, cluster, node, id, copying: Mutex::default() }
     }
 
     /// The node as it is now.
     async fn inspect(&self) -> Result<Inspected, NodeDialError> {
-        let response = self.docker.get(&format!("/containers/{}/json", self.node)).await?;
+        let response = self.docker.get(&format!("/containers/{}/json", self.id)).await?;
         match response.status {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err(NodeDialError::Gone),
@@ -149,7 +153,7 @@ impl NodeDial {
     /// By a process in the node: this program, which is copied there first.
     async fn exec(&self) -> Result<Box<dyn Stream>, NodeDialError> {
         let program = OwnProgram::this()?;
-        let container = format!("docker-container://{}", self.node).parse::<Container>();
+        let container = format!("docker-container://{}", self.id).parse::<Container>();
         let container = container.map_err(|error| NodeDialError::Exec(error.to_owned()))?;
         let command = vec![program.path(), "dial-stdio".to_owned(), self.tool.socket().to_owned()];
         let command = ContainerCommand::new(command, "containerd");
@@ -163,7 +167,7 @@ impl NodeDial {
             if !is_absent(&error) {
                 return Err(told(error, self.tool.socket()));
             }
-            program.copy(&self.docker, &self.node).await?;
+            program.copy(&self.docker, &self.id).await?;
         }
         exec.start().await.map_err(|error| match is_absent(&error) {
             // The program is there: its loader is not.

@@ -35,10 +35,8 @@ impl Listed {
         self.names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| is_container(name))
     }
 
-    /// Containers that are being removed are none any more (moby `api/types/container`, the states).
     fn is_node(&self, tool: ClusterTool) -> bool {
-        tool.is_node(|key| self.labels.get(key).map(String::as_str))
-            && !matches!(self.state.as_str(), "removing" | "dead")
+        tool.is_node(|key| self.labels.get(key).map(String::as_str)) && !is_ending(&self.state)
     }
 }
 
@@ -77,6 +75,7 @@ pub(super) fn stopped(nodes: &[&Found], address: &ClusterAddress) -> EngineError
         cluster: format!("{}://{}", address.tool.name(), address.name),
         reason,
         hint: Some(format!("{} {runs}; `?nodes=a,b` names other nodes", commands.join(" and "))),
+        is_passing: true,
     }
 }
 
@@ -87,17 +86,17 @@ pub(super) async fn nodes(docker: &Api, address: &ClusterAddress) -> Result<Vec<
     let mut nodes: Vec<_> =
         listed.iter().filter(|it| it.is_node(*tool)).filter_map(|it| Some((it.name()?, it))).collect();
     nodes.sort_by_key(|(name, _)| *name);
-    let refused = |reason: String, hint: Option<String>| {
-        Err(EngineError::Cluster { cluster: format!("{}://{name}", tool.name()), reason, hint })
+    let refused = |reason: String, hint: Option<String>, is_passing: bool| {
+        Err(EngineError::Cluster { cluster: format!("{}://{name}", tool.name()), reason, hint, is_passing })
     };
     if nodes.is_empty() {
         let reason = format!("docker at {} has no nodes of such a cluster", docker.address());
-        return refused(reason, Some(others(docker).await?));
+        return refused(reason, Some(others(docker).await?), true);
     }
     if !named.is_empty() {
         if let Some(absent) = named.iter().find(|absent| !nodes.iter().any(|(name, _)| name == absent)) {
             let present = some(nodes.iter().map(|(name, _)| (*name).to_owned()));
-            return refused(format!("it has no node `{absent}`"), Some(format!("its nodes are {present}")));
+            return refused(format!("it has no node `{absent}`"), Some(format!("its nodes are {present}")), true);
         }
         nodes.retain(|(name, _)| named.iter().any(|named| named == name));
     }
@@ -105,11 +104,42 @@ pub(super) async fn nodes(docker: &Api, address: &ClusterAddress) -> Result<Vec<
         return refused(
             format!("it has {} nodes; at most {MAX_NODES} are written to", nodes.len()),
             Some("name some with `?nodes=a,b`".to_owned()),
+            false,
         );
     }
     let found =
         |(name, it): (&str, &Listed)| Found { id: it.id.clone(), name: name.to_owned(), state: it.state.clone() };
     Ok(nodes.into_iter().map(found).collect())
+}
+
+/// Whether there is a container of this id, running or not.
+pub(super) async fn exists(docker: &Api, id: &str) -> Result<bool, EngineError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Inspected {
+        state: State,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct State {
+        status: String,
+    }
+    let response = docker.get(&format!("/containers/{id}/json")).await?;
+    let operation = || format!("asking docker for the node {id}");
+    match response.status {
+        StatusCode::NOT_FOUND => Ok(false),
+        StatusCode::OK => {
+            let found: Inspected = serde_json::from_slice(&response.body)
+                .map_err(|error| EngineError::Protocol { operation: operation(), reason: error.to_string() })?;
+            Ok(!is_ending(&found.state.status))
+        }
+        _ => Err(EngineError::Protocol { operation: operation(), reason: response.message() }),
+    }
+}
+
+/// Containers that are being removed are none any more (moby `api/types/container`, the states).
+fn is_ending(state: &str) -> bool {
+    matches!(state, "removing" | "dead")
 }
 
 /// The containers, running or not, with this label.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::Node;
 use super::members::Members;
 use super::nodes::on_all;
 use crate::engine::EngineError;
@@ -71,8 +72,7 @@ impl Images for ClusterImages {
     }
 
     async fn places(&self, name: &Reference) -> Result<Vec<(String, Option<Descriptor>)>, EngineError> {
-        let place =
-            |node: Arc<super::Node>| async move { Ok((node.name.to_string(), node.images.resolve(name).await?)) };
+        let place = |node: Arc<Node>| async move { Ok((node.name.to_string(), node.images.resolve(name).await?)) };
         self.members.ask(place).await
     }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::nodes::{NodeLease, NodeName, common, each, of_node, on_all, until_one_fails};
+use super::leased_nodes::LeasedNodes;
+use super::nodes::{NodeName, common, each, of_node, on_all, until_one_fails};
 use crate::engine::ingest::{Expected, IngestManager, IngestStatus, IngestWriter, OpenedIngest};
 use crate::engine::{EngineError, Lease as _};
 use crate::image::Digest;
@@ -14,37 +15,28 @@ use crate::image::Digest;
 /// The ingests of the leases of all nodes. Clients see one: it is as long as the shortest.
 #[derive(Debug)]
 pub(super) struct ClusterIngests {
-    nodes: Arc<[NodeLease]>,
+    nodes: Arc<LeasedNodes>,
 }
 
 impl ClusterIngests {
-    pub(super) fn new(nodes: Arc<[NodeLease]>) -> Self {
+    pub(super) fn new(nodes: Arc<LeasedNodes>) -> Self {
         Self { nodes }
-    }
-
-    /// The ingests of each node.
-    fn managers(&self) -> Result<Vec<(&NodeName, &dyn IngestManager)>, EngineError> {
-        self.nodes.iter().map(|it| Ok((&it.node, it.lease.ingests()?))).collect()
     }
 }
 
 #[async_trait]
 impl IngestManager for ClusterIngests {
     async fn mountable(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>, EngineError> {
-        let managers = self.managers()?;
-        Ok(common(on_all(managers.into_iter().map(|(node, it)| (node, it.mountable(digests)))).await?))
+        Ok(common(self.nodes.on_all(|it| async { it.lease.ingests()?.mountable(digests).await }).await?))
     }
 
     async fn open(&self, reference: &str, expected: &Expected) -> Result<OpenedIngest, EngineError> {
-        let managers = self.managers()?;
-        let opened = on_all(managers.into_iter().map(|(node, it)| {
-            (node, async move {
-                Ok(match it.open(reference, expected).await? {
-                    OpenedIngest::Present => None,
-                    OpenedIngest::Writer(writer) => Some(NodeIngest { node: node.clone(), writer }),
-                })
+        let opened = self.nodes.on_all(|it| async {
+            Ok(match it.lease.ingests()?.open(reference, expected).await? {
+                OpenedIngest::Present => None,
+                OpenedIngest::Writer(writer) => Some(NodeIngest { node: it.node.clone(), writer }),
             })
-        }));
+        });
         let nodes: Vec<_> = opened.await?.into_iter().flatten().collect();
         if nodes.is_empty() {
             return Ok(OpenedIngest::Present);
@@ -57,14 +49,11 @@ impl IngestManager for ClusterIngests {
     }
 
     async fn statuses(&self) -> Result<Vec<IngestStatus>, EngineError> {
-        let managers = self.managers()?;
-        let found = on_all(managers.into_iter().map(|(node, it)| (node, it.statuses()))).await?;
-        Ok(shortest(found))
+        Ok(shortest(self.nodes.on_all(|it| async { it.lease.ingests()?.statuses().await }).await?))
     }
 
     async fn abort(&self, reference: &str) -> Result<(), EngineError> {
-        let managers = self.managers()?;
-        on_all(managers.into_iter().map(|(node, it)| (node, it.abort(reference)))).await.map(drop)
+        self.nodes.on_all(|it| async { it.lease.ingests()?.abort(reference).await }).await.map(drop)
     }
 }
 

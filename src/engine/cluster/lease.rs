@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
 use super::ingests::ClusterIngests;
-use super::nodes::{NodeLease, common, on_all};
+use super::leased_nodes::LeasedNodes;
+use super::nodes::common;
 use super::transaction::ClusterTransaction;
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, EngineKind, ImageTransaction, Lease, Pin, TransactionOptions};
@@ -15,14 +17,38 @@ use crate::image::{Descriptor, Digest, Graph};
 /// Leases of all nodes, which have the same id. A blob counts as pinned if it is on every node.
 #[derive(Debug)]
 pub(super) struct ClusterLease {
-    nodes: Arc<[NodeLease]>,
+    nodes: Arc<LeasedNodes>,
     ingests: ClusterIngests,
+    is_durable: bool,
+    /// Whether a release has begun, and some node has a mark of it.
+    is_marked: AtomicBool,
 }
 
 impl ClusterLease {
-    pub(super) fn new(nodes: Vec<NodeLease>) -> Self {
-        let nodes: Arc<[_]> = nodes.into();
-        Self { ingests: ClusterIngests::new(nodes.clone()), nodes }
+    pub(super) fn new(nodes: LeasedNodes, is_durable: bool) -> Self {
+        let nodes = Arc::new(nodes);
+        Self { ingests: ClusterIngests::new(nodes.clone()), nodes, is_durable, is_marked: AtomicBool::new(false) }
+    }
+
+    /// Whether the lease is still to be released. Marks say that of a lease that outlives its process: where a release was begun,
+    /// and no node has its mark any more, another process has ended it, and the id may be that of another export.
+    async fn is_left(&self) -> bool {
+        if !self.is_marked.load(Ordering::Relaxed) {
+            return true;
+        }
+        let marks = self.nodes.each(|it| it.engine.has_ended(it.lease.id())).await;
+        !marks.iter().all(|mark| matches!(mark, Ok(false)))
+    }
+
+    /// Marks the lease as ended on the nodes that respond, before any of them loses it: while one does not respond, the others say
+    /// that what is there is no open export.
+    async fn mark(&self) {
+        for outcome in self.nodes.each(|it| it.engine.mark_ended(it.lease.id())).await {
+            match outcome {
+                Ok(()) => self.is_marked.store(true, Ordering::Relaxed),
+                Err(error) => tracing::debug!(%error, "a lease is not marked as ended on a node"),
+            }
+        }
     }
 }
 
@@ -33,21 +59,19 @@ impl Lease for ClusterLease {
     }
 
     async fn pin(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
-        Ok(common(on_all(self.nodes.iter().map(|it| (&it.node, it.lease.pin(blobs)))).await?))
+        Ok(common(self.nodes.on_all(|it| it.lease.pin(blobs)).await?))
     }
 
     async fn pin_graph(&self, graph: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError> {
-        let found = on_all(self.nodes.iter().map(|it| (&it.node, it.lease.pin_graph(graph)))).await?;
-        Ok(on_every_node(found, |blob| &blob.digest))
+        Ok(on_every_node(self.nodes.on_all(|it| it.lease.pin_graph(graph)).await?, |blob| &blob.digest))
     }
 
     async fn pinned(&self) -> Result<Vec<Digest>, EngineError> {
-        let found = on_all(self.nodes.iter().map(|it| (&it.node, it.lease.pinned()))).await?;
-        Ok(on_every_node(found, |digest| digest))
+        Ok(on_every_node(self.nodes.on_all(|it| it.lease.pinned()).await?, |digest| digest))
     }
 
     async fn unpin(&self, digest: &Digest) -> Result<(), EngineError> {
-        on_all(self.nodes.iter().map(|it| (&it.node, it.lease.unpin(digest)))).await.map(drop)
+        self.nodes.on_all(|it| it.lease.unpin(digest)).await.map(drop)
     }
 
     fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
@@ -63,11 +87,24 @@ impl Lease for ClusterLease {
     }
 
     async fn suspend(&self, root: &Digest) -> Result<(), EngineError> {
-        on_all(self.nodes.iter().map(|it| (&it.node, it.lease.suspend(root)))).await.map(drop)
+        self.nodes.end(|it| it.lease.suspend(root)).await
     }
 
+    /// Where one node does not respond, the others lose theirs all the same. A lease that outlives this process is marked, so
+    /// that a later one does not take what is left of it on that node for an open export.
     async fn release(&self) -> Result<(), EngineError> {
-        on_all(self.nodes.iter().map(|it| (&it.node, it.lease.release()))).await.map(drop)
+        if !self.is_left().await {
+            return Ok(());
+        }
+        let is_marked = self.is_durable && self.nodes.len() > 1;
+        if is_marked {
+            self.mark().await;
+        }
+        self.nodes.end(|it| it.lease.release()).await?;
+        if is_marked {
+            self.nodes.end(|it| it.engine.unmark_ended(it.lease.id())).await?;
+        }
+        Ok(())
     }
 }
 

@@ -103,16 +103,33 @@ impl Members {
         Ok(None)
     }
 
+    /// Whether the address names nodes.
+    pub(super) fn are_named(&self) -> bool {
+        !self.address.nodes.is_empty()
+    }
+
+    /// Whether docker says that it has no container of this id any more.
+    pub(super) async fn has_left(&self, id: &str) -> bool {
+        match discover::exists(&self.docker, id).await {
+            Ok(exists) => !exists,
+            Err(error) => {
+                tracing::debug!(%error, id, "docker does not say whether a node is there");
+                false
+            }
+        }
+    }
+
     fn none_responds(&self) -> EngineError {
         EngineError::Cluster {
             cluster: self.address.to_string(),
             reason: "the containerd of none of its nodes responds".to_owned(),
             hint: Some("it may be starting: run the command again".to_owned()),
+            is_passing: true,
         }
     }
 
     async fn connect(&self, name: NodeName, found: &Found) -> Result<Arc<Node>, EngineError> {
-        let dial = NodeDial::new(self.docker.clone(), self.address.tool, &self.address.name, &name);
+        let dial = NodeDial::new(self.docker.clone(), self.address.tool, &self.address.name, (&name, &found.id));
         let client = Client::over(Arc::new(dial), NAMESPACE)?;
         let mut engine = ContainerdEngine::connect_over(client, NAMESPACE).await?;
         engine.set_layer_applier(self.applier);

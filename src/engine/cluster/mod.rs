@@ -9,6 +9,7 @@ mod discover;
 mod images;
 mod ingests;
 mod lease;
+mod leased_nodes;
 mod members;
 mod node_names;
 mod nodes;
@@ -26,9 +27,10 @@ pub use self::address::{ClusterAddress, ClusterAddressError, ClusterTool};
 use self::discover::Found;
 use self::images::ClusterImages;
 use self::lease::ClusterLease;
+use self::leased_nodes::{LeasedNodes, NodeLease};
 use self::members::{Members, Nodes};
 pub use self::node_names::NodeNames;
-use self::nodes::{NodeLease, NodeName, each, of_node, on_all};
+use self::nodes::{NodeName, each, of_node, on_all};
 use super::containerd::{ContainerdEngine, ContainerdImages};
 use super::images::{Images, Record};
 use super::layer_applier::ApplierChoice;
@@ -103,6 +105,31 @@ impl ClusterEngine {
     }
 }
 
+impl ClusterEngine {
+    /// The leases that have ended, though a node that was away then may have them still.
+    async fn ended(nodes: &Nodes) -> Result<HashSet<String>, EngineError> {
+        let marked = on_all(engines(nodes).map(|(node, engine)| (node, engine.ended()))).await?;
+        Ok(marked.into_iter().flatten().collect())
+    }
+
+    /// Releases such leases on all nodes, or `one` of them, and takes their marks away; how many there were.
+    async fn end(&self, nodes: &Nodes, one: Option<&str>) -> Result<usize, EngineError> {
+        let ended = Self::ended(nodes).await?.into_iter();
+        let leases: Vec<_> = ended.filter(|lease| one.is_none_or(|one| one == lease)).collect();
+        if leases.is_empty() {
+            return Ok(0);
+        }
+        on_all(engines(nodes).map(|(node, engine)| (node, engine.release_abandoned(&leases)))).await?;
+        // Where only some nodes are written to, others may have the leases still: the marks stay until they expire.
+        if one.is_some() || !self.members.are_named() {
+            for lease in &leases {
+                on_all(engines(nodes).map(|(node, engine)| (node, engine.unmark_ended(lease)))).await?;
+            }
+        }
+        Ok(leases.len())
+    }
+}
+
 /// The nodes and their engines.
 fn engines(nodes: &Nodes) -> impl Iterator<Item = (&NodeName, &ContainerdEngine)> {
     nodes.iter().map(|node| (&node.name, &node.engine))
@@ -122,15 +149,25 @@ impl Engine for ClusterEngine {
 
     async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
         let nodes = self.members.current().await?;
+        let is_durable = matches!(lifetime, Lifetime::Durable { .. });
+        if is_durable {
+            // Of an export that had the same id, and ended while a node was away.
+            self.end(&nodes, Some(&ContainerdEngine::lease_of(&origin.export))).await?;
+        }
         let leasing = engines(&nodes).map(|(node, engine)| (node, engine.own_lease(origin, lifetime)));
         let (mut leases, mut failure) = (Vec::new(), None);
         for (node, outcome) in nodes.iter().zip(each(leasing).await) {
             match outcome {
-                Ok(lease) => leases.push(NodeLease { node: node.name.clone(), lease }),
+                Ok(lease) => {
+                    leases.push(NodeLease::new(node.name.clone(), node.id.clone(), node.engine.clone(), lease));
+                }
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        let Some(error) = failure else { return Ok(Arc::new(ClusterLease::new(leases))) };
+        let Some(error) = failure else {
+            let nodes = LeasedNodes::new(leases, self.members.clone());
+            return Ok(Arc::new(ClusterLease::new(nodes, is_durable)));
+        };
         // One that was opened again stays: its export may be continued when all nodes are up.
         let created = leases.iter().filter(|it| it.lease.is_new());
         let releasing = created.map(|it| async {
@@ -157,8 +194,9 @@ impl Engine for ClusterEngine {
 
     async fn recover(&self) -> Result<usize, EngineError> {
         let nodes = self.members.known();
+        let ended = self.end(&nodes, None).await?;
         let released = on_all(engines(&nodes).map(|(node, engine)| (node, engine.recover()))).await?;
-        Ok(released.into_iter().sum())
+        Ok(released.into_iter().sum::<usize>() + ended)
     }
 
     /// On the nodes that have the image.
@@ -201,12 +239,16 @@ impl Engine for ClusterEngine {
 
 #[async_trait]
 impl PersistentLeases for ClusterEngine {
-    /// Those that any node has: one that joined since lacks them, and gets the lease when it is opened again.
+    /// Those that any node has: one that joined since lacks them, and gets the lease when it is opened again. What another one has
+    /// of a lease that was released while it was away is none.
     async fn durable(&self) -> Result<Vec<DurableLease>, EngineError> {
         let nodes = self.members.known();
+        // The marks first: whoever takes them away has released the leases before.
+        let ended = Self::ended(&nodes).await?;
         let found = on_all(engines(&nodes).map(|(node, engine)| (node, engine.durable()))).await?;
         let mut known = HashSet::new();
-        Ok(found.into_iter().flatten().filter(|lease| known.insert(lease.export.clone())).collect())
+        let is_open = |it: &DurableLease| !ended.contains(&ContainerdEngine::lease_of(&it.export));
+        Ok(found.into_iter().flatten().filter(|it| is_open(it) && known.insert(it.export.clone())).collect())
     }
 
     /// Those that any node has.

@@ -6,17 +6,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use futures_util::future::{join_all, try_join_all};
 
 use crate::engine::EngineError;
-use crate::engine::containerd::ContainerdLease;
 
 /// The name of a node, as docker has it.
 pub(super) type NodeName = Arc<str>;
-
-/// The lease of one node.
-#[derive(Debug)]
-pub(super) struct NodeLease {
-    pub(super) node: NodeName,
-    pub(super) lease: ContainerdLease,
-}
 
 /// What one node was sent.
 #[derive(Debug, Default)]

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 
-use super::nodes::{NodeLease, NodeName, Sent, each, of_node, on_all, until_one_fails};
+use super::leased_nodes::LeasedNodes;
+use super::nodes::{NodeName, Sent, of_node, on_all, until_one_fails};
 use super::writer::{ClusterWriter, NodeWriter};
 use crate::engine::containerd::{ContainerdTransaction, NamesBefore, NotRecorded};
 use crate::engine::{EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage, TransactionOptions};
@@ -35,24 +36,24 @@ pub(super) struct ClusterTransaction {
 impl ClusterTransaction {
     /// Plans the image on every node.
     pub(super) async fn begin(
-        leases: &[NodeLease],
+        leases: &LeasedNodes,
         graph: &Arc<Graph>,
         options: &TransactionOptions,
     ) -> Result<Self, EngineError> {
         let unpacks = Arc::<Mutex<HashSet<(bool, Digest)>>>::default();
-        let begun = leases.iter().map(|it| {
+        let begun = leases.each(|it| {
             let (node, sent) = (it.node.clone(), Arc::<Sent>::default());
             let events = events_of(&node, &options.events, unpacks.clone(), sent.clone());
             let options = TransactionOptions { events, ..options.clone() };
             let beginning = it.lease.transaction(graph.clone(), options);
-            (&it.node, async move {
+            async move {
                 let image = beginning.await?;
                 let missing = image.plan().missing.iter().map(|blob| blob.digest.clone()).collect();
                 Ok(NodeTransaction { node, image, missing, sent })
-            })
+            }
         });
         let (mut nodes, mut failure) = (Vec::new(), None);
-        for begun in each(begun).await {
+        for begun in begun.await {
             match begun {
                 Ok(node) => nodes.push(node),
                 Err(error) => failure = failure.or(Some(error)),

@@ -170,7 +170,7 @@ impl CacheStore for ContainerdCaches {
     async fn lease(&self, ids: &[String], _: bool) -> Result<Option<Arc<dyn Lease>>, EngineError> {
         let origin = lease_origin();
         let leased = self.engine.lease_for(&origin, Lifetime::Process, Arc::new(Records)).await?;
-        let name = lease_calls::id(&origin);
+        let name = lease_calls::id(&origin.export);
         for id in ids {
             let record = record(id).0.digest;
             if let Err(error) = lease_calls::add(self.client(), &name, lease_calls::CONTENT, record.as_str()).await {

@@ -70,6 +70,11 @@ impl ContainerdLease {
         ContainerdTransaction::begin(self.leased.clone(), self.committer.clone(), graph, options).await
     }
 
+    /// Its id.
+    pub(crate) fn id(&self) -> &str {
+        &self.leased.id
+    }
+
     async fn state(&self) -> Result<MappedMutexGuard<'_, Pinned>, EngineError> {
         let lost = |_| EngineError::LeaseLost { lease: self.leased.id.clone() };
         MutexGuard::try_map(self.pinned.lock().await, Option::as_mut).map_err(lost)

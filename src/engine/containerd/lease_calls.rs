@@ -37,8 +37,8 @@ const LABEL_BYTES: usize = 4096;
 
 /// The id of an export's lease. Like that of the export it holds letters, digits and dashes, and nothing else: refs of
 /// ingests are distinguished by the slash that follows it.
-pub(crate) fn id(origin: &Origin) -> String {
-    format!("linkspan-{}", origin.export)
+pub(crate) fn id(export: &str) -> String {
+    format!("linkspan-{export}")
 }
 
 /// The labels for the record of a durable lease, in pieces: `dev.linkspan.record.0` and so on.
@@ -50,6 +50,39 @@ const RECORD_PIECE: usize = 3500;
 const KEPT: &str = "dev.linkspan.kept";
 /// How long that is kept: until the command is run again, not until another day.
 const KEEP: Duration = Duration::from_secs(3600);
+
+/// Marks what has no other use than to say that the lease of the value has ended, though a store that was away may have it still.
+const ENDED: &str = "dev.linkspan.ended";
+
+/// The id of the mark. No export's lease has a dot in its id.
+fn mark(lease: &str) -> String {
+    format!("{lease}.ended")
+}
+
+/// Says that the lease `id` has ended, for as long as that could live: containerd's leases cannot be changed, so this is
+/// another one, which keeps nothing.
+pub(crate) async fn mark_ended(client: &Client, id: &str) -> Result<(), EngineError> {
+    let labels = [(EXPIRE, timestamp(SystemTime::now() + LIFETIME)), (ENDED, id.to_owned())];
+    let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let mut leases = client.leases();
+    let call = leases.create(client.request(CreateRequest { id: mark(id), labels }));
+    client.unary(format!("marking the lease {id} as ended"), call).await.unless(Code::AlreadyExists)?;
+    Ok(())
+}
+
+/// The leases that have ended by such marks.
+pub(crate) async fn ended(client: &Client) -> Result<Vec<String>, EngineError> {
+    let mut leases = client.leases();
+    let filters = vec![format!("labels.\"{ENDED}\"")];
+    let call = leases.list(client.request(ListRequest { filters }));
+    let found = client.unary("listing leases that have ended", call).await?.leases;
+    Ok(found.into_iter().filter_map(|mut mark| mark.labels.remove(ENDED)).collect())
+}
+
+/// Removes the mark of the lease `id`; fine if there is none.
+pub(crate) async fn unmark_ended(client: &Client, id: &str) -> Result<(), EngineError> {
+    delete_within(client, &mark(id), false, UNARY).await
+}
 
 /// Creates the lease `id` for `origin`.
 pub(crate) async fn create(

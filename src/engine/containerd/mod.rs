@@ -126,7 +126,7 @@ impl ContainerdEngine {
         lifetime: Lifetime<'_>,
         committer: Arc<dyn Committer>,
     ) -> Result<ContainerdLease, EngineError> {
-        let id = lease_calls::id(origin);
+        let id = lease_calls::id(&origin.export);
         let created = lease_calls::create(&self.client, &id, origin, lifetime).await;
         let is_new = match lifetime {
             Lifetime::Process => created.map(|()| true)?,
@@ -164,6 +164,31 @@ impl ContainerdEngine {
         let ingests = ContainerdIngests::new(client.clone(), id.clone(), is_new, shared);
         let leased = LeasedClient::new(client, id, &self.server);
         Ok(ContainerdLease::new(leased, is_new, ingests, committer))
+    }
+
+    /// Whether a mark says that the lease `id` has ended.
+    pub(crate) async fn has_ended(&self, id: &str) -> Result<bool, EngineError> {
+        Ok(self.ended().await?.iter().any(|ended| ended == id))
+    }
+
+    /// The leases that have ended, by marks that stay until every store of several that share a lease has released it.
+    pub(crate) async fn ended(&self) -> Result<Vec<String>, EngineError> {
+        lease_calls::ended(&self.client).await
+    }
+
+    /// Sets such a mark.
+    pub(crate) async fn mark_ended(&self, id: &str) -> Result<(), EngineError> {
+        lease_calls::mark_ended(&self.client, id).await
+    }
+
+    /// Removes it.
+    pub(crate) async fn unmark_ended(&self, id: &str) -> Result<(), EngineError> {
+        lease_calls::unmark_ended(&self.client, id).await
+    }
+
+    /// The id of the lease of an export.
+    pub(crate) fn lease_of(export: &str) -> String {
+        lease_calls::id(export)
     }
 
     /// The leases of processes that are gone.

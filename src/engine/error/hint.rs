@@ -121,6 +121,10 @@ impl EngineError {
             }
             Self::Cluster { hint, .. } => return hint.clone(),
             Self::Node { node, error } => match &**error {
+                Self::NoSpace { .. } => format!(
+                    "free space on the disk of that node's containerd: `docker exec {node} crictl rmi --prune` removes the images there \
+                     that no container uses"
+                ),
                 Self::Unreachable { reason, .. } if reason.contains("(it is paused)") => {
                     format!("`docker unpause {node}` lets it go on")
                 }
@@ -139,7 +143,11 @@ impl EngineError {
                 }
                 error => return error.hint(),
             },
-            Self::NamedOnSome { .. } => "export again when all nodes run, or remove the image there (`linkspan rm`)".to_owned(),
+            Self::NamedOnSome { nodes, .. } => format!(
+                "export again when all nodes run, or remove these names on those nodes alone: `linkspan rm` with `?nodes={}` behind the \
+                 cluster's address",
+                nodes.join(",")
+            ),
             Self::NamesLeft { names, .. } => {
                 format!("export the image again, or remove its name (`docker rmi {}`)", names.join(" "))
             }

@@ -205,6 +205,8 @@ pub enum EngineError {
         reason: String,
         /// What to do about it, or what there is.
         hint: Option<String>,
+        /// Whether it passes by itself where the cluster is just starting.
+        is_passing: bool,
     },
     /// One node of a cluster failed, and so nothing is visible on any.
     #[error("node {node}: {error}")]

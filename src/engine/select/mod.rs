@@ -286,6 +286,7 @@ async fn cluster(selection: &Selection) -> Result<(Chosen, String), EngineError>
             cluster: EngineKind::Cluster.name().to_owned(),
             reason: "none is named".to_owned(),
             hint: Some("name one with --engine kind://CLUSTER".to_owned()),
+            is_passing: false,
         });
     };
     let docker = Api::at(&selection.docker_address())?;

@@ -38,6 +38,7 @@ fn a_node_whose_disk_is_full_is_named_and_nothing_is_visible_on_the_others() {
     build(stack, "cl-full:1", 22, Some("one"));
     let output = cluster.load("cl-full:1").fails();
     assert!(output.stderr.contains("node full-worker: the engine's disk is full"), "{output}");
+    assert!(output.stderr.contains("`docker exec full-worker crictl rmi --prune`"), "{output}");
     assert_eq!(ctr(stack, cluster.control_plane(), &["images", "ls", "-q"]).ok().stdout, "");
     cluster.until_released();
     let other = format!("kind://full?nodes={}", cluster.control_plane());

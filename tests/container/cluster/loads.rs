@@ -6,7 +6,7 @@ use std::thread;
 use serde_json::Value;
 
 use super::nodes::{Cluster, build, ctr, load, sent, start};
-use crate::common::{Stack, full_name, linkspan, text, until};
+use crate::common::{Stack, full_name, linkspan, until};
 
 #[test]
 fn every_node_gets_what_kind_load_brings_and_later_only_what_is_new() {
@@ -155,19 +155,29 @@ fn nodes_that_differ_are_listed_with_what_there_is_and_a_name_goes_on_all() {
     for node in cluster.nodes() {
         assert_eq!(table.stderr.matches(&format!("is on 1 of 2 nodes: {node}\n")).count(), 1, "{table}");
     }
-    // What is read of one of them is said to be.
+    // Whoever takes one of them is told, and no name is set that would be another image on some nodes.
     let saved = stack.fresh_path("-saved.tar");
-    for args in
-        [&["inspect", "cl-differ:1"][..], &["digest", "cl-differ:1"], &["save", "cl-differ:1", "-o", text(&saved)]]
-    {
-        let output = run(args).args(["--to", &address]).ok();
-        assert!(output.stderr.contains("cl-differ:1 is not the same image on all nodes: "), "{output}");
-        let other = cluster.digest(cluster.worker(), "cl-differ:1").unwrap();
-        assert!(output.stderr.contains(&format!("{} has {other}", cluster.worker())), "{output}");
+    let archive = format!("oci-archive:{}", saved.display());
+    let from = format!("{address}:cl-differ:1");
+    for command in [
+        &["digest", "cl-differ:1", "--to", &address][..],
+        &["inspect", "cl-differ:1", "--to", &address],
+        &["save", "cl-differ:1", "-o", saved.to_str().unwrap(), "--to", &address],
+        &["copy", &from, &archive],
+    ] {
+        let output = run(command).ok();
+        let words = "note: cl-differ:1 is another image on some nodes: sha256:";
+        assert_eq!(output.stderr.matches(words).count(), 1, "{command:?}: {output}");
+        assert!(output.stderr.contains(&format!(" on {}; this is sha256:", cluster.worker())), "{output}");
     }
+    let refused = run(&["tag", "cl-differ:1", "cl-tagged:1", "--to", &address]).fails();
+    assert!(refused.stderr.contains("cl-differ:1 is another image on some nodes"), "{refused}");
     let one = format!("{address}?nodes={}", cluster.worker());
     let output = run(&["inspect", "cl-differ:1", "--to", &one]).ok();
-    assert!(!output.stderr.contains("not the same"), "{output}");
+    assert!(!output.stderr.contains("another image"), "{output}");
+    let digest = cluster.digest(cluster.worker(), "cl-differ:1").unwrap();
+    let one = run(&["digest", &digest, "--to", &address]).ok();
+    assert!(!one.stderr.contains("note"), "{one}");
     let removed = run(&["rm", "cl-differ:1", "--to", &address]).ok();
     assert_eq!(removed.stdout.matches("Untagged: cl-differ:1").count(), 1, "{removed}");
     for node in cluster.nodes() {

@@ -2,6 +2,7 @@
 
 mod by_daemon;
 mod by_exec;
+mod exports;
 mod failures;
 mod loads;
 mod nodes;
