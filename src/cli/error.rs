@@ -72,7 +72,7 @@ pub(super) enum CommandError {
     #[error("`{path}` is {what}, and no image's name")]
     IsFile { path: String, what: &'static str, meant: String, image: Option<String> },
     #[error("{error}")]
-    NoFile { error: ArchiveError, command: String },
+    NoFile { error: Box<ArchiveError>, command: String },
     #[error("the archive holds {count} images, and none was named{}", holding(names))]
     ManyInArchive { count: usize, names: Vec<String> },
     #[error("the archive has no image `{given}`{}", holding(names))]

@@ -207,7 +207,7 @@ fn no_file(error: CommandError, input: Option<&Path>, target: &Target) -> Comman
             if !Path::new(name).exists() =>
         {
             let command = format!("linkspan copy docker-daemon:{name} {}", daemon.address);
-            CommandError::NoFile { error, command }
+            CommandError::NoFile { error: Box::new(error), command }
         }
         (error, ..) => error,
     }
