@@ -112,8 +112,8 @@ mod tests {
                 assert_eq!(far.read_u8().await.unwrap(), byte);
             }
             for byte in 0..4 {
-                sleep(LIMIT - Duration::from_secs(1)).await;
                 far.write_u8(byte).await.unwrap();
+                sleep(LIMIT - Duration::from_secs(1)).await;
             }
             far
         });

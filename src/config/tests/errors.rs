@@ -27,10 +27,9 @@ fn wrong_values_are_named_with_their_place() {
             "BUILDKIT_HOST: `tcp://nowhere` is no address: expected a port, as in `tcp://127.0.0.1:1234`",
         ),
         (
-            sources().flag(Setting::DockerHost, "localhost:2375"),
-            "--docker-host: `localhost:2375` is no address: expected `unix:///path`, a path that begins with `/` or `.`, `tcp://host:port` or \
-             `ssh://[user@]host[:port][/path]`; did you \
-             mean `tcp://localhost:2375`?",
+            sources().flag(Setting::DockerHost, "localhost/x"),
+            "--docker-host: `localhost/x` is no address: expected `unix:///path`, a path that begins with `/` or `.`, `tcp://host:port` or \
+             `ssh://[user@]host[:port][/path]`",
         ),
         (
             sources().variable("CONTAINERD_ADDRESS", "tcp://c:1"),
