@@ -28,6 +28,7 @@ mod parse;
 mod registry;
 mod rules;
 mod setting;
+mod usual_doors;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,7 +39,6 @@ use crate::net::Address;
 
 pub use builder::Builder;
 pub use check::{Log, LogFormat, Names};
-pub use defaults::UsualDoors;
 pub(crate) use defaults::runtime_folder;
 pub use docker::DockerDoor;
 pub use endpoint::BuilderEndpoint;
@@ -50,6 +50,7 @@ pub(crate) use parse::{bytes_of, duration_of};
 pub use registry::RegistryDoor;
 pub use rules::{Action, Rule};
 pub use setting::Setting;
+pub use usual_doors::UsualDoors;
 
 /// The default configuration file.
 pub const DEFAULT_FILE: &str = "/etc/linkspan/config.toml";

@@ -195,7 +195,11 @@ mod tests {
         assert_eq!((&json["Digest"], &json["CreatedAt"]), (&"sha256:01".into(), &row.created_at.as_str().into()));
         assert!(print("table").starts_with("REPOSITORY   TAG   IMAGE ID       CREATED       SIZE\ndemo "));
         let digest = format!("sha256:{}", "01".repeat(32));
-        let long = Row { repository: "registry.example/a/long/path/to/an/image".to_owned(), digest, ..row };
+        let long = Row {
+            repository: "registry.example/a/long/path/to/an/image/that/fits/no/terminal".to_owned(),
+            digest,
+            ..row
+        };
         let rows = std::slice::from_ref(&long);
         for digests in [false, true] {
             let usual = ListFormat::usual(digests);

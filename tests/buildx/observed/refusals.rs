@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -20,7 +20,7 @@ use tonic::{Code, Request};
 
 use super::scrape::{exchange, parts};
 use super::{Scrape, archive, image, serve};
-use crate::common::{Linkspan, Stack, channel, linkspan, text, unix, until};
+use crate::common::{Linkspan, Stack, channel, linkspan, read_some, text, unix, until};
 
 /// How long a response may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -153,7 +153,7 @@ fn kept_open(metrics: &Path) -> Option<UnixStream> {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
     let (mut response, mut piece) = (Vec::new(), [0; 4096]);
     while !response.ends_with(b"see GET /metrics\n") {
-        match stream.read(&mut piece) {
+        match read_some(&mut stream, &mut piece) {
             Ok(0) | Err(_) => {
                 assert!(response.is_empty(), "half a response: {response:?}");
                 return None;
