@@ -350,7 +350,7 @@ fn a_daemon_without_flags_opens_the_default_doors() {
     assert!(export.exists());
     ended(&terminated(daemon), 0);
     let output = serve().without_env("XDG_RUNTIME_DIR").fails();
-    assert!(output.stderr.contains("XDG_RUNTIME_DIR, which is not set"), "{output}");
+    assert!(output.stderr.contains("XDG_RUNTIME_DIR without root, which is not set"), "{output}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn wrong_values_exit_2_and_what_fails_exits_1() {
     for args in [
         &["images", "--engine", "podman"][..],
         &["images", "--namespace", "a b"],
-        &["images", "--docker-host", "localhost:1"],
+        &["images", "--docker-host", "localhost:x"],
         &["images", "--docker-host", "foo://x"],
         &["images", "--docker-host", "ssh://-x"],
         &["images", "--engine", "foo://x"],
