@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use crate::http2::{Body, PooledConnection, ProxyError};
 
-/// How long a call waits for a request on its connection. Clients send both at once.
-const REQUEST: Duration = Duration::from_secs(1);
+/// How long a call waits for a request on its connection, as long as a builder would. Clients send both at once.
+const REQUEST: Duration = Duration::from_secs(3);
 /// How long a call waits for the plans of requests.
 const PLANS: Duration = Duration::from_secs(10);
 
