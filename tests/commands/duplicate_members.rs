@@ -53,8 +53,8 @@ fn the_last_index_of_a_layout_counts() {
     }
 }
 
-/// `image` as a docker archive in a folder: `manifest.json`, `NAME.json`, `NAME-0.tar`, ….
-pub(crate) fn docker_folder(folder: &Path, image: &Image, name: &str) {
+/// `image` as a docker archive of `tag` in a folder: `manifest.json`, `NAME.json`, `NAME-0.tar`, ….
+pub(crate) fn docker_folder(folder: &Path, image: &Image, name: &str, tag: &str) {
     let blob = |digest: &linkspan::image::Digest| image.blobs.iter().find(|(found, _)| **found == *digest).unwrap().1;
     let mut layers = Vec::new();
     for (number, layer) in image.layers.iter().enumerate() {
@@ -63,7 +63,7 @@ pub(crate) fn docker_folder(folder: &Path, image: &Image, name: &str) {
     }
     let config = format!("{name}.json");
     fs::write(folder.join(&config), blob(&image.config.digest)).unwrap();
-    let list = json!([{"Config": config, "RepoTags": ["twice:docker"], "Layers": layers}]);
+    let list = json!([{"Config": config, "RepoTags": [tag], "Layers": layers}]);
     fs::write(folder.join("manifest.json"), list.to_string()).unwrap();
 }
 
@@ -72,8 +72,8 @@ fn the_last_list_of_a_docker_archive_counts_and_links_go_before_files() {
     let stack = Stack::shared();
     let (one, two) = (image("docker one\n"), image("docker two\n"));
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    docker_folder(first.path(), &one, "one");
-    docker_folder(second.path(), &two, "two");
+    docker_folder(first.path(), &one, "one", "twice:docker");
+    docker_folder(second.path(), &two, "two", "twice:docker");
     let file = first.path().join("all.tar");
     let all = |folder: &TempDir, flag: &str, sort: &str| {
         let script = format!("ls | grep -v all.tar | sort {sort} | tar {flag} {} -T -", text(&file));

@@ -41,40 +41,40 @@ fn the_id_is_that_of_docker_and_of_ctr_and_nothing_is_sent_again() {
     let (base, image) = images();
     let base = archive(&[(&base, named("docker.io/library/same-base:1"))]);
     let folder = tempfile::tempdir().unwrap();
-    docker_folder(folder.path(), &image, "same");
+    docker_folder(folder.path(), &image, "same", "equal:docker");
     let file = folder.path().join("all.tar");
     let script = format!("cd {} && tar -cf all.out *.tar *.json && mv all.out all.tar", text(folder.path()));
     Run::new("sh").args(["-c", &script]).ok();
 
     stack.docker(["load", "-i", text(base.path())]).ok();
-    let id = || stack.docker(["image", "inspect", "--format", "{{.Id}}", "twice:docker"]).ok().stdout;
+    let id = || stack.docker(["image", "inspect", "--format", "{{.Id}}", "equal:docker"]).ok().stdout;
     let docker = stack.docker_flags();
     let ours = load(&file, &docker);
     let first = id();
-    stack.run_image("twice:docker", &["cat", "/own"]).ok();
-    stack.docker(["rmi", "-f", "twice:docker"]).ok();
+    stack.run_image("equal:docker", &["cat", "/own"]).ok();
+    stack.docker(["rmi", "-f", "equal:docker"]).ok();
     stack.docker(["load", "-i", text(&file)]).ok();
     assert_eq!(id(), first);
     assert!(ours["sentBytes"].as_u64().unwrap() < 20_000, "{ours}");
-    stack.docker(["rmi", "-f", "twice:docker", "same-base:1"]).ok();
+    stack.docker(["rmi", "-f", "equal:docker", "same-base:1"]).ok();
 
     let namespace = "same-layers";
     stack.ctr(namespace, ["images", "import", text(base.path())]).ok();
     let target = || {
         let images = stack.images(namespace);
-        images.into_iter().find(|(name, _)| name == "docker.io/library/twice:docker").unwrap().1
+        images.into_iter().find(|(name, _)| name == "docker.io/library/equal:docker").unwrap().1
     };
     let containerd = stack.containerd_flags(namespace);
     load(&file, &containerd);
     let first = target();
-    stack.ctr(namespace, ["images", "rm", "docker.io/library/twice:docker"]).ok();
+    stack.ctr(namespace, ["images", "rm", "docker.io/library/equal:docker"]).ok();
     stack.ctr(namespace, ["images", "import", text(&file)]).ok();
     assert_eq!(target(), first);
     // From a pipe, too.
-    stack.ctr(namespace, ["images", "rm", "docker.io/library/twice:docker"]).ok();
+    stack.ctr(namespace, ["images", "rm", "docker.io/library/equal:docker"]).ok();
     linkspan(["load"]).args(containerd).stdin(fs::read(&file).unwrap()).ok();
     assert_eq!(target(), first);
-    for name in ["docker.io/library/twice:docker", "docker.io/library/same-base:1"] {
+    for name in ["docker.io/library/equal:docker", "docker.io/library/same-base:1"] {
         stack.ctr(namespace, ["images", "rm", name]).ok();
     }
 }

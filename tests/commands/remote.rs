@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{Linkspan, Output, Run, Stack, text, until};
+use crate::common::{Linkspan, Output, Run, Stack, text, until, until_every};
 use crate::fixture::{Image, Layer};
 use crate::{archive, image, layout, linkspan, listed, named, on};
 
@@ -217,8 +218,8 @@ fn names_that_the_daemon_refuses_cost_no_bytes() {
 
 /// An image with a layer that takes a while to arrive.
 pub(crate) fn large() -> (Image, tempfile::NamedTempFile) {
-    let noise: Vec<u8> = (0..24_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let image = Image::new(&[Layer::new().file("noise", noise).tar()]);
+    let noise: Vec<u8> = (0..1_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let image = Image::new(&[Layer::new().file("noise", noise.repeat(160)).tar()]);
     let file = archive(&[(&image, named("docker.io/library/large:1"))]);
     (image, file)
 }
@@ -231,7 +232,8 @@ pub(crate) fn until_half_way(daemon: &Daemon) {
             |path: PathBuf| if path.is_dir() { largest(&path) } else { path.metadata().map_or(0, |it| it.len()) };
         entries.map(|entry| size(entry.path())).max().unwrap_or(0)
     }
-    until("a part of the blob to arrive", || largest(&daemon.folder.path().join(".linkspan")), |size| *size > 1 << 20);
+    let arrived = || largest(&daemon.folder.path().join(".linkspan"));
+    until_every(Duration::from_millis(2), "a part of the blob to arrive", arrived, |size| *size > 1 << 20);
 }
 
 #[test]

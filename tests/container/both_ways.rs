@@ -45,12 +45,17 @@ impl Side<'_> {
         serde_json::from_str::<Option<Vec<String>>>(&listed.stdout).unwrap().unwrap_or_default()
     }
 
-    /// The execs that dockerd has started in the builder's container since it was created.
-    pub(crate) fn started(&self) -> usize {
+    /// What time it is for dockerd.
+    pub(crate) fn now(&self) -> String {
+        self.stack.docker(["info", "--format", "{{.SystemTime}}"]).ok().stdout.trim().to_owned()
+    }
+
+    /// The execs that dockerd has started in the builder's container since then. It keeps few events, of all its containers.
+    pub(crate) fn started_since(&self, since: &str) -> usize {
         let filters = ["--filter", "event=exec_start", "--filter", &format!("container={}", self.container)];
         // An event of ours that is later than all that is counted; what follows it is not waited for.
-        let end = self.stack.docker(["info", "--format", "{{.SystemTime}}"]).ok().stdout;
-        let args = ["events", "--since", "1", "--until", end.trim(), "--format", "{{.Action}}"];
+        let end = self.now();
+        let args = ["events", "--since", since, "--until", &end, "--format", "{{.Action}}"];
         let events = self.stack.docker(args).args(filters).ok();
         events.lines().iter().filter(|line| line.contains("dial-stdio")).count()
     }

@@ -1,7 +1,9 @@
 //! Builders that say nothing: stopped in the middle, unreachable, or slow to say what they are.
 
+use rustix::process::{Signal, kill_process};
+
 use crate::{
-    common::{Linkspan, Stack},
+    common::{Linkspan, Part, Stack},
     engine::{ENGINES, Engine},
     fault_injection::{Application, is_second_of_layer},
     proxied::Proxied,
@@ -78,4 +80,25 @@ fn the_reason_why_there_is_no_builder_reaches_its_user_and_the_builder_may_come_
     let output = client.build(application.context.path(), ["--load", "-t", "unreachable:1"]).fails();
     assert!(output.stderr.contains(&nowhere), "{output}");
     assert!(linkspan.log().contains("the builder cannot be reached"), "{}", linkspan.log());
+}
+
+#[test]
+fn an_engine_that_stops_fails_no_build_that_only_reads_its_caches() {
+    let stack = Stack::start(&[Part::Containerd]);
+    let linkspan =
+        Linkspan::start(&stack, &stack.containerd_flags("stopped-engine"), &[Stack::shared().buildkit_host()]);
+    let client = Stack::shared().builder(&linkspan.address());
+    let application = Application::new("stopped engine");
+    let containerd = stack.pid(Part::Containerd);
+    kill_process(containerd, Signal::STOP).unwrap();
+    // The second one has another import, which is looked for as long.
+    let outputs = ["one", "two"].map(|name| {
+        let from = format!("type=linkspan,ref={name}");
+        client.build(application.context.path(), ["--cache-from", &from, "-o", "type=cacheonly"]).output()
+    });
+    kill_process(containerd, Signal::CONT).unwrap();
+    for output in outputs {
+        assert!(output.status.success(), "{output}");
+        assert!(output.stderr.contains("is left out: containerd has not responded within 8 s"), "{output}");
+    }
 }

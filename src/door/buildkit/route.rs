@@ -17,7 +17,7 @@ use tracing::{Instrument as _, info_span};
 use self::planning::Planning;
 use super::Door;
 use super::builder::Capabilities;
-use super::grpc::{Unary, error_response, frame};
+use super::grpc::{Unary, error_response, frame, status};
 use super::rebuild::{GATEWAY_RETURN, GATEWAY_SOLVE, SOLVE};
 use super::session::SESSION;
 use super::status::hold_open;
@@ -55,13 +55,14 @@ impl Route {
             }
             STATUS => self.status(request).await,
             SESSION => self.door.sessions.serve(request, &self.upstream).await,
-            GATEWAY_SOLVE | GATEWAY_RETURN => {
-                self.planning.begun().await;
-                self.gateway(request).await
-            }
             path if path.starts_with(GATEWAY) => {
-                self.planning.begun().await;
-                self.upstream.forward(request).await
+                if let Some(build) = build_id(request.headers()) {
+                    self.planning.begun(build).await;
+                }
+                match path {
+                    GATEWAY_SOLVE | GATEWAY_RETURN => self.gateway(request).await,
+                    _ => self.upstream.forward(request).await,
+                }
             }
             _ => self.upstream.forward(request).await,
         };
@@ -83,8 +84,15 @@ impl Route {
         let message = request.message().unwrap_or_default();
         let id = fields(&message).find_map(|field| field.ok()?.text().ok().map(str::to_owned)).unwrap_or_default();
         let build = self.door.builds.get(&id);
-        self.planning.made().await;
-        let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
+        let ask = || self.upstream.send(Request::from_parts(parts.clone(), request.clone().into_body()));
+        let has_come = self.planning.knows(&id);
+        self.planning.made(&id).await;
+        let mut response = ask().await?;
+        // The call came before the request for its build, and the builder did not wait for long enough.
+        if !has_come && status(response.headers(), None).is_some() && self.planning.knows(&id) {
+            self.planning.made(&id).await;
+            response = ask().await?;
+        }
         Ok(hold_open(response, build))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 
-use crate::common::{Context, Run, Stack, until};
+use crate::common::{Context, Part, Run, Stack, until};
 use crate::fixture::{Image, Layer, docker, export, names};
 use crate::trees::{archive, compare_applied};
 
@@ -76,19 +76,20 @@ fn import_base(docker: impl Fn(&[&str]) -> Run, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn images_of_docker_commit_and_the_classic_builder_are_as_containerd_unpacks_them() {
-    let (shared, classic) = (Stack::shared(), Stack::classic());
-    let new_store = |args: &[&str]| shared.docker(args.iter().copied());
+    // The classic builder leases nothing of what it writes; the first of these dockerds has nobody who removes images beside it.
+    let (own, classic) = (Stack::start(&[Part::Containerd, Part::Dockerd]), Stack::classic());
+    let new_store = |args: &[&str]| own.docker(args.iter().copied());
     let old_store = |args: &[&str]| classic.docker_classic(args.iter().copied());
     let context = context("FROM classic-base:1", "");
     for (store, docker) in [("new", &new_store as &dyn Fn(&[&str]) -> Run), ("old", &old_store)] {
         import_base(docker, "classic-base:1");
         let build = ["build", "--network", "host", "--tag", "classic-built:1", context.path().to_str().unwrap()];
         docker(&build).env("DOCKER_BUILDKIT", "0").ok();
-        compare_applied(&format!("classic-built-{store}"), &saved(shared, docker, "classic-built:1")).await;
+        compare_applied(&format!("classic-built-{store}"), &saved(&own, docker, "classic-built:1")).await;
         docker(&["run", "--name", "committed", "--network", "host", "classic-built:1", "sh", "-c", COMMITTED]).ok();
         docker(&["commit", "committed", "committed:1"]).ok();
         docker(&["rm", "committed"]).ok();
-        let image = saved(shared, docker, "committed:1");
+        let image = saved(&own, docker, "committed:1");
         let tree = compare_applied(&format!("committed-{store}"), &image).await;
         let top = image.layers.len() - 1;
         let is_whiteout = |path: &str| {

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
 
 use super::super::entry::Entry;
 use super::super::progress::{remark, remark_now};
@@ -15,6 +17,9 @@ use super::{KIND, STORE_PREFIX, display};
 use crate::activity::Activity;
 use crate::caches::Part;
 use crate::image::Digest;
+
+/// How long the imports of a call are looked for. The client waits meanwhile, and gives a build up that does not begin within 15 s.
+const LOOK_UP: Duration = Duration::from_secs(8);
 
 impl CacheBuild {
     /// A call of the gateway, with its imports replaced.
@@ -39,11 +44,16 @@ impl CacheBuild {
     pub(super) async fn look_up(self: &Arc<Self>, entries: &[Entry]) {
         let Some(stored) = &self.stored else { return };
         let mut imports = self.imports.lock().await;
+        let deadline = Instant::now() + LOOK_UP;
         for import in entries {
             if imports.contains_key(import) {
                 continue;
             }
-            let entries = self.import(stored, import).await.unwrap_or_else(|reason| {
+            let found = match timeout_at(deadline, self.import(stored, import)).await {
+                Ok(found) => found,
+                Err(_) => Err(format!("{} has not responded within {} s", self.engine(), LOOK_UP.as_secs())),
+            };
+            let entries = found.unwrap_or_else(|reason| {
                 remark(&self.frames, &format!("the cache import `{}` is left out: {reason}", shown(import)));
                 Vec::new()
             });

@@ -47,14 +47,15 @@ enum BuildEnd<'a> {
 
 impl Route {
     pub(super) async fn solve(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
-        let planning = self.planning.begin();
         let (parts, body) = request.into_parts();
         let request = match Unary::read(body).await {
             Ok(request) => request,
             Err(error) => return Ok(unreadable(&error)),
         };
         let request = self.with_pushes(request);
-        let (build, message) = match self.plan(request.message(), &parts.headers).await {
+        let solve = request.message().and_then(|message| Solve::read(message).ok());
+        let planning = self.planning.begin(solve.as_ref().map_or("", |solve| &solve.build));
+        let (build, message) = match self.plan(solve, &parts.headers).await {
             SolvePlan::Refuse(reason, status) => {
                 if let Some(reason) = reason {
                     self.door.exports.activities().emit(Activity::Refused { door: "buildkit", reason });

@@ -56,10 +56,10 @@ enum LoadPlan {
 }
 
 impl Route {
-    /// The plan for the request `message`.
-    pub(super) async fn plan(&self, message: Option<Bytes>, headers: &HeaderMap) -> SolvePlan {
+    /// The plan for a request.
+    pub(super) async fn plan(&self, solve: Option<Solve>, headers: &HeaderMap) -> SolvePlan {
         // Not a request that we understand: the builder reports what is wrong with it.
-        let Some(Ok(solve)) = message.map(Solve::read) else { return SolvePlan::Forward { build: None } };
+        let Some(solve) = solve else { return SolvePlan::Forward { build: None } };
         if let Some(status) = refusal(&solve.exporters) {
             return SolvePlan::Refuse(Some(Refused::Input), status);
         }
