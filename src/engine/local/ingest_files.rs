@@ -17,6 +17,9 @@ use crate::image::{Algorithm, Digest};
 
 /// The longest note of an ingest.
 const MAX_NOTE: u64 = 16 << 10;
+/// How often a folder is cleared that is written to meanwhile: more often than an export has writers at a time, each with two
+/// files.
+const CLEARINGS: usize = 256;
 
 /// The note, a JSON file beside an ingest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -136,10 +139,22 @@ impl IngestFiles {
     /// Removes all ingests.
     pub(crate) fn clear(&self) -> Result<(), EngineError> {
         let disk = &self.blobs.disk;
-        let cleared = entries(&self.folder()).and_then(|found| {
-            found.iter().try_for_each(|entry| disk.remove(&entry.path()))?;
+        let clear = || {
+            entries(&self.folder())?.iter().try_for_each(|entry| disk.remove(&entry.path()))?;
             disk.remove_folder(&self.folder())
-        });
+        };
+        // A writer that was dropped a moment ago may write its last bytes between the two. It does so once, and once the folder
+        // is gone it cannot.
+        let is_refilled = |cleared: &io::Result<()>| {
+            cleared.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::DirectoryNotEmpty)
+        };
+        let mut cleared = clear();
+        for _ in 1..CLEARINGS {
+            if !is_refilled(&cleared) {
+                break;
+            }
+            cleared = clear();
+        }
         cleared.map_err(|error| self.blobs.failed("releasing an export", &error))
     }
 

@@ -3,6 +3,7 @@
 mod collector;
 mod conditions;
 mod faults;
+mod late;
 mod leases;
 mod others;
 mod power;
