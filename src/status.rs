@@ -4,6 +4,8 @@
 //! name in the engine, so the document of each lists the exports of all. Keys may be added; a reader takes those that it
 //! knows.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -164,6 +166,12 @@ pub struct Status {
     /// The exports that are under way, through any of the doors.
     #[serde(default)]
     pub exports: Vec<LiveExport>,
+    /// Who exported what has ended and is still listed by the exporter API: by the export's id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ended: BTreeMap<String, String>,
+    /// Where metrics are served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
     /// The load that spent most time in its builder's compression, where that was most of its time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_load: Option<SlowLoad>,
@@ -215,7 +223,8 @@ impl StatusReport {
     /// The document's bytes.
     pub fn bytes(&self) -> Bytes {
         let slow_load = self.slow_loads.slowest();
-        let status = Status { exports: self.exports.list(), slow_load, ..self.status.clone() };
+        let (exports, ended) = (self.exports.list(), self.exports.ended());
+        let status = Status { exports, ended, slow_load, ..self.status.clone() };
         // Strings, numbers and lists of them: writing those cannot fail.
         let mut text = serde_json::to_vec(&status).unwrap_or_default();
         text.push(b'\n');
@@ -266,6 +275,8 @@ mod tests {
             }],
             policy: Policy { push_compression: Some("gzip".to_owned()), ..Policy::default() },
             exports: Vec::new(),
+            ended: BTreeMap::new(),
+            metrics: None,
             slow_load: None,
         }
     }

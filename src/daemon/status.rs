@@ -67,6 +67,8 @@ pub(super) fn compose(config: &Config, exports: &Exports, slow_loads: &SlowLoads
         builders: builders.collect(),
         policy,
         exports: Vec::new(),
+        ended: Default::default(),
+        metrics: sockets.metrics.as_ref().map(|metrics| metrics.address().to_string()),
         slow_load: None,
     });
     Composed { status, exports: exports.live().clone(), slow_loads: slow_loads.clone() }

@@ -172,7 +172,12 @@ fn route(driver: &str, node: &BuildxNode, context: &RouteContext<'_>) -> Route {
     }
     if driver == "remote" {
         let past = context.doors.iter().find(|door| door.builder.as_ref().is_some_and(|builder| is(&builder.address)));
-        return past.map_or(Route::Elsewhere, |door| Route::PastBuildkit(door.listen.to_string(), door.is_open()));
+        return match past {
+            Some(door) => Route::PastBuildkit(door.listen.to_string(), door.is_open()),
+            // Whether it was a door or a builder cannot be known any more: nothing can be built with it either way.
+            None if node.door_probe == Some(running::Probe::Closed) => Route::Gone,
+            None => Route::Elsewhere,
+        };
     }
     let open = context
         .doors
@@ -262,7 +267,12 @@ impl RouteContext<'_> {
         let UsualDoors { docker, buildkit, .. } = &self.users.usual;
         let flag = if driver == "remote" { "--buildkit-listen" } else { "--docker-listen" };
         let is_usual = [docker, buildkit].into_iter().any(|usual| is_same_address(usual, address));
-        let listen = if is_usual { String::new() } else { format!(" {flag} {address}") };
+        let mut listen = if is_usual { String::new() } else { format!(" {flag} {address}") };
+        if driver == "remote" {
+            let door = self.doors.iter().find(|door| is_same_address(&door.listen.to_string(), address));
+            let builder = door.and_then(|door| door.builder.as_ref()).map_or("ADDR", |builder| &builder.address);
+            listen = format!(" --builder {builder}{listen}");
+        }
         if self.users.sent.contains(name) {
             return format!(
                 "start `linkspan serve{listen}` again; or `linkspan setup buildx {name} --undo` sends it back to its engine, as `linkspan \

@@ -133,3 +133,43 @@ pub(super) fn check(door: &Door) -> Check {
         }
     }
 }
+
+/// The checks of where `running` Linkspans serve metrics, and of where they are `configured` to be served.
+pub(super) fn metrics_checks(running: &[&Status], configured: Option<&Address>) -> Vec<Check> {
+    let open: Vec<_> = running.iter().filter_map(|status| status.metrics.as_deref()).collect();
+    let check = |mark, found, remedy| Check { about: "door", mark, found, remedy };
+    let mut checks: Vec<_> =
+        open.iter().map(|listen| check(Mark::Ok, format!("metrics served at {listen}"), None)).collect();
+    let configured = configured.map(ToString::to_string);
+    checks.extend(configured.filter(|listen| !open.iter().any(|open| is_same_address(open, listen))).map(|listen| {
+        let remedy = "`linkspan serve` with the same settings serves them";
+        check(Mark::Note, format!("metrics not served at {listen}"), Some(Remedy::Words(remedy.to_owned())))
+    }));
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_listed_where_they_are_served_or_should_be() {
+        let status = |metrics: Option<&str>| -> Status {
+            let door = serde_json::json!({"kind": "docker", "address": "unix:///d"});
+            let status = serde_json::json!({"version": "1", "instance": "i", "door": door, "metrics": metrics});
+            serde_json::from_value(status).unwrap()
+        };
+        let (open, none) = (status(Some("tcp://127.0.0.1:9464")), status(None));
+        let listen: Address = "tcp://127.0.0.1:9464".parse().unwrap();
+        let found = |running: &[&Status], configured| {
+            let checks = metrics_checks(running, configured);
+            checks.into_iter().map(|check| (check.mark, check.found)).collect::<Vec<_>>()
+        };
+        let served = (Mark::Ok, "metrics served at tcp://127.0.0.1:9464".to_owned());
+        assert_eq!(found(&[&open, &none], None), [served.clone()]);
+        assert_eq!(found(&[&open], Some(&listen)), [served]);
+        let missing = (Mark::Note, "metrics not served at tcp://127.0.0.1:9464".to_owned());
+        assert_eq!(found(&[&none], Some(&listen)), [missing]);
+        assert_eq!(found(&[&none], None), []);
+    }
+}

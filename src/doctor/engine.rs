@@ -138,6 +138,8 @@ mod tests {
             builders: Vec::new(),
             policy: status::Policy::default(),
             exports: Vec::new(),
+            ended: Default::default(),
+            metrics: None,
             slow_load: None,
         }
     }

@@ -7,6 +7,7 @@ use super::inflate::Inflate;
 use super::report::BuildCaches;
 use super::users::Users;
 use crate::engine::doctor::Findings;
+use crate::net::Address;
 use crate::status::{Kind, Status};
 
 /// All facts.
@@ -22,6 +23,8 @@ pub(super) struct Facts {
     pub(super) doors: Vec<Door>,
     /// Addresses that are configured as an engine's or a builder's, and are doors.
     pub(super) chained: Vec<Chained>,
+    /// Where metrics are to be served.
+    pub(super) metrics: Option<Address>,
     pub(super) users: Users,
     /// The build caches in the engine.
     pub(super) caches: Option<BuildCaches>,

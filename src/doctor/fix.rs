@@ -97,6 +97,16 @@ impl Repair {
         }
     }
 
+    /// What was done about it, once it is.
+    pub fn done(&self) -> String {
+        match self {
+            Self::StaleSocket { path } => format!("removed {}", path.display()),
+            Self::EmptyFolder { path } => format!("removed the folder {}", path.display()),
+            Self::OpenKey { path, .. } => format!("set the mode of {} to {PRIVATE:o}", path.display()),
+            Self::StrandedBuilder { builder, to, .. } => format!("sent builder {builder} back to {to}"),
+        }
+    }
+
     /// Does it.
     ///
     /// # Errors

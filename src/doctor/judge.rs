@@ -46,6 +46,7 @@ pub(super) fn judge(found: &Facts) -> Report {
         checks.extend(door.builder.as_ref().map(builder_check));
         checks.push(doors::check(door));
     }
+    checks.extend(doors::metrics_checks(&running, found.metrics.as_ref()));
     checks.extend(version_check(found, engine.as_ref()));
     // One that is open comes before one that is only configured, and one that leads elsewhere last.
     let door = |kind: Kind| {

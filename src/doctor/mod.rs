@@ -82,7 +82,8 @@ pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     let caches = caches::measure(&engine, caches::limits(config, subject.as_ref())).await;
     let chained = engine::chained(config, &sockets);
     let containerd_address = config.engine.containerd_address.clone();
-    judge::judge(&Facts { engine, subject, containerd_address, inflate, doors, chained, users, caches })
+    let metrics = config.metrics_listen.clone();
+    judge::judge(&Facts { engine, subject, containerd_address, inflate, doors, chained, metrics, users, caches })
 }
 
 /// What was found at `address`; a link to the same socket counts.

@@ -60,6 +60,8 @@ mod tests {
             builders: builders.iter().map(builder).collect(),
             policy,
             exports: Vec::new(),
+            ended: Default::default(),
+            metrics: None,
             slow_load: None,
         }
     }

@@ -1,8 +1,36 @@
-//! Wraps text. Words are never split.
+//! Wraps text. Words are never split, and neither are commands in backticks: half of one that is pasted would run.
 
-/// `text` in lines of at most `width` columns.
+/// `text` in lines of at most `width` columns. A command that is longer than that has lines of its own, as [`command`] makes
+/// them.
 pub(crate) fn words(text: &str, width: usize) -> Vec<String> {
-    fill(text.split_whitespace().map(str::to_owned), width, "")
+    let mut lines: Vec<String> = Vec::new();
+    for unit in units(text) {
+        let length = unit.chars().count();
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + length <= width => {
+                line.push(' ');
+                line.push_str(&unit);
+            }
+            _ => lines.extend(command(&unit, width)),
+        }
+    }
+    lines
+}
+
+/// The words of a text, what is between two backticks as one.
+fn units(text: &str) -> Vec<String> {
+    let mut units: Vec<String> = Vec::new();
+    let mut open: Option<String> = None;
+    for word in text.split_whitespace() {
+        let unit = match open.take() {
+            Some(begun) => format!("{begun} {word}"),
+            None => word.to_owned(),
+        };
+        if unit.matches('`').count() % 2 == 0 { units.push(unit) } else { open = Some(unit) }
+    }
+    // One that is never closed is no command.
+    units.extend(open.iter().flat_map(|rest| rest.split_whitespace()).map(str::to_owned));
+    units
 }
 
 /// A command in lines of at most `width` columns, continued with backslashes.
@@ -53,6 +81,14 @@ mod tests {
         assert_eq!(words("one two three", 7), ["one two", "three"]);
         assert_eq!(words("one unix:///long/address two", 7), ["one", "unix:///long/address", "two"]);
         assert_eq!(words("", 7), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_command_in_a_text_is_on_one_line_or_continued_as_a_shell_takes_it() {
+        assert_eq!(words("start it: `linkspan serve` again", 26), ["start it:", "`linkspan serve` again"]);
+        let lines = words("start (`linkspan serve --group docker`), or `x y` it", 22);
+        assert_eq!(lines, ["start", "(`linkspan serve \\", "  --group docker`), or", "`x y` it"]);
+        assert_eq!(words("one ` two three", 7), ["one `", "two", "three"], "it is no command");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The exports that are under way, through any door: what `linkspan ps` lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -57,9 +57,20 @@ pub struct Progress {
 /// Asks an export how far it is; `None` if it has ended.
 type Ask = Arc<dyn Fn() -> Option<Progress> + Send + Sync>;
 
+/// How many exports are remembered that have ended.
+const MAX_ENDED: usize = 1024;
+
 /// The exports into one engine that are under way. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct LiveExports(Arc<Mutex<BTreeMap<String, Entry>>>);
+pub struct LiveExports(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: BTreeMap<String, Entry>,
+    /// The ids of exports of the exporter API that have ended, and who exported, the newest last: their door lists them for a
+    /// while.
+    ended: VecDeque<(String, String)>,
+}
 
 /// One of them.
 #[derive(Clone, Default)]
@@ -103,7 +114,7 @@ impl LiveExports {
     /// Lists the export of `origin`, which begins. What is listed under its id already gets the names and states of this one.
     pub fn add(&self, origin: &Origin, names: Vec<String>) -> Listed {
         let mut exports = self.exports();
-        let is_step = exports.contains_key(&origin.export);
+        let is_step = exports.entries.contains_key(&origin.export);
         let new = || LiveExport {
             id: origin.export.clone(),
             door: origin.door.to_owned(),
@@ -113,7 +124,7 @@ impl LiveExports {
             created: seconds(SystemTime::now()),
             ..LiveExport::default()
         };
-        let entry = exports.entry(origin.export.clone()).or_insert_with(|| Entry { live: new(), ask: None });
+        let entry = exports.entries.entry(origin.export.clone()).or_insert_with(|| Entry { live: new(), ask: None });
         let live = &mut entry.live;
         let new: Vec<_> = names.into_iter().filter(|name| !live.names.contains(name)).collect();
         // A repository stands for names that are not known yet.
@@ -125,18 +136,23 @@ impl LiveExports {
     /// All of them, ordered by id.
     pub fn list(&self) -> Vec<LiveExport> {
         // Exports are asked without the lock, which they take themselves when they enter a state.
-        let entries: Vec<_> = self.exports().values().cloned().collect();
+        let entries: Vec<_> = self.exports().entries.values().cloned().collect();
         entries.into_iter().map(Entry::listed).collect()
+    }
+
+    /// Who exported what has ended through the exporter API: by the export's id, of the newest ones.
+    pub fn ended(&self) -> BTreeMap<String, String> {
+        self.exports().ended.iter().cloned().collect()
     }
 
     /// The export `id` has come to `state`.
     pub(super) fn enter(&self, id: &str, state: &str) {
-        if let Some(entry) = self.exports().get_mut(id) {
+        if let Some(entry) = self.exports().entries.get_mut(id) {
             state.clone_into(&mut entry.live.state);
         }
     }
 
-    fn exports(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+    fn exports(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -148,7 +164,7 @@ impl Listed {
 
     /// It began at `time`, in an earlier process.
     pub(crate) fn began(&self, time: SystemTime) {
-        if let Some(entry) = self.exports.exports().get_mut(&self.id) {
+        if let Some(entry) = self.exports.exports().entries.get_mut(&self.id) {
             entry.live.created = seconds(time);
         }
     }
@@ -161,7 +177,7 @@ impl Listed {
     /// Each list asks `ask` how far it is; `None` leaves what was reported. Of a step the whole export is asked.
     pub(crate) fn ask(&self, ask: impl Fn() -> Option<Progress> + Send + Sync + 'static) {
         if !self.is_step
-            && let Some(entry) = self.exports.exports().get_mut(&self.id)
+            && let Some(entry) = self.exports.exports().entries.get_mut(&self.id)
         {
             entry.ask = Some(Arc::new(ask));
         }
@@ -179,8 +195,17 @@ fn seconds(time: SystemTime) -> Option<u64> {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        if !self.is_step {
-            self.exports.exports().remove(&self.id);
+        if self.is_step {
+            return;
+        }
+        let mut exports = self.exports.exports();
+        if let Some(Entry { live, .. }) = exports.entries.remove(&self.id)
+            && live.door == "export"
+        {
+            if exports.ended.len() == MAX_ENDED {
+                exports.ended.pop_front();
+            }
+            exports.ended.push_back((live.id, live.principal));
         }
     }
 }
@@ -191,6 +216,21 @@ mod tests {
 
     use super::*;
     use crate::net::Principal;
+
+    #[test]
+    fn who_exported_what_has_ended_is_remembered_of_the_newest() {
+        let exports = LiveExports::default();
+        let end = |id: usize, door: &'static str| {
+            let principal = Principal::Unix { uid: 7, gid: 8, pid: Some(id.try_into().unwrap()) };
+            drop(exports.add(&Origin { export: format!("{id}"), door, builder: String::new(), principal }, Vec::new()));
+        };
+        end(1, "docker");
+        assert!(exports.ended().is_empty(), "it is listed nowhere");
+        (1..=MAX_ENDED + 2).for_each(|id| end(id, "export"));
+        let ended = exports.ended();
+        assert_eq!((ended.len(), ended.contains_key("2")), (MAX_ENDED, false));
+        assert_eq!(ended["3"], "uid 7, gid 8, pid 3");
+    }
 
     #[test]
     fn an_export_is_listed_once_until_it_ends() {

@@ -116,7 +116,12 @@ fn a_builder_whose_door_is_gone_is_a_failure_until_it_is_mended() {
     assert!(ways.iter().all(|way| remedy.contains(way)), "{remedy}");
     // Others could export.
     assert!(output.status.code() == Some(1) && report["works"] == true, "{output}");
-    user.fix(&["--yes"]).ok();
+    // What is planned and what was done are told apart.
+    let found = format!("builder stranded goes to {gone}, where nobody listens");
+    let planned = user.fix(&["--dry-run"]).fails();
+    assert_eq!(planned.stdout, format!("{found}; --fix would: send builder stranded back to {BACK}\n"));
+    let done = user.fix(&["--yes"]).ok();
+    assert_eq!(done.stdout, format!("{found}: sent builder stranded back to {BACK}\n"));
     assert_eq!(user.endpoint("stranded"), BACK);
     assert!(!doctor().stdout.contains("--fix"));
 }
@@ -163,4 +168,32 @@ fn on_a_terminal_each_thing_is_asked_for() {
     let output = ["DOCKER_HOST", "BUILDKIT_HOST"].iter().fold(run, |run, name| run.without_env(name)).output();
     assert!(output.stdout.contains("a.sock? [y/N]") && output.stdout.contains("code 1"), "{output}");
     assert!(user.path("linkspan/a.sock").exists() && !user.path("linkspan/b.sock").exists(), "{output}");
+}
+
+#[test]
+fn a_remote_builder_whose_door_is_gone_is_a_failure_too() {
+    let user = User::new();
+    let gone = common::unix(&user.path("bk.sock"));
+    let builder = serde_json::json!({"Name": "far", "Driver": "remote", "Nodes": [{"Name": "far0", "Endpoint": gone}]});
+    fs::write(user.path("buildx/instances/far"), builder.to_string()).unwrap();
+    let layout = user.path("layout");
+    let doctor = |args: &[&str]| {
+        user.doctor(&[&["--engine", "layout", "--layout", layout.to_str().unwrap()], args].concat()).output()
+    };
+    let output = doctor(&["--json"]);
+    let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["about"] == "buildx").unwrap_or_else(|| panic!("{output}"));
+    assert!(check["mark"] == "fail" && output.status.code() == Some(1), "{output}");
+    let remedy = check["remedy"].as_str().unwrap();
+    let serve = format!("start `linkspan serve --builder ADDR --buildkit-listen {gone}` again");
+    assert!(remedy.starts_with(&serve) && !remedy.contains("opens a door for it"), "{remedy}");
+
+    // In the text the command is whole: what is copied of a line runs, or is continued.
+    let text = doctor(&[]).stdout;
+    let from = text.find("`linkspan serve --builder").unwrap_or_else(|| panic!("{text}"));
+    let command = text[from + 1..].split('`').next().unwrap();
+    let continued = command.lines().rev().skip(1).all(|line| line.ends_with('\\'));
+    assert!(continued, "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80 || line.trim().split(' ').count() <= 2), "{text}");
 }

@@ -67,8 +67,12 @@ impl Fix {
     /// Shows one, then mends it.
     fn mend<'a>(self, repair: &'a Repair, users: Option<&Store>) -> Result<Outcome<'a>, CommandError> {
         let (found, action) = (repair.found(), repair.action());
-        if !self.json {
-            output::print(&format!("{found}: {action}"))?;
+        let asks = !self.yes && !self.dry_run;
+        let say = |text: String| if self.json { Ok(()) } else { output::print(&text) };
+        if self.dry_run {
+            say(format!("{found}; --fix would: {action}"))?;
+        } else if asks {
+            say(format!("{found}: {action}"))?;
         }
         let state = match self {
             Self { dry_run: true, .. } => Ok("planned"),
@@ -76,8 +80,16 @@ impl Fix {
             _ => repair.apply(users).map(|()| "done"),
         };
         let error = state.as_ref().err().map(ToString::to_string);
-        if let (false, Err(error)) = (self.json, &state) {
-            output::complain(error, None);
+        match &state {
+            Ok("done") if asks => say(repair.done())?,
+            Ok("done") => say(format!("{found}: {}", repair.done()))?,
+            Err(error) if !self.json => {
+                if !asks {
+                    say(format!("{found}: it stays so, for this failed: {action}"))?;
+                }
+                output::complain(error, None);
+            }
+            _ => {}
         }
         Ok(Outcome { repair, found, action, state: state.unwrap_or("failed"), error })
     }

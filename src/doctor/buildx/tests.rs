@@ -30,6 +30,8 @@ fn status(kind: Kind, engine: EngineKind, plain_is_load: bool) -> Status {
         }],
         policy: Policy { plain_is_load, ..Policy::default() },
         exports: Vec::new(),
+        ended: Default::default(),
+        metrics: None,
         slow_load: None,
     }
 }
@@ -212,11 +214,15 @@ fn a_builder_whose_door_is_gone_cannot_be_used_and_is_mended_by_the_door_or_with
     let remedy = check.remedy.unwrap().to_string();
     assert!(check.mark == Mark::Fail && !remedy.contains("--fix"), "{remedy}");
     assert!(remedy.contains("`linkspan serve --docker-listen unix:///other/docker.sock`"), "{remedy}");
-    // What listens elsewhere, or listened, is no door of ours.
-    for (driver, address) in
-        [("docker-container", ENGINE), ("docker-container", DEFAULT_DOCKER_HOST), ("remote", BUILDER)]
-    {
-        assert_ne!(gone(driver, address, false).mark, Mark::Fail, "{address}");
+    // A remote builder whose door has gone, or its builder: nobody is there to be put behind a door.
+    let check = gone("remote", "unix:///other/bk.sock", false);
+    assert!(check.mark == Mark::Fail && check.found.ends_with("nobody listens: no build with it works"), "{check:?}");
+    let remedy = check.remedy.unwrap().to_string();
+    let serve = "start `linkspan serve --builder ADDR --buildkit-listen unix:///other/bk.sock` again";
+    assert!(remedy.starts_with(serve), "{remedy}");
+    // An engine of this machine that is stopped is none of ours.
+    for address in [ENGINE, DEFAULT_DOCKER_HOST] {
+        assert_ne!(gone("docker-container", address, false).mark, Mark::Fail, "{address}");
     }
 }
 

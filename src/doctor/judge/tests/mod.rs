@@ -105,6 +105,8 @@ fn status(kind: Kind, address: &str) -> Status {
         }],
         policy: status::Policy::default(),
         exports: Vec::new(),
+        ended: Default::default(),
+        metrics: None,
         slow_load: None,
     }
 }
@@ -143,7 +145,8 @@ fn users(builders: Vec<BuildxBuilder>) -> Users {
 
 fn found(engine: doctor::Findings, inflate: Option<Inflate>, doors: &[Door], users: Users) -> Facts {
     let doors = doors.to_vec();
-    Facts { engine, subject: None, containerd_address: None, inflate, doors, chained: Vec::new(), users, caches: None }
+    let (subject, containerd_address, chained, metrics, caches) = Default::default();
+    Facts { engine, subject, containerd_address, inflate, doors, chained, metrics, users, caches }
 }
 
 /// Judges them where buildx has no builders.
