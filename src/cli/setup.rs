@@ -9,7 +9,7 @@ use super::{CommandError, block_on, output, repeat};
 use crate::buildx::Store;
 use crate::config::{Config, Layer, ProcessEnvironment, Setting};
 use crate::running::SearchFolders;
-use crate::setup::{self, ChangedBuilder, Doors, PluginError, SetupError};
+use crate::setup::{self, ChangedBuilder, Doors, PluginError, PluginFolders, SetupError};
 
 /// Makes other programs use Linkspan, and undoes that.
 #[derive(Debug, Args)]
@@ -105,20 +105,46 @@ impl Setup {
 
 impl Plugin {
     fn run(self) -> Result<ExitCode, CommandError> {
-        let usual =
-            || Store::find(|name| std::env::var_os(name)).map(|store| store.docker_folder().join("cli-plugins"));
-        let folder = self.dir.or_else(usual).ok_or(PluginError::Homeless)?;
+        let docker = Store::find(|name| std::env::var_os(name)).map(|store| store.docker_folder().to_owned());
+        let folders = PluginFolders::of(docker.as_deref());
+        let folder = self.dir.clone().or_else(|| folders.own.clone()).ok_or(PluginError::Homeless)?;
+        // docker looks for absolute paths.
+        let folder = std::path::absolute(&folder).unwrap_or(folder);
+        let own = std::env::current_exe().map_err(CommandError::Itself)?;
         let done = match self.undo {
-            true => setup::remove_plugin(&folder)?,
-            false => setup::install_plugin(&folder, &std::env::current_exe().map_err(CommandError::Itself)?)?,
+            true => setup::remove_plugin(&folder, &own)?,
+            false => setup::install_plugin(&folder, &own)?,
         };
+        let is_searched = folders.have(&folder);
+        if self.json {
+            let mut document = serde_json::to_value(&done)?;
+            document["searched"] = is_searched.into();
+            output::print(&serde_json::to_string_pretty(&document)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let (link, program) = (done.link.display(), done.program.display());
-        output::print(&match (self.json, self.undo, done.changed) {
-            (true, ..) => serde_json::to_string_pretty(&done)?,
-            (_, true, _) => format!("removed {link}, a link to {program}"),
-            (_, _, true) => format!("`docker linkspan` works: {link} is a link to {program}. Undo it with --undo"),
-            (_, _, false) => format!("`docker linkspan` works already: {link} is a link to {program}"),
-        })?;
+        if self.undo {
+            output::print(&format!("removed {link}, a link to {program}"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let already = if done.changed { "" } else { " already" };
+        let what = format!("{link} is a link to {program}{}", if is_searched { "" } else { already });
+        let mut text = match is_searched {
+            true => format!("`docker linkspan` works{already}: {what}"),
+            false => {
+                let all: Vec<_> = folders.all().map(|folder| format!("  {}", folder.display())).collect();
+                format!(
+                    "{what}, but docker does not look there. It looks in\n{}\nand in what cliPluginsExtraDirs in its config.json names.",
+                    all.join("\n")
+                )
+            }
+        };
+        if done.changed {
+            let dir = self.dir.is_some().then(|| folder.to_string_lossy().into_owned());
+            text +=
+                &format!("\nUndo it with: linkspan setup plugin --undo{}", repeat::flags([("dir", dir.as_deref())]));
+        }
+        output::print(&text)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -183,11 +209,12 @@ fn text(done: &ChangedBuilder, door: &str, flags: &str, undone: bool) -> String 
     }
     let mut text = String::new();
     for moved in &done.moved {
-        text += &format!("builder {builder}: node {} now goes to {} (before: {})\n", moved.node, moved.to, moved.from);
+        let (node, to, from) = (&moved.node, &moved.to, &moved.from);
+        text += &format!("builder {builder}: node {node} now goes to {to}\n  (before: {from})\n");
     }
     text += "Its container, cache and options are unchanged.";
     if !undone {
-        text += &format!(" Undo it with: linkspan setup buildx {builder} --undo{flags}");
+        text += &format!("\nUndo it with: linkspan setup buildx {builder} --undo{flags}");
     }
     text
 }

@@ -22,7 +22,7 @@ use crate::net::{Address, AddressError, AtPath, Barrier};
 use record::Record;
 
 pub use door::{Door, Doors};
-pub use plugin::{PluginChange, PluginError, install_plugin, remove_plugin};
+pub use plugin::{PluginChange, PluginError, PluginFolders, install_plugin, remove_plugin};
 
 /// A changed builder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

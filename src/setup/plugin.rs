@@ -6,12 +6,25 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::plain_file;
 
 /// The link's name; docker calls a plugin what follows the first dash.
 const LINK: &str = "docker-linkspan";
 /// The name of the program that a link of ours points to.
 const PROGRAM: &str = "linkspan";
+/// A user's folder of plugins, below docker's folder.
+const FOLDER: &str = "cli-plugins";
+/// The folders of plugins of all users (docker/cli `cli-plugins/manager/manager_unix.go`).
+const SYSTEM: [&str; 4] = [
+    "/usr/local/lib/docker/cli-plugins",
+    "/usr/local/libexec/docker/cli-plugins",
+    "/usr/lib/docker/cli-plugins",
+    "/usr/libexec/docker/cli-plugins",
+];
+/// The longest configuration file of docker that is read.
+const MAX_CONFIG: u64 = 4 << 20;
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -82,7 +95,7 @@ pub fn install_plugin(folder: &Path, program: &Path) -> Result<PluginChange, Plu
         move |source| PluginError::Io { what, path, source }
     };
     let done = |changed| PluginChange { link: link.clone(), program: program.to_owned(), changed };
-    match target(&link)? {
+    match target(&link, program)? {
         Some(found) if found == program => return Ok(done(false)),
         _ => fs::create_dir_all(folder).map_err(failed("make the folder", folder))?,
     }
@@ -97,23 +110,65 @@ pub fn install_plugin(folder: &Path, program: &Path) -> Result<PluginChange, Plu
     Ok(done(true))
 }
 
-/// Removes the link of `folder`.
+/// Removes the link of `folder`, to `own` program or to one that is called like it is installed.
 ///
 /// # Errors
 /// When there is none, or it is not ours.
-pub fn remove_plugin(folder: &Path) -> Result<PluginChange, PluginError> {
+pub fn remove_plugin(folder: &Path, own: &Path) -> Result<PluginChange, PluginError> {
     let link = folder.join(LINK);
-    let Some(program) = target(&link)? else { return Err(PluginError::Absent { path: link }) };
+    let Some(program) = target(&link, own)? else { return Err(PluginError::Absent { path: link }) };
     match fs::remove_file(&link) {
         Ok(()) => Ok(PluginChange { link, program, changed: true }),
         Err(source) => Err(PluginError::Io { what: "remove", path: link, source }),
     }
 }
 
-/// Where our link points; `None` if there is nothing.
-fn target(link: &Path) -> Result<Option<PathBuf>, PluginError> {
+/// Where docker looks for plugins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginFolders {
+    /// The user's own, if docker's folder is known.
+    pub own: Option<PathBuf>,
+    /// Those that docker's configuration file names.
+    pub extra: Vec<PathBuf>,
+}
+
+impl PluginFolders {
+    /// Those of the user with docker's folder `docker`. A configuration file that cannot be read names none, as for docker.
+    pub fn of(docker: Option<&Path>) -> Self {
+        let read = |docker: &Path| plain_file::read_text(&docker.join("config.json"), MAX_CONFIG).ok();
+        let named = docker.and_then(read).and_then(|text| serde_json::from_str::<DockerConfig>(&text).ok());
+        Self { own: docker.map(|docker| docker.join(FOLDER)), extra: named.unwrap_or_default().extra }
+    }
+
+    /// Whether docker looks into `folder`.
+    pub fn have(&self, folder: &Path) -> bool {
+        self.all().any(|searched| is_same(searched, folder))
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Path> {
+        self.extra.iter().chain(&self.own).map(PathBuf::as_path).chain(SYSTEM.map(Path::new))
+    }
+}
+
+/// What is read of docker's configuration file.
+#[derive(Debug, Default, Deserialize)]
+struct DockerConfig {
+    #[serde(default, rename = "cliPluginsExtraDirs")]
+    extra: Vec<PathBuf>,
+}
+
+/// Whether two paths lead to the same file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Where our link points; `None` if there is nothing. Ours is one to `own` program, whatever its file is called, or to one that
+/// is called like it is installed.
+fn target(link: &Path, own: &Path) -> Result<Option<PathBuf>, PluginError> {
     match fs::read_link(link) {
         Ok(program) if program.file_name().is_some_and(|name| name == PROGRAM) => Ok(Some(program)),
+        Ok(program) if program == own || is_same(link, own) => Ok(Some(program)),
         // `EINVAL`: it is no link.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Ok(_) => Err(PluginError::NotOurs { path: link.to_owned() }),

@@ -131,7 +131,7 @@ fn setup_requests_the_door_of_the_running_one() {
     let setup =
         |args: &[&str]| user.linkspan(["setup", "buildx", "mine"]).args(args).env("BUILDX_CONFIG", builder.config());
     let output = setup(&[]).ok();
-    let message = format!("now goes to {} (before: {})", unix(&door), stack.docker_host());
+    let message = format!("now goes to {}\n  (before: {})", unix(&door), stack.docker_host());
     assert!(output.stdout.contains(&message), "{output}");
     assert!(setup(&[]).ok().stdout.contains("goes through the docker door"), "once more changes nothing");
     setup(&["--undo"]).ok();
@@ -154,8 +154,8 @@ fn setup_finds_the_doors_that_the_doctor_finds_and_undoes_what_it_did_whatever_r
     let config = builder.config();
     let setup = |args: &[&str]| user.linkspan(["setup", "buildx", "mine"]).args(args).env("BUILDX_CONFIG", config);
     let shell = |run: Run| run.env("BUILDKIT_HOST", unix(&buildkit));
-    let there = format!("now goes to {listen} (before: {})", stack.docker_host());
-    let back = format!("now goes to {} (before: {listen})", stack.docker_host());
+    let there = format!("now goes to {listen}\n  (before: {})", stack.docker_host());
+    let back = format!("now goes to {}\n  (before: {listen})", stack.docker_host());
 
     let unknown = setup(&[]).fails();
     let hint = "or name the door that is open with --docker-listen";

@@ -43,7 +43,8 @@ fn a_builder_that_exists_goes_through_the_door_and_back() {
     };
     assert_eq!(doctor()["remedy"], format!("linkspan setup buildx mine --docker-listen {}", door.address()));
     let output = setup(&["MINE"]).ok();
-    let line = format!("builder mine: node mine0 now goes to {} (before: {})\n", door.address(), stack.docker_host());
+    let line =
+        format!("builder mine: node mine0 now goes to {}\n  (before: {})\n", door.address(), stack.docker_host());
     assert!(output.stdout.starts_with(&line) && output.stdout.contains("--undo"), "{output}");
     assert!(!output.stdout.contains("already"), "it was named twice: {output}");
     assert_eq!(doctor()["through"], "docker");

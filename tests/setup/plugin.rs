@@ -138,3 +138,63 @@ fn the_link_is_made_once_and_removed_and_nothing_else_is() {
     }
     assert_eq!(fs::read_to_string(user.link()).unwrap(), "of another");
 }
+
+#[test]
+fn a_link_to_a_program_of_another_name_is_known_by_the_program_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let renamed = folder.path().join("linkspan-0.9-amd64");
+    fs::copy(env!("CARGO_BIN_EXE_linkspan"), &renamed).unwrap();
+    let called = folder.path().join("ls-dbg");
+    std::os::unix::fs::symlink(&renamed, &called).unwrap();
+    let setup = |args: &[&str]| {
+        Run::new(called.to_str().unwrap()).args(["setup", "plugin"]).args(args).env("DOCKER_CONFIG", folder.path())
+    };
+    let link = folder.path().join("cli-plugins/docker-linkspan");
+    setup(&[]).ok();
+    assert_eq!(fs::read_link(&link).unwrap(), renamed);
+    assert!(setup(&[]).ok().stdout.contains("works already"));
+    setup(&["--undo"]).ok();
+    assert!(!link.is_symlink());
+    // By one that is there under two names.
+    std::os::unix::fs::symlink(&called, &link).unwrap();
+    setup(&["--undo"]).ok();
+    // That of another program stays.
+    std::os::unix::fs::symlink("/bin/true", &link).unwrap();
+    assert!(setup(&["--undo"]).fails().stderr.contains("no link to linkspan"));
+    assert!(setup(&[]).fails().stderr.contains("no link to linkspan"));
+}
+
+#[test]
+fn in_a_folder_that_docker_does_not_search_the_plugin_is_not_said_to_work() {
+    let user = User::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = elsewhere.path().canonicalize().unwrap();
+    let dir = elsewhere.join("b");
+    let output = user.setup(&["--dir", common::text(&dir)]).ok();
+    assert!(!output.stdout.contains("works"), "{output}");
+    for words in [
+        "but docker does not look there",
+        common::text(&user.folder.path().join("cli-plugins")),
+        "/usr/libexec/docker/cli-plugins",
+        &format!("\nUndo it with: linkspan setup plugin --undo --dir {}\n", dir.display()),
+    ] {
+        assert!(output.stdout.contains(words), "{words}: {output}");
+    }
+    // What it says undoes it, from anywhere.
+    user.setup(&["--undo", "--dir", common::text(&dir)]).ok();
+    assert!(!dir.join("docker-linkspan").is_symlink());
+
+    // A relative folder is one of this process.
+    let output = user.setup(&["--dir", "c"]).dir(&elsewhere).ok();
+    assert!(output.stdout.contains(common::text(&elsewhere.join("c/docker-linkspan"))), "{output}");
+    assert!(output.stdout.contains(&format!("--dir {}", elsewhere.join("c").display())), "{output}");
+
+    // docker is told to look there.
+    let config = serde_json::json!({"cliPluginsExtraDirs": [dir]});
+    fs::write(user.folder.path().join("config.json"), config.to_string()).unwrap();
+    user.setup(&["--undo"]).ok();
+    let report: serde_json::Value =
+        serde_json::from_str(&user.setup(&["--json", "--dir", common::text(&dir)]).ok().stdout).unwrap();
+    assert_eq!((&report["changed"], &report["searched"]), (&true.into(), &true.into()));
+    user.docker(&["linkspan", "version"]).ok();
+}
