@@ -7,7 +7,7 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 use serde_json::json;
 
-use super::{CommandError, output};
+use super::{CommandError, man, output};
 
 /// The commit of the build; empty if unknown.
 const COMMIT: &str = env!("LINKSPAN_COMMIT");
@@ -84,12 +84,10 @@ impl Man {
         match self.folder {
             Some(folder) => {
                 let failed = |error| CommandError::Pages { folder: folder.display().to_string(), error };
-                clap_mangen::generate_to(program, &folder).map_err(failed)?;
+                man::write(program, &folder).map_err(failed)?;
             }
             None => {
-                let mut page = Vec::new();
-                clap_mangen::Man::new(program).render(&mut page).map_err(CommandError::Output)?;
-                output::raw(&page)?;
+                output::raw(&man::page(&program).map_err(CommandError::Output)?)?;
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -13,6 +13,42 @@ pub(super) fn shortened(command: Command) -> Command {
     names.into_iter().fold(command, |command, name| command.mut_subcommand(name, shortened))
 }
 
+/// The same program, called `called` in its examples.
+pub(super) fn called(called: &'static str, program: Command) -> Command {
+    let commands: Vec<_> = program.get_subcommands().flat_map(Command::get_name_and_visible_aliases).collect();
+    let commands: Vec<_> = commands.into_iter().map(str::to_owned).collect();
+    renamed(called, &commands, program)
+}
+
+fn renamed(called: &str, commands: &[String], command: Command) -> Command {
+    let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let text = command.get_after_long_help().map(|text| with_name(called, commands, &text.to_string()));
+    let command = match text {
+        Some(text) => command.after_long_help(text),
+        None => command,
+    };
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, |it| renamed(called, commands, it)))
+}
+
+/// `text` with `called` where a command line has the program's name: before a command, and not as a part of another word.
+fn with_name(called: &str, commands: &[String], text: &str) -> String {
+    let name = format!("{} ", env!("CARGO_PKG_NAME"));
+    let (mut new, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find(&name) {
+        let (before, after) = (&rest[..at], &rest[at + name.len()..]);
+        let word = after.split(|letter: char| letter.is_whitespace() || letter == '`').next().unwrap_or_default();
+        let is_whole = before.is_empty() || before.ends_with([' ', '\n', '`']);
+        let is_program = is_whole && !before.ends_with("docker ") && commands.iter().any(|command| command == word);
+        new.push_str(before);
+        match is_program {
+            true => new = new + called + " ",
+            false => new.push_str(&name),
+        }
+        rest = after;
+    }
+    new + rest
+}
+
 fn short(option: Arg) -> Arg {
     let Some(long) = option.get_help().map(StyledStr::to_string) else { return option };
     if option.get_long_help().is_some() {
@@ -65,6 +101,22 @@ mod tests {
         ] {
             assert_eq!(first_clause(text), expected);
         }
+    }
+
+    #[test]
+    fn examples_name_the_program_as_it_is_called() {
+        let mut tree = called("docker linkspan", crate::cli::program()).term_width(WIDTH);
+        tree.build();
+        each(&mut tree, "docker linkspan", &mut |command, path| {
+            let Some(text) = command.get_after_long_help().map(StyledStr::to_string) else { return };
+            let is_example = |line: &&str| line.trim_start().starts_with("linkspan ");
+            assert_eq!(text.lines().find(is_example), None, "{path}");
+        });
+        let commands = ["doctor".to_owned()];
+        let text = "linkspan doctor; /x/linkspan doctor; linkspan is it, sudo linkspan doctor";
+        let expected = "docker linkspan doctor; /x/linkspan doctor; linkspan is it, sudo docker linkspan doctor";
+        assert_eq!(with_name("docker linkspan", &commands, text), expected);
+        assert_eq!(with_name("docker linkspan", &commands, expected), expected);
     }
 
     #[test]

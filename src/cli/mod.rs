@@ -22,6 +22,7 @@ mod images;
 mod inspect;
 mod interrupt;
 mod load;
+mod man;
 mod output;
 mod plugin;
 mod progress;
@@ -37,6 +38,7 @@ mod serve;
 mod settings;
 mod setup;
 mod show;
+mod values;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -102,7 +104,7 @@ Examples:
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (mut arguments, mut tree): (Vec<_>, _) = (arguments.into_iter().collect(), program());
     if plugin::is_plugin(arguments.first()) {
-        tree = tree.bin_name(plugin::CALLED);
+        tree = help::called(plugin::CALLED, tree).bin_name(plugin::CALLED);
         arguments = match plugin::take(arguments, program) {
             Ok(plugin::Next::Parse(arguments)) => arguments,
             Ok(plugin::Next::Exit(code)) => return code,
@@ -133,7 +135,7 @@ fn failed(error: &CommandError, flags: &str) -> ExitCode {
 
 /// The clap command.
 fn program() -> clap::Command {
-    help::shortened(Cli::command())
+    help::shortened(values::listed(Cli::command()))
 }
 
 impl Command {

@@ -19,7 +19,7 @@ use crate::export::{HELD, LiveExport};
 use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
 use crate::image::Reference;
 use crate::running::{First, Probe, probe, probe_with_tls};
-use crate::status::Kind;
+use crate::status::{Kind, Status};
 
 /// Lists the exports of a daemon that are under way, whichever of its doors they came through, and what clients hold of build
 /// caches.
@@ -92,28 +92,81 @@ impl Ps {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let to = self.tls.of(self.to.clone().map_or_else(found, Ok)?);
         to.check().map_err(CommandError::Elsewhere)?;
-        let mut rows = vec![
-            ["EXPORT ID", "DOOR", "CLIENT", "STATE", "CREATED", "BLOBS", "SIZE", "NAMES"].map(str::to_owned).to_vec(),
-        ];
-        for row in block_on(exports(&to))?? {
-            if !self.all && !row.is_under_way() {
-                continue;
-            }
-            match (self.quiet, self.json) {
-                (true, _) => output::print(&row.live.id)?,
-                (_, true) => output::print(&row.json().to_string())?,
-                _ => rows.push(row.columns()),
-            }
+        let Found { rows, without_ended } = block_on(exports(&to))??;
+        let rows: Vec<_> = rows.into_iter().filter(|row| self.all || row.is_under_way()).collect();
+        match (self.quiet, self.json) {
+            (true, _) => rows.iter().try_for_each(|row| output::print(&row.live.id))?,
+            (_, true) => rows.iter().try_for_each(|row| output::print(&row.json().to_string()))?,
+            _ => output::print(&table(&rows, output::columns(self.no_trunc)))?,
         }
-        if !self.quiet && !self.json {
-            output::print(&show::cut_table(&rows, &CUTTABLE, output::columns(self.no_trunc)))?;
+        if let Some(door) = without_ended.filter(|_| self.all) {
+            output::note(&format!("linkspan: note: {}", door.note()));
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// The exports of a daemon, ordered by id.
-async fn exports(daemon: &Daemon) -> Result<Vec<Row>, CommandError> {
+/// The exports of a daemon.
+struct Found {
+    /// Ordered by id.
+    rows: Vec<Row>,
+    /// The door that was asked, if it knows none that have ended.
+    without_ended: Option<OtherDoor>,
+}
+
+/// A door that lists what is under way only.
+struct OtherDoor {
+    kind: Kind,
+    address: String,
+    /// Where the exporter API of the same daemon listens.
+    export: Option<String>,
+}
+
+impl OtherDoor {
+    fn of(status: &Status) -> Self {
+        let export = status.doors.iter().find(|door| door.kind == Kind::Export).map(|door| door.address.clone());
+        Self { kind: status.door.kind, address: status.door.address.clone(), export }
+    }
+
+    fn note(&self) -> String {
+        let Self { kind, address, export } = self;
+        let where_ended = match export {
+            Some(export) => format!("`linkspan ps --all --to {export}` has them"),
+            None => "this daemon has none (`linkspan serve --export-listen ADDR` opens it)".to_owned(),
+        };
+        format!(
+            "exports that have ended are listed by the door of the exporter API alone, and {address} is the {} door: {where_ended}",
+            kind.name()
+        )
+    }
+}
+
+/// The rows as a table; where the terminal is too narrow for it, with what says the most first.
+fn table(rows: &[Row], width: Option<usize>) -> String {
+    const HEADS: [&str; 8] = ["EXPORT ID", "DOOR", "CLIENT", "STATE", "CREATED", "BLOBS", "SIZE", "NAMES"];
+    let lines = |is_narrow| {
+        let rows = rows.iter().map(|row| row.columns(is_narrow));
+        std::iter::once(HEADS.map(str::to_owned).to_vec()).chain(rows).collect::<Vec<_>>()
+    };
+    let whole = lines(false);
+    match width {
+        Some(width) if !show::fits(&whole, width) => show::cut_table(&lines(true), &CUTTABLE, Some(width)),
+        width => show::cut_table(&whole, &CUTTABLE, width),
+    }
+}
+
+/// A client in a narrow table: its process first, which tells it from others.
+fn in_short(principal: &str) -> String {
+    let parts: Vec<_> = principal.split(", ").collect();
+    match parts[..] {
+        [uid, gid, pid] if uid.starts_with("uid ") && gid.starts_with("gid ") && pid.starts_with("pid ") => {
+            format!("{pid}, {uid}")
+        }
+        _ => principal.to_owned(),
+    }
+}
+
+async fn exports(daemon: &Daemon) -> Result<Found, CommandError> {
     let probed = match &daemon.address {
         DaemonAddress::Socket(address) => match &daemon.tls {
             Some(tls) => probe_with_tls(address, tls).await,
@@ -122,25 +175,29 @@ async fn exports(daemon: &Daemon) -> Result<Vec<Row>, CommandError> {
         // One connection is enough; it has the exports of the API.
         DaemonAddress::Ssh(_) => Probe::OtherProgram,
     };
-    let (live, is_api) = match probed {
-        Probe::Linkspan(status) => (status.exports, status.door.kind == Kind::Export),
+    let (live, ended, without_ended) = match probed {
+        Probe::Linkspan(status) => {
+            let other = (status.door.kind != Kind::Export).then(|| OtherDoor::of(&status));
+            (status.exports, status.ended, other)
+        }
         // Another server of the API, or none, which the call reports.
-        Probe::OtherProgram | Probe::Tls | Probe::Reserved | Probe::Closed | Probe::Denied => (Vec::new(), true),
+        Probe::OtherProgram | Probe::Tls | Probe::Reserved | Probe::Closed | Probe::Denied => Default::default(),
     };
     let mut rows: BTreeMap<_, _> =
         live.into_iter().map(|live| (live.id.clone(), Row { live, session: None })).collect();
-    let sessions = match is_api {
-        true => match logging_in(daemon, list).await {
+    let sessions = match without_ended {
+        None => match logging_in(daemon, list).await {
             Ok(sessions) => sessions,
             Err(error) => return Err(explain(daemon, error).await),
         },
-        false => Vec::new(),
+        Some(_) => Vec::new(),
     };
     for session in sessions {
-        let listed = || Row { live: LiveExport { door: "export".to_owned(), ..LiveExport::default() }, session: None };
-        rows.entry(session.id.clone()).or_insert_with(listed).take(session);
+        let principal = ended.get(&session.id).cloned().unwrap_or_default();
+        let listed = LiveExport { door: "export".to_owned(), principal, ..LiveExport::default() };
+        rows.entry(session.id.clone()).or_insert(Row { live: listed, session: None }).take(session);
     }
-    Ok(rows.into_values().collect())
+    Ok(Found { rows: rows.into_values().collect(), without_ended })
 }
 
 async fn list(daemon: &Daemon) -> Result<Vec<Export>, EngineError> {
@@ -219,19 +276,23 @@ impl Row {
         Some(if left < 60 { format!("{left} s") } else { format!("{} min", left / 60) })
     }
 
-    fn columns(&self) -> Vec<String> {
+    fn columns(&self, is_narrow: bool) -> Vec<String> {
         let LiveExport { id, door, principal, state, created, names, blobs, bytes, .. } = &self.live;
+        let (ago, client): (fn(Duration) -> String, _) = match is_narrow {
+            true => (show::ago_in_short, in_short(principal)),
+            false => (show::ago, principal.clone()),
+        };
         let age = |created| SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(created));
         let unknown = || "N/A".to_owned();
         vec![
             id.clone(),
             door.clone(),
-            Some(principal.clone()).filter(|principal| !principal.is_empty()).unwrap_or_else(unknown),
+            Some(client).filter(|client| !client.is_empty()).unwrap_or_else(unknown),
             match self.left() {
                 Some(left) => format!("{state}, {left} left"),
                 None => state.clone(),
             },
-            created.map_or_else(unknown, |created| show::ago(age(created).unwrap_or_default())),
+            created.map_or_else(unknown, |created| ago(age(created).unwrap_or_default())),
             blobs.map_or_else(unknown, |blobs| blobs.to_string()),
             bytes.map_or_else(unknown, byte_size::human_in_table),
             names.iter().map(|name| familiar(name)).collect::<Vec<_>>().join(","),
@@ -257,5 +318,39 @@ impl Row {
             }
         }
         row
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_terminal_shows_the_process_and_more_of_the_names() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let live = |id: &str, pid: &str, age: u64| LiveExport {
+            id: id.repeat(26),
+            door: "buildkit".to_owned(),
+            principal: format!("uid 0, gid 0, pid {pid}"),
+            state: "transferring".to_owned(),
+            created: Some(now - age),
+            names: vec!["team/slow:1".to_owned()],
+            blobs: Some(3),
+            bytes: Some(12_300_000),
+            ..LiveExport::default()
+        };
+        let rows = [("a", "4711", 125), ("b", "12", 7300)];
+        let rows = rows.map(|(id, pid, age)| Row { live: live(id, pid, age), session: None });
+        let text = table(&rows, Some(80));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        for words in ["pid 4711", "pid 12", "2 min", "2 h", "team/slow"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        // Where there is room, and in a file, it is what it was.
+        for width in [Some(200), None] {
+            let text = table(&rows, width);
+            assert!(text.contains("uid 0, gid 0, pid 4711") && text.contains("2 minutes ago"), "{text}");
+        }
+        assert_eq!(in_short("user ci"), "user ci");
     }
 }

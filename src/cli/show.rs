@@ -44,6 +44,23 @@ pub(super) fn cut_table(rows: &[Vec<String>], cuttable: &[usize], width: Option<
     lines(rows, &widths, "  ")
 }
 
+/// Whether a table has room in `width` columns with nothing cut.
+pub(super) fn fits(rows: &[Vec<String>], width: usize) -> bool {
+    let widths = widths(rows);
+    widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1) <= width
+}
+
+/// The same as [`ago`] for a narrow table: as few letters as say it.
+pub(super) fn ago_in_short(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
 fn widths(rows: &[Vec<String>]) -> Vec<usize> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column| rows.iter().filter_map(|row| row.get(column)).map(|cell: &String| cell.chars().count()).max();

@@ -14,6 +14,8 @@ use crate::plain_file;
 
 /// The largest file; it keeps a wrong path (a log, a device) from filling memory.
 const MAX_LENGTH: u64 = 1 << 20;
+/// The length of the lines of a list of keys, which has to be more than that of every key.
+const LIST_WIDTH: usize = 76;
 
 /// The settings in a file.
 #[derive(Debug, Default)]
@@ -48,7 +50,7 @@ pub(super) fn read_if_there(path: &Path) -> Result<Contents, ConfigError> {
 fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
     let document: Document = toml::from_str(text).map_err(|error| ConfigError::Parse {
         path: path.to_owned(),
-        reason: error.to_string().trim_end().to_owned(),
+        reason: suggesting(error.to_string().trim_end()),
     })?;
     let origin = |key: String| Origin::File { path: path.to_owned(), key };
     let mut layer = Layer::default();
@@ -132,6 +134,35 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         }
     });
     Ok(Contents { layer, builders: builders.collect(), rules: rules.collect() })
+}
+
+/// The parser's error. Of a key that does not exist it lists all that do: the one that was meant says more, and a long list is
+/// put into lines.
+fn suggesting(reason: &str) -> String {
+    let Some((before, keys)) =
+        reason.split_once(", expected one of ").filter(|(text, _)| text.contains("unknown field"))
+    else {
+        return reason.to_owned();
+    };
+    let unknown = before.rsplit('`').nth(1).unwrap_or_default();
+    let known: Vec<_> = keys.split('`').skip(1).step_by(2).collect();
+    let distance = |key: &&&str| strsim::osa_distance(unknown, key);
+    let nearest = known.iter().min_by_key(distance).filter(|key| distance(key) <= (unknown.chars().count() / 3).max(1));
+    if let Some(nearest) = nearest {
+        return format!("{before}; did you mean `{nearest}`?");
+    }
+    let mut text = format!("{before}, expected one of");
+    let mut room = 0;
+    for (at, key) in known.iter().enumerate() {
+        let word = format!("`{key}`{}", if at + 1 < known.len() { "," } else { "" });
+        let length = word.len() + 1;
+        if room < length {
+            (text, room) = (text + "\n ", LIST_WIDTH);
+        }
+        room -= length;
+        text = text + " " + &word;
+    }
+    text
 }
 
 #[derive(Deserialize)]

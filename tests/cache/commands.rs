@@ -48,22 +48,26 @@ async fn caches_are_listed_measured_removed_and_pruned_on_every_engine() {
         let table = run(&["cache", "ls"]).ok().stdout;
         assert!(table.starts_with("ID ") && table.contains("team/app") && table.contains("linux/amd64"), "{table}");
         assert!(table.lines().all(|line| line.len() <= 80), "{table}");
-        assert_eq!(run(&["cache", "ls", "-q", "team/app"]).ok().stdout.trim(), app.id);
+        assert_eq!(run(&["cache", "ls", "-q", "--no-trunc", "team/app"]).ok().stdout.trim(), app.id);
         let begin = &app.id[..app.id.len() - 4];
         let row = table.lines().find(|line| line.contains("team/app")).unwrap();
         let short = row.split_whitespace().next().unwrap();
         for id in [short, &short[..6], &app.id["linkspan-cache-".len()..], &app.id["linkspan-cache-".len()..][..6]] {
             assert_eq!(json(&run(&["cache", "inspect", "--json", id]).ok().stdout)[0]["id"], app.id, "{id}");
         }
-        assert_eq!(run(&["cache", "ls", "-q", "team/*"]).ok().stdout.trim(), app.id);
-        assert_eq!(run(&["cache", "ls", "-q", "--filter", "ref=oth*"]).ok().stdout.trim(), other.id);
+        assert_eq!(run(&["cache", "ls", "-q", "--no-trunc", "team/*"]).ok().stdout.trim(), app.id);
+        assert_eq!(run(&["cache", "ls", "-q", "--no-trunc", "--filter", "ref=oth*"]).ok().stdout.trim(), other.id);
         assert_eq!(run(&["cache", "ls", "-q", "--filter", "until=1h"]).ok().stdout, "");
-        assert_eq!(run(&["cache", "ls", "-q", begin, "unknown"]).ok().stdout.trim(), app.id);
+        assert_eq!(run(&["cache", "ls", "-q", "--no-trunc", begin, "unknown"]).ok().stdout.trim(), app.id);
         assert_eq!(run(&["cache", "ls", "-q", &other.id, "team/app"]).ok().lines().len(), 2);
         let listed: Vec<_> = run(&["cache", "ls", "--json"]).ok().lines().iter().map(|line| json(line)).collect();
         assert_eq!(listed.len(), 2);
         assert_eq!((&listed[0]["id"], &listed[0]["mode"]), (&other.id.as_str().into(), &"max".into()));
         assert_eq!(listed[1]["shortId"], short);
+        // As tables show them, with -q and without.
+        assert_eq!(run(&["cache", "ls", "-q", "team/app"]).ok().stdout.trim(), short);
+        let whole = run(&["cache", "ls", "--no-trunc", "team/app"]).ok().stdout;
+        assert!(whole.lines().nth(1).unwrap().starts_with(&app.id), "{whole}");
 
         let usage = json(&run(&["cache", "du", "--json"]).ok().stdout);
         let numbers = |at: usize| ["unique", "shared"].map(|key| usage["versions"][at][key].as_u64().unwrap());
@@ -99,11 +103,11 @@ async fn caches_are_listed_measured_removed_and_pruned_on_every_engine() {
         assert!(removed.stdout.starts_with(&format!("Deleted: {short} other (linux/amd64)\n")), "{removed}");
         assert_eq!(removed.stdout.contains("for an hour"), flags[1] == "layout", "{removed}");
         assert!(removed.stderr.contains("no cache `unknown`"), "{removed}");
-        assert_eq!(run(&["cache", "ls", "-q"]).ok().stdout.trim(), app.id);
+        assert_eq!(run(&["cache", "ls", "-q", "--no-trunc"]).ok().stdout.trim(), app.id);
         run(&["cache", "prune", "--keep-storage", "10kB"]).ok();
-        assert_eq!(run(&["cache", "ls", "-q"]).ok().stdout.trim(), app.id, "it is shorter than that");
+        assert_eq!(run(&["cache", "ls", "-q", "--no-trunc"]).ok().stdout.trim(), app.id, "it is shorter than that");
         run(&["cache", "prune", "--keep-storage", "0.01MB"]).ok();
-        assert_eq!(run(&["cache", "ls", "-q"]).ok().stdout.trim(), app.id);
+        assert_eq!(run(&["cache", "ls", "-q", "--no-trunc"]).ok().stdout.trim(), app.id);
         let whole = json(&run(&["cache", "du", "--json"]).ok().stdout)["total"].clone();
         let dry = run(&["cache", "prune", "--all", "--dry-run"]).ok().stdout;
         let amount =
@@ -274,7 +278,7 @@ async fn with_the_classic_store_caches_are_in_a_folder() {
     assert!(folder.join("index.json").is_file());
     let flags =
         ["--engine", "docker-classic", "--docker-host", stack.docker_classic_host(), "--cache-dir", text(&folder)];
-    assert_eq!(linkspan(&["cache", "ls", "-q"], &flags).ok().stdout.trim(), version.id);
+    assert_eq!(linkspan(&["cache", "ls", "-q", "--no-trunc"], &flags).ok().stdout.trim(), version.id);
     linkspan(&["cache", "rm", "app"], &flags).ok();
     assert!(caches.versions(None).await.unwrap().is_empty());
 }

@@ -33,7 +33,7 @@ fn digests(layer: &str) -> Vec<String> {
 
 /// The ids of a ref, as another process lists them.
 fn listed(server: &Server, reference: &str) -> Vec<String> {
-    server.command(&["cache", "ls", "-q", &format!("{reference}*")]).ok().lines()
+    server.command(&["cache", "ls", "-q", "--no-trunc", &format!("{reference}*")]).ok().lines()
 }
 
 #[tokio::test(flavor = "multi_thread")]

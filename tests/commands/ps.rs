@@ -39,6 +39,9 @@ async fn exports_under_way_are_listed() {
     assert_eq!((&listed["state"], &listed["labels"]["build.ref"]), (&"open".into(), &"abc".into()));
     client.abort(AbortRequest { export_id: id.clone() }).await.unwrap();
     assert_eq!(ps(&["-q"]), "");
+    // Who it was is still known of one that has ended.
+    let ended: Value = serde_json::from_str(&ps(&["--all", "--json"])).unwrap();
+    assert_eq!((&ended["state"], &ended["principal"]), (&"aborted".into(), &this_process.as_str().into()));
 
     // Without --to it looks where a daemon listens that is started with the same settings.
     assert_eq!(linkspan(["ps", "--all", "-q"]).env("LINKSPAN_EXPORT_LISTEN", &address).ok().stdout.trim(), id);
@@ -48,6 +51,13 @@ async fn exports_under_way_are_listed() {
     std::fs::create_dir(own.parent().unwrap()).unwrap();
     let other = Linkspan::start_at(stack, &engine, &[stack.buildkit_host()], vec![own]);
     assert_eq!(linkspan(["ps"]).env("XDG_RUNTIME_DIR", text(runtime.path())).ok().stdout.lines().count(), 1);
+    // That one does not list what has ended, and says who does.
+    let door = other.address();
+    let output = linkspan(["ps", "--to", &door]).ok();
+    assert_eq!(output.stderr, "", "what is under way is all there");
+    let output = linkspan(["ps", "--all", "--to", &door]).ok();
+    let note = format!("and {door} is the buildkit door: this daemon has none");
+    assert!(output.stderr.contains(&note) && output.stderr.contains("--export-listen"), "{output}");
     drop(other);
     let usual = linkspan(["ps"]).fails();
     assert!(usual.stderr.contains("unix:///run/linkspan/export.sock"), "{usual}");

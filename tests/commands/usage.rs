@@ -247,6 +247,16 @@ fn completions_and_man_pages_list_every_command() {
     for page in ["linkspan.1", "linkspan-load.1", "linkspan-setup-buildx.1"] {
         assert!(folder.path().join(page).exists(), "{page}");
     }
+    let version = format!("\"linkspan {}\"", env!("CARGO_PKG_VERSION"));
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let page = std::fs::read_to_string(&path).unwrap();
+        let title = page.lines().find(|line| line.starts_with(".TH")).unwrap();
+        assert!(title.contains(&version), "{}: {title}", path.display());
+        assert!(!page.contains(".SH EXTRA"), "{}", path.display());
+    }
+    let page = std::fs::read_to_string(folder.path().join("linkspan-ps.1")).unwrap();
+    assert!(page.contains(".SH EXAMPLES\n.nf\n  linkspan ps\n") && page.contains(".SH COLUMNS\n"), "{page}");
 }
 
 #[test]

@@ -26,8 +26,8 @@ A line is the newest version of a part, or an older one that `keep=N` keeps.
 OF is the platform, target and Dockerfile. SIZE counts layers that other
 caches and images have as well; --json has the times of creation and the
 layers. ID is the short id, of which the beginning does, too (four characters
-or more); -q prints whole ids, for inspect, export and rm. On a terminal long
-refs are cut to its width; --no-trunc shows them.
+or more), for inspect, export and rm; -q prints it alone. On a terminal long
+refs are cut to its width; --no-trunc shows them, and whole ids.
 
 Examples:
   linkspan cache ls
@@ -61,11 +61,11 @@ pub(super) struct List {
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
 
-    /// Do not cut refs to the width of the terminal
+    /// Print whole ids, and do not cut refs to the width of the terminal
     #[arg(long)]
     no_trunc: bool,
 
-    /// Print whole ids only
+    /// Print ids only
     #[arg(short, long)]
     quiet: bool,
 
@@ -121,11 +121,12 @@ impl List {
         versions.retain(|version| selection.includes(version, now));
         let mut rows = vec![["ID", "REF", "OF", "MODE", "SIZE", "LAST USED"].map(str::to_owned).to_vec()];
         for version in &versions {
+            let id = if self.no_trunc { version.id.clone() } else { find::short_id(version) };
             match (self.quiet, self.json) {
-                (true, _) => output::print(&version.id)?,
+                (true, _) => output::print(&id)?,
                 (_, true) => output::print(&json_of(version).to_string())?,
                 _ => rows.push(vec![
-                    find::short_id(version),
+                    id,
                     version.reference.clone(),
                     version.title.clone(),
                     version.mode.clone(),

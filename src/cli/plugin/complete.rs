@@ -111,6 +111,10 @@ mod tests {
         assert_eq!(answer_to(&["cache", "l"]), ["ls", ":4"]);
         assert_eq!(answer_to(&["serve", "--load-comp"]), ["--load-compression", ":4"]);
         assert_eq!(answer_to(&["completion", "z"]), ["zsh", ":4"]);
+        assert_eq!(answer_to(&["serve", "--log-format", "j"]), ["json", ":4"]);
+        assert_eq!(answer_to(&["serve", "--load-compression=un"]), ["--load-compression=uncompressed", ":4"]);
+        assert!(answer_to(&["images", "--engine", ""]).contains(&"containerd".to_owned()));
+        assert_eq!(answer_to(&["serve", "--config", ""]), [":0"]);
         assert_eq!(answer_to(&["load", "-i", ""]), [":0"]);
         assert_eq!(answer_to(&["load", "--input", "file", "--ta"]), ["--tag", ":4"]);
         let all = answer_to(&[""]);

@@ -176,11 +176,26 @@ fn contradictions_are_explained() {
 #[test]
 fn files_that_are_none() {
     let refusal = Sources::new().file("enginee = 'docker'").refusal();
-    for part in ["config.toml", "line 1", "unknown field `enginee`", "`containerd-address`", "`builder`"] {
+    for part in ["config.toml", "line 1", "unknown field `enginee`; did you mean `engine`?"] {
         assert!(refusal.contains(part), "{part} in: {refusal}");
     }
+    assert!(!refusal.contains("`containerd-address`"), "{refusal}");
+    for (text, meant) in [
+        ("docker_listen = 'x'", "`docker-listen`"),
+        ("[[builders]]\naddress = 'x'", "`builder`"),
+        ("[[rule]]\nprincipal = []", "`principals`"),
+    ] {
+        let refusal = Sources::new().file(text).refusal();
+        assert!(refusal.ends_with(&format!("; did you mean {meant}?")), "{refusal}");
+    }
+    // Nothing is near: all are listed, in lines that a terminal has room for.
+    let refusal = Sources::new().file("colour = 'red'").refusal();
+    for part in ["unknown field `colour`, expected one of", "`containerd-address`", "`builder`"] {
+        assert!(refusal.contains(part), "{part} in: {refusal}");
+    }
+    assert!(refusal.lines().all(|line| line.len() <= 80), "{refusal}");
     let refusal = Sources::new().file("[[builder]]\naddress = 'tcp://b:1'\ntls = { certificate = 'x' }").refusal();
-    for part in ["line 3", "unknown field `certificate`", "`ca`, `cert`, `key`, `server-name`"] {
+    for part in ["line 3", "unknown field `certificate`", "expected one of\n  `ca`, `cert`, `key`, `server-name`"] {
         assert!(refusal.contains(part), "{part} in: {refusal}");
     }
     let refusal = Sources::new().file("[[builder]]\nlisten = 'unix:///l'").refusal();
