@@ -5,6 +5,18 @@
 //! image into archives and folders, [`registry`] copies it from and to registries, and [`caches`] keeps BuildKit's build caches in an
 //! engine. The APIs of a daemon are [`export_v1`] and [`cache_v1`]; [`door`] has them as services.
 //!
+//! # As a dependency
+//!
+//! It is in no registry: the path is that of a checkout, or its `git`. `default-features = false` leaves out the program.
+//!
+//! ```toml
+//! [dependencies]
+//! linkspan = { path = "../linkspan", default-features = false }
+//! tokio = { version = "1", features = ["macros", "rt-multi-thread"] }
+//! ```
+//!
+//! `protoc` must be on PATH, or named by `PROTOC`: crates that this one stands on generate containerd's API when they are built.
+//!
 //! # An image layout, exported into an engine
 //!
 //! An engine is chosen by a [`Selection`](engine::select::Selection). What it holds can be read, too, so that it is also where an

@@ -52,6 +52,18 @@ fn contents(root: &str, document: &impl Fn(&str) -> Value) -> Vec<Value> {
         .collect()
 }
 
+#[test]
+fn without_a_context_it_says_how_it_is_called() {
+    for args in [&[][..], &["-to", "unix:///nowhere.sock"], &["a", "b"]] {
+        let output = Run::new(program().to_str().unwrap()).args(args).fails();
+        assert_eq!(output.status.code(), Some(2), "{output}");
+        assert!(
+            output.stderr.starts_with("usage: build [flags] CONTEXT\n") && output.stderr.contains("-output"),
+            "{output}"
+        );
+    }
+}
+
 /// An image of any platform, with files of its own.
 fn copied(theme: &str) -> Context {
     let run = std::process::id();

