@@ -36,7 +36,8 @@ fn with_name(called: &str, commands: &[String], text: &str) -> String {
     let (mut new, mut rest) = (String::new(), text);
     while let Some(at) = rest.find(&name) {
         let (before, after) = (&rest[..at], &rest[at + name.len()..]);
-        let word = after.split(|letter: char| letter.is_whitespace() || letter == '`').next().unwrap_or_default();
+        let is_end = |letter: char| !letter.is_ascii_alphanumeric() && letter != '-';
+        let word = after.split(is_end).next().unwrap_or_default();
         let is_whole = before.is_empty() || before.ends_with([' ', '\n', '`']);
         let is_program = is_whole && !before.ends_with("docker ") && commands.iter().any(|command| command == word);
         new.push_str(before);

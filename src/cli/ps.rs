@@ -155,12 +155,12 @@ fn table(rows: &[Row], width: Option<usize>) -> String {
     }
 }
 
-/// A client in a narrow table: its process first, which tells it from others.
+/// A client in a narrow table: a process says more than its user.
 fn in_short(principal: &str) -> String {
     let parts: Vec<_> = principal.split(", ").collect();
     match parts[..] {
         [uid, gid, pid] if uid.starts_with("uid ") && gid.starts_with("gid ") && pid.starts_with("pid ") => {
-            format!("{pid}, {uid}")
+            pid.to_owned()
         }
         _ => principal.to_owned(),
     }

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_command_in_a_text_is_on_one_line_or_continued_as_a_shell_takes_it() {
-        assert_eq!(words("start it: `linkspan serve` again", 26), ["start it:", "`linkspan serve` again"]);
+        assert_eq!(words("start it: `linkspan serve` again", 25), ["start it:", "`linkspan serve` again"]);
         let lines = words("start (`linkspan serve --group docker`), or `x y` it", 22);
         assert_eq!(lines, ["start", "(`linkspan serve \\", "  --group docker`), or", "`x y` it"]);
         assert_eq!(words("one ` two three", 7), ["one `", "two", "three"], "it is no command");

@@ -24,9 +24,9 @@ note  door     buildkit door not open at unix:///run/linkspan/buildkit.sock
                `linkspan serve` with the same settings opens it
 note  buildx   `--load` into docker-classic looks like a file on the wire: it
                passes as it is
-               build with `-o type=linkspan,name=NAME`, or start `linkspan
-               serve` with --plain-is-load where nobody writes files with `-o
-               type=oci,dest=FILE` or `-o type=docker,dest=FILE`
+               build with `-o type=linkspan,name=NAME`, or start
+               `linkspan serve` with --plain-is-load where nobody writes files
+               with `-o type=oci,dest=FILE` or `-o type=docker,dest=FILE`
 
 A direct export can work as soon as `linkspan serve` runs with the same
 settings. Then use it with:
