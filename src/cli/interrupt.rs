@@ -44,8 +44,16 @@ pub(super) async fn exporting<T>(
     tokio::select! {
         () = exports.finish() => result.map_err(|error| match error {
             // Known only now: what the engine was making visible may have become so.
-            CommandError::Interrupted { signal, left } if exports.completed() > 0 => {
-                CommandError::Interrupted { signal, left: Leftover::Some(format!("{COMPLETED}; of the rest, {left}")) }
+            CommandError::Interrupted { signal, left } => {
+                let left = match exports.completed() {
+                    0 => left,
+                    _ => Leftover::Some(format!("{COMPLETED}; of the rest, {left}")),
+                };
+                let left = match exports.names_left() {
+                    None => left,
+                    Some(names) => Leftover::Some(format!("{names}; {left}")),
+                };
+                CommandError::Interrupted { signal, left }
             }
             error => error,
         }),

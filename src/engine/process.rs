@@ -4,6 +4,8 @@ use std::fmt;
 use std::fs;
 use std::str::FromStr;
 
+use crate::image::Digest;
+
 /// A process, named so that no other process ever has the same name: boot, pid namespace, pid and start time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Process {
@@ -29,6 +31,23 @@ impl Process {
     /// Whether it runs, or ran, on the machine of the other one.
     pub(crate) fn is_beside(&self, other: &Self) -> bool {
         self.boot == other.boot
+    }
+
+    /// A shorter name, for files: the boot and the pid namespace are a part of a digest.
+    pub(crate) fn short(&self) -> String {
+        let place = Digest::sha256(format!("{}/{}", self.boot, self.namespace).as_bytes());
+        format!("{}-{}-{}", &place.hex()[..12], self.pid, self.start)
+    }
+
+    /// Whether it is certain that the process of this short name was here, and does not live any more.
+    pub(crate) fn is_gone_by_short(short: &str) -> bool {
+        let this = Self::this();
+        let mut parts = short.splitn(3, '-').skip(1);
+        let (Some(Ok(pid)), Some(Ok(start))) = (parts.next().map(str::parse), parts.next().map(str::parse)) else {
+            return false;
+        };
+        let process = Self { pid, start, ..this };
+        process.short() == short && process.is_gone()
     }
 
     /// Whether it is certain that the process does not live any more. A process of another pid namespace

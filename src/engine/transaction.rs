@@ -58,6 +58,11 @@ pub trait ImageTransaction: Debug + Send + Sync {
 
     /// Stops what is under way, such as unpacking. What was stored stays as long as the lease.
     async fn cancel(&self);
+
+    /// What [`ImageTransaction::cancel`] could not take back of a commit that was cancelled, for a person.
+    fn names_left(&self) -> Option<String> {
+        None
+    }
 }
 
 /// An image that is complete.

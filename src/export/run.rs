@@ -1,7 +1,7 @@
 //! Runs exports, each in a task of its own, so that every one of them is cleaned up after.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,6 +60,7 @@ impl Exports {
             tasks: TaskTracker::new(),
             keeping: AtomicBool::default(),
             completed: AtomicUsize::default(),
+            names_left: Mutex::default(),
             closing: CancellationToken::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -80,6 +81,7 @@ impl Exports {
             tasks: self.shared.tasks.clone(),
             keeping: AtomicBool::default(),
             completed: AtomicUsize::default(),
+            names_left: Mutex::default(),
             closing: self.shared.closing.clone(),
         };
         Self { shared: Arc::new(shared) }
@@ -102,6 +104,11 @@ impl Exports {
     /// the engine was making its image visible.
     pub fn completed(&self) -> usize {
         self.shared.completed.load(Ordering::Acquire)
+    }
+
+    /// What an export that was cancelled has left of its names, because the engine did not take them back in time.
+    pub fn names_left(&self) -> Option<String> {
+        self.shared.names_left().clone()
     }
 
     /// The engine.
@@ -162,8 +169,7 @@ impl Exports {
     }
 
     /// Runs one export to its end. Dropping the future cancels it: the export is then aborted in the
-    /// background, within a second (or twenty, if the engine makes the image at that moment and is stuck), and
-    /// [`Exports::finish`] waits for that.
+    /// background, within a second (or half a minute, if the engine is stuck), and [`Exports::finish`] waits for that.
     ///
     /// # Errors
     /// When the export failed; nothing of it is visible then.

@@ -1,7 +1,7 @@
 //! What all exports into one engine share, and the release of their leases.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) keeping: AtomicBool,
     /// How many exports have succeeded.
     pub(super) completed: AtomicUsize,
+    /// What the last export that was cancelled has left of its names, if anything.
+    pub(super) names_left: Mutex<Option<String>>,
     /// Cancelled when engines that went away are no longer waited for.
     pub(super) closing: CancellationToken,
 }
@@ -42,6 +44,23 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn policy(&self, principal: &Principal) -> Rights<'_> {
         self.policy.of(principal)
+    }
+
+    pub(super) fn names_left(&self) -> MutexGuard<'_, Option<String>> {
+        self.names_left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note_names_left(&self, left: String) {
+        *self.names_left() = Some(left);
+    }
+
+    /// Releases `lease`, which could not be released just now, in the background, unless this process ends.
+    pub(super) fn release_later(&self, lease: Arc<dyn Lease>) {
+        if self.closing.is_cancelled() {
+            tracing::warn!("the lease of an export could not be released; the next start does it");
+        } else {
+            self.release(lease);
+        }
     }
 
     /// Releases `lease` in the background.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug_span};
 
 use crate::engine::{EngineError, ImageTransaction, Lease, Lifetime, Precondition, PreparedImage, TransactionOptions};
-use crate::image::{Descriptor, Graph, Reference, Walk};
+use crate::image::{Descriptor, Digest, Graph, Reference, Walk};
 use crate::progress::{Event, Events, State};
 use crate::source::{OnMissing, Source, read_graph};
 
@@ -29,6 +29,11 @@ const PLANS: usize = 3;
 /// How long a commit of a cancelled export is waited for. The engine may have all that it needs for the image: if
 /// the lease went first, blobs could go of an image that becomes visible. It takes milliseconds, unless the engine is stuck.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the engine may take after that to stop, and once more to keep what was sent or to release it: whoever interrupted an
+/// export waits for it. Both take milliseconds, unless the engine is stuck.
+const STOPPING: Duration = Duration::from_secs(12);
+const RELEASING: Duration = Duration::from_secs(10);
 
 /// One export under way.
 pub(super) struct Transaction {
@@ -67,8 +72,11 @@ impl Transaction {
         };
         if result.is_err() {
             self.machine.enter(State::Aborted);
-            let is_kept = matches!(result, Err(ExportError::Cancelled)) && self.shared.keeping.load(Ordering::Acquire);
-            if is_kept && lease.suspend(&self.request.root.digest).await.is_ok() {
+            if matches!(result, Err(ExportError::Cancelled)) {
+                let is_kept = self.shared.keeping.load(Ordering::Acquire);
+                if !end_cancelled(&*lease, is_kept.then_some(&self.request.root.digest)).await {
+                    self.shared.release_later(lease);
+                }
                 return result;
             }
             // A client that gets the failure may rely on nothing being left, unless the engine went away.
@@ -167,8 +175,18 @@ impl Transaction {
         let image = until(cancel, lease.clone().begin(graph.clone(), options)).await?;
         drop(planning);
         let result = self.store(&*image, cancel).await;
-        if result.is_err() {
-            image.cancel().await;
+        match &result {
+            Err(ExportError::Cancelled) => {
+                if timeout(STOPPING, image.cancel()).await.is_err() {
+                    tracing::warn!("the engine is slow to stop a cancelled export");
+                }
+                if let Some(left) = image.names_left() {
+                    tracing::warn!("an export was cancelled while its image was named: {left}");
+                    self.shared.note_names_left(left);
+                }
+            }
+            Err(_) => image.cancel().await,
+            Ok(_) => {}
         }
         result
     }
@@ -264,6 +282,19 @@ where
     }
 }
 
+/// Keeps what a cancelled export of the image `kept` has sent, or releases it: whether its lease has ended.
+async fn end_cancelled(lease: &dyn Lease, kept: Option<&Digest>) -> bool {
+    let ending = async {
+        if let Some(root) = kept
+            && lease.suspend(root).await.is_ok()
+        {
+            return true;
+        }
+        lease.release().await.inspect_err(|error| tracing::warn!(%error, "a lease could not be released")).is_ok()
+    };
+    timeout(RELEASING, ending).await.unwrap_or(false)
+}
+
 /// Runs `commit` to its end. Once `cancel` is there, the engine has [`COMMIT_TIMEOUT`] left.
 async fn finish_commit<T>(cancel: &CancellationToken, commit: impl Future<Output = T>) -> Result<T, ExportError> {
     let mut commit = std::pin::pin!(commit);
@@ -281,6 +312,16 @@ mod tests {
     use tokio::task::yield_now;
 
     use super::*;
+    use crate::engine::fixture::Stuck;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_hangs_is_not_waited_for_after_a_cancelled_export() {
+        let begun = tokio::time::Instant::now();
+        let lease = Stuck::default();
+        assert!(!end_cancelled(&lease, Some(&Digest::sha256(b"root"))).await);
+        assert!(!end_cancelled(&lease, None).await);
+        assert_eq!(begun.elapsed(), 2 * RELEASING);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_cancelled_commit_is_waited_for_but_not_for_ever() {

@@ -12,6 +12,7 @@
 
 mod address;
 mod at_path;
+mod attended;
 mod command;
 mod connection;
 mod counted;
@@ -33,6 +34,7 @@ mod watched;
 
 pub use address::{Address, AddressError};
 pub(crate) use at_path::AtPath;
+pub(crate) use attended::Attended;
 pub use command::CommandStream;
 pub use connection::Connection;
 pub use counted::{BUILDERS, ConnectionCount, Counted, ENGINES, OpenConnection};

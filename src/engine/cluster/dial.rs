@@ -1,6 +1,5 @@
 //! Connects to the containerd in a node.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -9,18 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::StatusCode;
+use futures_util::future::BoxFuture;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::Pid;
-use serde::Deserialize;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::address::ClusterTool;
-use super::program::{OwnProgram, ProgramError};
-use crate::docker_api::{Api, ApiError};
-use crate::net::{Dial, DialError, Stream};
+use super::container::{Inspected, NodeContainer, NodeDialError};
+use super::program::OwnProgram;
+use crate::engine::EngineError;
+use crate::net::{Attended, Dial, DialError, Stream};
 use crate::tunnel::{Container, ContainerCommand, ContainerError, ExecDial};
 
 /// How long a connection may take to come up.
@@ -30,150 +28,80 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// another one.
 #[derive(Debug)]
 pub(super) struct NodeDial {
-    docker: Arc<Api>,
-    tool: ClusterTool,
-    cluster: String,
+    container: NodeContainer,
     /// Its name, for messages.
     node: String,
-    /// The id of its container: another one of the same name is another node, and one that was renamed is the same.
-    id: String,
     /// Taken while the program is copied into the node: connections are made several at a time.
-    copying: Mutex<()>,
-}
-
-/// Why there is no way.
-#[derive(Debug, thiserror::Error)]
-enum NodeDialError {
-    #[error("{0}")]
-    Docker(String),
-    #[error("docker has no such container any more")]
-    Gone,
-    #[error("that container is no node of the cluster any more")]
-    Replaced,
-    #[error("the node does not run (it is {0})")]
-    Stopped(String),
-    #[error("the node's files cannot be reached from here")]
-    Elsewhere,
-    #[error("{0}")]
-    Socket(#[source] io::Error),
-    #[error("{0}")]
-    Exec(String),
-    /// The program is in the node and does not run.
-    #[error(
-        "{0}; this linkspan does not run in the node: use one that is linked statically (target x86_64-unknown-linux-musl or the like)"
-    )]
-    Foreign(String),
-}
-
-impl NodeDialError {
-    /// Whether a process in the node may reach what this one does not.
-    fn is_beyond(&self) -> bool {
-        match self {
-            Self::Elsewhere => true,
-            Self::Socket(error) => error.kind() == io::ErrorKind::PermissionDenied,
-            _ => false,
-        }
-    }
-}
-
-impl From<ProgramError> for NodeDialError {
-    fn from(error: ProgramError) -> Self {
-        Self::Exec(error.to_string())
-    }
-}
-
-impl From<ApiError> for NodeDialError {
-    fn from(error: ApiError) -> Self {
-        Self::Docker(error.to_string())
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Inspected {
-    id: String,
-    state: State,
-    config: Config,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct State {
-    running: bool,
-    status: String,
-    pid: i32,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Config {
-    #[serde(default)]
-    labels: Option<HashMap<String, String>>,
+    copying: Arc<Mutex<()>>,
 }
 
 impl NodeDial {
-    pub(super) fn new(docker: Arc<Api>, tool: ClusterTool, cluster: &str, (node, id): (&str, &str)) -> Self {
-        let (cluster, node, id) = (cluster.to_owned(), node.to_owned(), id.to_owned());
-        Self { docker, tool, cluster, node, id, copying: Mutex::default() }
+    pub(super) fn new(container: NodeContainer, node: &str) -> Self {
+        Self { container, node: node.to_owned(), copying: Arc::default() }
     }
 
-    /// The node as it is now.
-    async fn inspect(&self) -> Result<Inspected, NodeDialError> {
-        let response = self.docker.get(&format!("/containers/{}/json", self.id)).await?;
-        match response.status {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Err(NodeDialError::Gone),
-            _ => return Err(NodeDialError::Docker(response.message())),
+    /// Sees to it that calls find a way, however long the copy of the program takes, which has a limit of its own: a call has less
+    /// time. What else is wrong the first call says.
+    pub(super) async fn prepare(&self) -> Result<(), EngineError> {
+        match self.connect().await {
+            Err(error) if error.is_beyond() => {}
+            _ => return Ok(()),
         }
-        let node: Inspected =
-            serde_json::from_slice(&response.body).map_err(|error| NodeDialError::Docker(error.to_string()))?;
-        let labels = node.config.labels.as_ref();
-        if labels.and_then(|labels| labels.get(self.tool.cluster_label())) != Some(&self.cluster) {
-            return Err(NodeDialError::Replaced);
-        }
-        if !node.state.running || node.state.status != "running" {
-            return Err(NodeDialError::Stopped(node.state.status.escape_debug().to_string()));
-        }
-        Ok(node)
+        let (engine, address) = ("containerd", self.name());
+        self.exec().await.map(drop).map_err(|error| EngineError::Unreachable {
+            engine,
+            address,
+            reason: error.to_string(),
+        })
     }
 
     /// By the node's files, as root on the machine of dockerd.
     async fn connect(&self) -> Result<(Inspected, UnixStream), NodeDialError> {
-        let node = self.inspect().await?;
-        let socket = open(&node, Path::new(self.tool.socket()))?;
+        let node = self.container.inspect().await?;
+        let socket = open(&node, Path::new(self.container.tool.socket()))?;
         // The socket that was found, whatever its path leads to by now (unix(7) looks the path up once more).
         let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
         let connecting = timeout(CONNECT, UnixStream::connect(path)).await;
         let stream = connecting.map_err(|_| NodeDialError::Socket(io::ErrorKind::TimedOut.into()))?;
         Ok((node, stream.map_err(NodeDialError::Socket)?))
     }
-}
 
-impl NodeDial {
     /// By a process in the node: this program, which is copied there first.
     async fn exec(&self) -> Result<Box<dyn Stream>, NodeDialError> {
-        let program = OwnProgram::this()?;
-        let container = format!("docker-container://{}", self.id).parse::<Container>();
-        let container = container.map_err(|error| NodeDialError::Exec(error.to_owned()))?;
-        let command = vec![program.path(), "dial-stdio".to_owned(), self.tool.socket().to_owned()];
-        let command = ContainerCommand::new(command, "containerd");
-        let exec = ExecDial::by(self.docker.clone(), container, command);
-        let _copying = match exec.start().await {
-            Err(error) if is_absent(&error) => self.copying.lock().await,
-            outcome => return outcome.map_err(|error| told(error, self.tool.socket())),
-        };
-        // Whoever waited finds what another one has copied.
-        if let Err(error) = exec.start().await {
-            if !is_absent(&error) {
-                return Err(told(error, self.tool.socket()));
-            }
-            program.copy(&self.docker, &self.id).await?;
+        let socket = self.container.tool.socket();
+        match self.relay()?.start().await {
+            Err(error) if is_absent(&error) => self.copy().await?,
+            outcome => return outcome.map_err(|error| told(error, socket)),
         }
-        exec.start().await.map_err(|error| match is_absent(&error) {
+        self.relay()?.start().await.map_err(|error| match is_absent(&error) {
             // The program is there: its loader is not.
             true => NodeDialError::Foreign(error.to_string()),
-            false => told(error, self.tool.socket()),
+            false => told(error, socket),
         })
+    }
+
+    fn relay(&self) -> Result<ExecDial, NodeDialError> {
+        let container = format!("docker-container://{}", self.container.id).parse::<Container>();
+        let container = container.map_err(|error| NodeDialError::Exec(error.to_owned()))?;
+        let socket = self.container.tool.socket().to_owned();
+        let command = vec![OwnProgram::this()?.path(), "dial-stdio".to_owned(), socket];
+        let command = ContainerCommand::new(command, "containerd");
+        Ok(ExecDial::by(self.container.docker.clone(), container, command))
+    }
+
+    /// Copies the program, in a task of its own: a call that needs it may have less time, and the next one finds it.
+    async fn copy(&self) -> Result<(), NodeDialError> {
+        let (relay, program, copying) = (self.relay()?, OwnProgram::this()?, self.copying.clone());
+        let NodeContainer { docker, id, .. } = self.container.clone();
+        let copying = tokio::spawn(async move {
+            let _copying = copying.lock().await;
+            // Whoever waited finds what another one has copied.
+            match relay.start().await {
+                Err(error) if is_absent(&error) => program.copy(&docker, &id).await.map_err(NodeDialError::from),
+                _ => Ok(()),
+            }
+        });
+        copying.await.unwrap_or_else(|error| Err(NodeDialError::Exec(error.to_string())))
     }
 }
 
@@ -240,17 +168,20 @@ fn is_of(node: &Inspected, process: i32) -> bool {
 #[async_trait]
 impl Dial for NodeDial {
     fn name(&self) -> String {
-        format!("docker-container://{}{}", self.node, self.tool.socket())
+        format!("docker-container://{}{}", self.node, self.container.tool.socket())
     }
 
     async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
-        match self.connect().await {
+        let stream: Box<dyn Stream> = match self.connect().await {
             Err(error) if error.is_beyond() => {
                 tracing::debug!(node = self.node, %error, "the node's containerd is reached by a process in the node");
-                Ok(self.exec().await?)
+                self.exec().await?
             }
-            outcome => Ok(Box::new(outcome?.1)),
-        }
+            outcome => Box::new(outcome?.1),
+        };
+        let container = self.container.clone();
+        let look_up = move || -> BoxFuture<'static, Option<String>> { Box::pin(container.clone().why_silent()) };
+        Ok(Box::new(Attended::new(stream, Box::new(look_up))))
     }
 
     async fn process(&self) -> Option<Pid> {
@@ -263,6 +194,7 @@ impl Dial for NodeDial {
 
 #[cfg(test)]
 mod tests {
+    use super::super::address::ClusterTool;
     use super::*;
 
     const SOCKET: &str = ClusterTool::Kind.socket();

@@ -20,20 +20,20 @@ pub(super) struct ClusterLease {
     nodes: Arc<LeasedNodes>,
     ingests: ClusterIngests,
     is_durable: bool,
-    /// Whether a release has begun, and some node has a mark of it.
-    is_marked: AtomicBool,
+    /// Whether a release has begun, and some node got a mark of it.
+    was_marked: AtomicBool,
 }
 
 impl ClusterLease {
     pub(super) fn new(nodes: LeasedNodes, is_durable: bool) -> Self {
         let nodes = Arc::new(nodes);
-        Self { ingests: ClusterIngests::new(nodes.clone()), nodes, is_durable, is_marked: AtomicBool::new(false) }
+        Self { ingests: ClusterIngests::new(nodes.clone()), nodes, is_durable, was_marked: AtomicBool::new(false) }
     }
 
     /// Whether the lease is still to be released. Marks say that of a lease that outlives its process: where a release was begun,
     /// and no node has its mark any more, another process has ended it, and the id may be that of another export.
-    async fn is_left(&self) -> bool {
-        if !self.is_marked.load(Ordering::Relaxed) {
+    async fn is_to_be_released(&self) -> bool {
+        if !self.was_marked.load(Ordering::Relaxed) {
             return true;
         }
         let marks = self.nodes.each(|it| it.engine.has_ended(it.lease.id())).await;
@@ -45,7 +45,7 @@ impl ClusterLease {
     async fn mark(&self) {
         for outcome in self.nodes.each(|it| it.engine.mark_ended(it.lease.id())).await {
             match outcome {
-                Ok(()) => self.is_marked.store(true, Ordering::Relaxed),
+                Ok(()) => self.was_marked.store(true, Ordering::Relaxed),
                 Err(error) => tracing::debug!(%error, "a lease is not marked as ended on a node"),
             }
         }
@@ -93,15 +93,15 @@ impl Lease for ClusterLease {
     /// Where one node does not respond, the others lose theirs all the same. A lease that outlives this process is marked, so
     /// that a later one does not take what is left of it on that node for an open export.
     async fn release(&self) -> Result<(), EngineError> {
-        if !self.is_left().await {
+        if !self.is_to_be_released().await {
             return Ok(());
         }
-        let is_marked = self.is_durable && self.nodes.len() > 1;
-        if is_marked {
+        let needs_marks = self.is_durable && self.nodes.len() > 1;
+        if needs_marks {
             self.mark().await;
         }
         self.nodes.end(|it| it.lease.release()).await?;
-        if is_marked {
+        if needs_marks {
             self.nodes.end(|it| it.engine.unmark_ended(it.lease.id())).await?;
         }
         Ok(())

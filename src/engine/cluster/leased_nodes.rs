@@ -83,8 +83,8 @@ impl LeasedNodes {
     where
         F: Future<Output = Result<T, EngineError>>,
     {
-        let is_left = |it: &&NodeLease| self.members.are_named() || !it.has_left.load(Ordering::Relaxed);
-        let nodes: Vec<_> = self.nodes.iter().filter(is_left).collect();
+        let is_there = |it: &&NodeLease| self.members.are_named() || !it.has_left.load(Ordering::Relaxed);
+        let nodes: Vec<_> = self.nodes.iter().filter(is_there).collect();
         // None is left: what they say is why nothing can be done.
         let nodes = if nodes.is_empty() { self.nodes.iter().collect() } else { nodes };
         let outcomes = join_all(nodes.iter().map(|it| work(it))).await;

@@ -1,23 +1,19 @@
 //! Which nodes a cluster has: docker is asked whenever an export begins, because nodes join and leave while a daemon runs.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
-use tokio::time::timeout;
+use futures_util::future::join_all;
 
+use super::Node;
 use super::address::ClusterAddress;
-use super::dial::NodeDial;
+use super::connect::Connector;
 use super::discover::{self, Found};
+use super::joining::{Connect, Joining, Key};
 use super::node_names::NodeNames;
 use super::nodes::{NodeName, on_all, until_one_fails};
-use super::{NAMESPACE, Node};
 use crate::docker_api::Api;
 use crate::engine::EngineError;
-use crate::engine::containerd::{Client, ContainerdEngine};
 use crate::engine::layer_applier::ApplierChoice;
-
-/// How long the containerd of a node that was not there before may take to respond.
-const JOIN: Duration = Duration::from_secs(5);
 
 /// The nodes at one moment, in the order of their names; never none.
 pub(super) type Nodes = Arc<[Arc<Node>]>;
@@ -25,10 +21,9 @@ pub(super) type Nodes = Arc<[Arc<Node>]>;
 /// The nodes of a cluster, or those that its address names.
 #[derive(Debug)]
 pub(super) struct Members {
-    docker: Arc<Api>,
-    address: ClusterAddress,
-    applier: ApplierChoice,
+    connector: Arc<Connector>,
     known: RwLock<Nodes>,
+    joining: Joining<Arc<Node>>,
     names: NodeNames,
 }
 
@@ -39,9 +34,15 @@ impl Members {
         address: ClusterAddress,
         applier: ApplierChoice,
     ) -> Result<Self, EngineError> {
-        let members = Self { docker, address, applier, known: RwLock::new([].into()), names: NodeNames::default() };
+        let connector = Arc::new(Connector { docker, address, applier });
+        let (joining, names) = Default::default();
+        let members = Self { connector, known: RwLock::new([].into()), joining, names };
         members.current().await?;
         Ok(members)
+    }
+
+    fn address(&self) -> &ClusterAddress {
+        &self.connector.address
     }
 
     /// Those that were found last.
@@ -60,57 +61,57 @@ impl Members {
     /// # Errors
     /// When docker does not say which there are, or one that has joined does not run. At first all have to.
     pub(super) async fn current(&self) -> Result<Nodes, EngineError> {
-        let found = discover::nodes(&self.docker, &self.address).await?;
+        let found = discover::nodes(&self.connector.docker, self.address()).await?;
         let known = self.known();
         let has_joined = |found: &Found| known.is_empty() || known.iter().any(|node| node.id == found.id);
         let stopped: Vec<_> = found.iter().filter(|found| has_joined(found) && !found.is_running()).collect();
         if !stopped.is_empty() {
-            return Err(discover::stopped(&stopped, &self.address));
+            return Err(discover::stopped(&stopped, self.address()));
         }
         if is_same(&known, &found) {
             return Ok(known);
         }
-        let joining = found.iter().filter(|found| found.is_running() && !known.iter().any(|node| node.is(found)));
-        let joining: Vec<(NodeName, &Found)> = joining.map(|found| (found.name.as_str().into(), found)).collect();
-        let connecting = joining.iter().map(|(name, found)| (name, self.connect(name.clone(), found)));
+        let is_new = |found: &&Found| found.is_running() && !known.iter().any(|node| node.is(found));
         let joined = if known.is_empty() {
-            until_one_fails(connecting).await?
+            let all: Vec<(NodeName, &Found)> =
+                found.iter().filter(is_new).map(|found| (found.name.as_str().into(), found)).collect();
+            until_one_fails(all.iter().map(|(name, found)| (name, self.connector.connect(name.clone(), found)))).await?
         } else {
-            let connecting = connecting.map(|(name, connecting)| (name, self.join(name, connecting)));
-            until_one_fails(connecting).await?.into_iter().flatten().collect()
+            join_all(found.iter().filter(is_new).map(|found| self.join(found))).await.into_iter().flatten().collect()
         };
         let nodes = self.put(&found, &known, joined);
+        self.joining.retain(|key| {
+            let is_there = found.iter().any(|found| found.is_running() && key_of(found) == *key);
+            is_there && !nodes.iter().any(|node| node.id == key.0 && *node.name == *key.1)
+        });
         match (nodes.is_empty(), found.first()) {
             (true, Some(first)) if first.is_running() => Err(self.none_responds()),
-            (true, Some(_)) => Err(discover::stopped(&found.iter().collect::<Vec<_>>(), &self.address)),
+            (true, Some(_)) => Err(discover::stopped(&found.iter().collect::<Vec<_>>(), self.address())),
             _ => Ok(nodes),
         }
     }
 
-    /// Connects to a node that was not there before; `None` if its containerd does not respond, as in one that is starting: it
-    /// joins later, and holds up nobody until then.
-    async fn join(
-        &self,
-        node: &NodeName,
-        connecting: impl Future<Output = Result<Arc<Node>, EngineError>>,
-    ) -> Result<Option<Arc<Node>>, EngineError> {
-        let reason = match timeout(JOIN, connecting).await {
-            Ok(Ok(node)) => return Ok(Some(node)),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no response within {} s", JOIN.as_secs()),
+    /// A node that was not there before, if its containerd responds. Else, as when it is starting, it joins later: it is waited
+    /// for in the background, and holds up nobody until then.
+    async fn join(&self, found: &Found) -> Option<Arc<Node>> {
+        let connect = || -> Connect<_> {
+            let (connector, found) = (self.connector.clone(), found.clone());
+            Box::new(move || {
+                let (connector, found) = (connector.clone(), found.clone());
+                async move { connector.connect(found.name.as_str().into(), &found).await }
+            })
         };
-        tracing::warn!(cluster = %self.address, %node, reason, "a node has not joined yet, and is left out");
-        Ok(None)
+        self.joining.join(&key_of(found), connect).await
     }
 
     /// Whether the address names nodes.
     pub(super) fn are_named(&self) -> bool {
-        !self.address.nodes.is_empty()
+        !self.address().nodes.is_empty()
     }
 
     /// Whether docker says that it has no container of this id any more.
     pub(super) async fn has_left(&self, id: &str) -> bool {
-        match discover::exists(&self.docker, id).await {
+        match discover::exists(&self.connector.docker, id).await {
             Ok(exists) => !exists,
             Err(error) => {
                 tracing::debug!(%error, id, "docker does not say whether a node is there");
@@ -121,19 +122,11 @@ impl Members {
 
     fn none_responds(&self) -> EngineError {
         EngineError::Cluster {
-            cluster: self.address.to_string(),
+            cluster: self.address().to_string(),
             reason: "the containerd of none of its nodes responds".to_owned(),
             hint: Some("it may be starting: run the command again".to_owned()),
             is_passing: true,
         }
-    }
-
-    async fn connect(&self, name: NodeName, found: &Found) -> Result<Arc<Node>, EngineError> {
-        let dial = NodeDial::new(self.docker.clone(), self.address.tool, &self.address.name, (&name, &found.id));
-        let client = Client::over(Arc::new(dial), NAMESPACE)?;
-        let mut engine = ContainerdEngine::connect_over(client, NAMESPACE).await?;
-        engine.set_layer_applier(self.applier);
-        Ok(Arc::new(Node::new(name, found.id.clone(), engine)))
     }
 
     /// Takes the nodes that were `found`, as far as they have joined, for those that there are. What another export connected to
@@ -157,7 +150,7 @@ impl Members {
         let (joined, left) = (missing(&nodes, &current), missing(&current, &nodes));
         let has_changed = !joined.is_empty() || !left.is_empty();
         if has_changed && !current.is_empty() {
-            tracing::info!(cluster = %self.address, joined, left, "the nodes of the cluster are others now");
+            tracing::info!(cluster = %self.address(), joined, left, "the nodes of the cluster are others now");
         }
         if !nodes.is_empty() {
             self.names.set(nodes.iter().map(|node| node.name.to_string()).collect());
@@ -166,23 +159,32 @@ impl Members {
         nodes
     }
 
-    /// Asks every node that is known, and where one of them fails once more those that there are by then: it may have left.
+    /// Asks every node that there is, and where one of them fails once more those that there are by then: it may have left.
     pub(super) async fn ask<T, F>(&self, what: impl Fn(Arc<Node>) -> F) -> Result<Vec<T>, EngineError>
     where
         F: Future<Output = Result<T, EngineError>>,
     {
-        let known = self.known();
-        let error = match on_all(known.iter().map(|node| (&node.name, what(node.clone())))).await {
+        let nodes = self.current().await?;
+        let error = match on_all(nodes.iter().map(|node| (&node.name, what(node.clone())))).await {
             Ok(found) => return Ok(found),
             Err(error) => error,
         };
         match self.current().await {
-            Ok(now) if !Arc::ptr_eq(&now, &known) => {
+            Ok(now) if !Arc::ptr_eq(&now, &nodes) => {
                 on_all(now.iter().map(|node| (&node.name, what(node.clone())))).await
+            }
+            // That a node does not run says more than that it did not respond.
+            Err(reason @ EngineError::Cluster { .. }) if error.is_disconnect() || error.kind() == "timeout" => {
+                Err(reason)
             }
             _ => Err(error),
         }
     }
+}
+
+/// By what a node is told from others while it joins.
+fn key_of(found: &Found) -> Key {
+    (found.id.clone(), found.name.clone())
 }
 
 /// Whether the nodes are those that were found, as far as these run; both are sorted.

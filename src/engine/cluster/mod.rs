@@ -4,14 +4,19 @@
 //! names when every node has it, and on all nodes or on none.
 
 mod address;
+mod commit;
+mod connect;
+mod container;
 mod dial;
 mod discover;
 mod images;
 mod ingests;
+mod joining;
 mod lease;
 mod leased_nodes;
 mod members;
 mod node_names;
+mod node_transaction;
 mod nodes;
 mod program;
 mod transaction;

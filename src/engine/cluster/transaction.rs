@@ -3,34 +3,37 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
+use super::commit::{commit, names_left};
 use super::leased_nodes::LeasedNodes;
-use super::nodes::{NodeName, Sent, of_node, on_all, until_one_fails};
+use super::node_transaction::NodeTransaction;
+use super::nodes::{NodeName, Sent, until_one_fails};
 use super::writer::{ClusterWriter, NodeWriter};
-use crate::engine::containerd::{ContainerdTransaction, NamesBefore, NotRecorded};
 use crate::engine::{EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage, TransactionOptions};
 use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::progress::{Event, Events};
 
-/// The image on its way to one node.
-#[derive(Debug)]
-struct NodeTransaction {
-    node: NodeName,
-    image: ContainerdTransaction,
-    /// What this node lacked, others or not.
-    missing: HashSet<Digest>,
-    sent: Arc<Sent>,
-}
+/// How long a commit that was cancelled is waited for. It may go on after that, for as long as the process lives.
+const TAKING_BACK: Duration = Duration::from_secs(10);
 
 /// The image on its way to all of them: a blob is missing if one of them lacks it, and read once for all that do.
 #[derive(Debug)]
 pub(super) struct ClusterTransaction {
-    nodes: Vec<NodeTransaction>,
+    nodes: Arc<[NodeTransaction]>,
     plan: Plan,
     events: Events,
+    /// Its commit, in a task of its own: one whose caller has gone still has to take names back.
+    commits: TaskTracker,
+    /// Cancelled when the caller of the commit has gone.
+    cancelled: CancellationToken,
 }
 
 impl ClusterTransaction {
@@ -49,7 +52,7 @@ impl ClusterTransaction {
             async move {
                 let image = beginning.await?;
                 let missing = image.plan().missing.iter().map(|blob| blob.digest.clone()).collect();
-                Ok(NodeTransaction { node, image, missing, sent })
+                Ok(NodeTransaction::new(node, image, missing, sent))
             }
         });
         let (mut nodes, mut failure) = (Vec::new(), None);
@@ -64,7 +67,10 @@ impl ClusterTransaction {
             return Err(error);
         }
         let plan = merged(nodes.iter().map(|node| node.image.plan()));
-        Ok(Self { nodes, plan, events: options.events.clone() })
+        let (events, commits) = (options.events.clone(), TaskTracker::new());
+        // Tasks may be added to it all the same, and it can be waited for at any time.
+        commits.close();
+        Ok(Self { nodes: nodes.into(), plan, events, commits, cancelled: CancellationToken::new() })
     }
 
     /// What a node was sent, as an event.
@@ -78,22 +84,6 @@ impl ClusterTransaction {
             present_blobs: (plan.present.len() + plan.missing.len()).saturating_sub(blobs),
             unpacked: sent.unpacked.load(Ordering::Relaxed),
         }
-    }
-
-    /// Takes the names back on the nodes that set them, after another one failed with `error`. `left` are nodes that could not
-    /// do so themselves.
-    async fn take_back(
-        &self,
-        named: Vec<Option<NamesBefore>>,
-        error: EngineError,
-        mut left: Vec<String>,
-    ) -> EngineError {
-        let named = self.nodes.iter().zip(named).filter_map(|(node, before)| Some((node, before?)));
-        let restored = join_all(named.map(|(node, before)| async move {
-            (!node.image.restore_names(before).await).then(|| node.node.to_string())
-        }));
-        left.extend(restored.await.into_iter().flatten());
-        if left.is_empty() { error } else { EngineError::NamedOnSome { error: Box::new(error), nodes: left } }
     }
 }
 
@@ -168,32 +158,32 @@ impl ImageTransaction for ClusterTransaction {
     }
 
     async fn cancel(&self) {
+        if timeout(TAKING_BACK, self.commits.wait()).await.is_err() {
+            tracing::debug!("a node is slow to take the names of an image back");
+        }
         join_all(self.nodes.iter().map(|node| node.image.cancel())).await;
+    }
+
+    fn names_left(&self) -> Option<String> {
+        let left = names_left(&self.nodes);
+        // What the commit said by itself is known.
+        (self.cancelled.is_cancelled() && !left.is_empty())
+            .then(|| format!("names of the image may be left on {}", left.join(", ")))
     }
 }
 
 #[async_trait]
 impl PreparedImage for ClusterTransaction {
-    /// All nodes get the names, or none: where one refuses, those that have them already lose them again.
+    /// All nodes get the names, or none: where one refuses, those that have them already lose them again. So they do when the
+    /// future is dropped: the task takes them back.
     async fn commit(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
-        on_all(self.nodes.iter().map(|node| (&node.node, node.image.check_names(preconditions)))).await?;
-        let recording = self.nodes.iter().map(|node| node.image.record(names, preconditions));
-        let (mut named, mut failure, mut left) = (Vec::new(), None, Vec::new());
-        for (node, outcome) in self.nodes.iter().zip(join_all(recording).await) {
-            named.push(match outcome {
-                Ok(before) => Some(before),
-                Err(NotRecorded { error, is_restored }) => {
-                    if !is_restored {
-                        left.push(node.node.to_string());
-                    }
-                    failure = failure.or(Some(of_node(&node.node, error)));
-                    None
-                }
-            });
-        }
-        if let Some(error) = failure {
-            return Err(self.take_back(named, error, left).await);
-        }
+        let (nodes, names, preconditions) = (self.nodes.clone(), names.to_vec(), preconditions.to_vec());
+        let (cancelled, when_dropped) = (self.cancelled.clone(), self.cancelled.clone().drop_guard());
+        let committing = async move { commit(&nodes, &names, &preconditions, &cancelled).await };
+        let outcome = self.commits.spawn(committing.in_current_span()).await;
+        when_dropped.disarm();
+        let broken = |reason: String| EngineError::Protocol { operation: "naming the image".to_owned(), reason };
+        outcome.unwrap_or_else(|error| Err(broken(error.to_string())))?;
         self.nodes.iter().for_each(|node| self.events.emit(Self::summary(node)));
         Ok(())
     }

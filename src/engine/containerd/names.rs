@@ -7,16 +7,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_client::services::v1::Image;
 use futures_util::future::try_join_all;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::images;
 use super::transaction::{Committer, ContainerdTransaction};
 use crate::engine::{EngineError, Precondition};
 use crate::image::{Descriptor, Digest, Reference};
+
+/// How long a call that sets a name may still take once the names are to be taken back. A containerd that does not respond gets
+/// the calls that take them back behind that one.
+const LAST_CALL: Duration = Duration::from_secs(3);
 
 /// Commits by containerd's image service.
 #[derive(Debug)]
@@ -30,7 +37,8 @@ impl Committer for Records {
         names: &[Reference],
         preconditions: &[Precondition],
     ) -> Result<(), EngineError> {
-        image.record(names, preconditions).await.map(drop).map_err(|refused| refused.error)
+        let recorded = image.record(names, preconditions, &CancellationToken::new()).await;
+        recorded.map(drop).map_err(|refused| refused.error)
     }
 }
 
@@ -58,22 +66,35 @@ impl From<EngineError> for NotRecorded {
 }
 
 impl ContainerdTransaction {
-    /// Makes the image visible as [`PreparedImage::commit`](crate::engine::PreparedImage::commit) does. What is returned can
-    /// be given back to the names.
+    /// Makes the image visible as [`PreparedImage::commit`](crate::engine::PreparedImage::commit) does, and takes the names back
+    /// when `stop` comes before all are set. What is returned can be given back to the names.
     pub(crate) async fn record(
         &self,
         names: &[Reference],
         preconditions: &[Precondition],
+        stop: &CancellationToken,
     ) -> Result<NamesBefore, NotRecorded> {
         let names = match names {
             [] => vec![images::dangling(&self.root().digest)],
             names => names.iter().map(ToString::to_string).collect(),
         };
-        let before = self.names_before(names.clone()).await?;
-        // All before the first is set: one that is refused leaves the others as they are.
-        self.check_names(preconditions).await?;
-        for name in names {
-            let Err(error) = self.set_name(&name, preconditions).await else { continue };
+        let looking = async {
+            let before = self.names_before(names.clone()).await?;
+            // All before the first is set: one that is refused leaves the others as they are.
+            self.check_names(preconditions).await?;
+            Ok(before)
+        };
+        let before = stop.run_until_cancelled(looking).await.unwrap_or_else(|| Err(stopped()))?;
+        let setting = async {
+            for name in &names {
+                if stop.is_cancelled() {
+                    return Err(stopped());
+                }
+                self.set_name(name, preconditions).await?;
+            }
+            Ok(())
+        };
+        if let Err(error) = unless_stopped(stop, setting).await.unwrap_or_else(|| Err(stopped())) {
             let is_restored = self.restore_names(before).await;
             let error = match error {
                 EngineError::Rpc { code: Code::InvalidArgument | Code::PermissionDenied, message, .. } => {
@@ -83,8 +104,10 @@ impl ContainerdTransaction {
             };
             return Err(NotRecorded { error, is_restored });
         }
-        self.confirm(before.clone()).await?;
-        Ok(before)
+        match unless_stopped(stop, self.confirm(before.clone())).await {
+            Some(confirmed) => confirmed.map(|()| before),
+            None => Err(NotRecorded { error: stopped(), is_restored: self.restore_names(before).await }),
+        }
     }
 
     /// Whether a record of this name exists; refused if a precondition does not hold.
@@ -189,7 +212,8 @@ impl ContainerdTransaction {
             if let Err(error) = self.restore_name(name, image.clone()).await {
                 tracing::warn!(%error, name, "a name stays with an image whose export failed");
                 is_restored = false;
-                if error.is_disconnect() {
+                // The others would be waited for as long, one after another.
+                if error.is_disconnect() || matches!(error, EngineError::Timeout { .. }) {
                     return false;
                 }
             }
@@ -244,6 +268,21 @@ impl ContainerdTransaction {
             }
         }
         Ok(false)
+    }
+}
+
+/// Why names were not set that are to be taken back.
+fn stopped() -> EngineError {
+    EngineError::Commit { engine: "containerd", reason: "its names were to be taken back".to_owned() }
+}
+
+/// Runs `work` to its end. Once `stop` is there it has [`LAST_CALL`] left.
+async fn unless_stopped<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        biased;
+        outcome = &mut work => Some(outcome),
+        () = stop.cancelled() => timeout(LAST_CALL, work).await.ok(),
     }
 }
 

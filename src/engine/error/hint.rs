@@ -128,6 +128,9 @@ impl EngineError {
                 Self::Unreachable { reason, .. } if reason.contains("(it is paused)") => {
                     format!("`docker unpause {node}` lets it go on")
                 }
+                Self::Unreachable { reason, .. } if reason.contains("no such container any more") => {
+                    "the node was removed: export again, which leaves it out".to_owned()
+                }
                 // The message says what to do in its place.
                 Self::Unreachable { reason, .. } if reason.contains("does not run in the node") => return None,
                 Self::Unreachable { reason, .. }
@@ -139,7 +142,10 @@ impl EngineError {
                     )
                 }
                 Self::Unreachable { .. } => {
-                    format!("`docker logs {node}` says what became of the node; `docker start {node}` starts one that stopped")
+                    format!(
+                        "`docker ps -a` shows whether the node is there: `docker start {node}` starts one that stopped, and one that was \
+                         removed is left out of the next export"
+                    )
                 }
                 error => return error.hint(),
             },
@@ -236,6 +242,20 @@ mod tests {
         ] {
             assert!(hint(reason).contains(words), "{reason}: {}", hint(reason));
         }
+    }
+
+    #[test]
+    fn a_node_that_may_be_gone_is_not_simply_to_be_started() {
+        let hint = |reason: &str| {
+            let (engine, address) = ("containerd", "docker-container://n/run/containerd/containerd.sock".to_owned());
+            let error = EngineError::Unreachable { engine, address, reason: reason.to_owned() };
+            EngineError::Node { node: "n".to_owned(), error: Box::new(error) }.hint().unwrap()
+        };
+        let broken = hint("broken pipe");
+        assert!(broken.contains("whether the node is there") && broken.contains("`docker start n`"), "{broken}");
+        let gone = hint("docker has no such container any more");
+        assert!(gone.contains("was removed") && !gone.contains("docker start"), "{gone}");
+        assert!(hint("the node does not run (it is paused)").starts_with("`docker unpause n`"));
     }
 
     #[test]

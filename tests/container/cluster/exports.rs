@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::nodes::{Cluster, ctr};
 use crate::client::{Client, exporter, reason, small_image, success, target};
-use crate::common::{Linkspan, Stack, full_name, until};
+use crate::common::{Linkspan, Stack, full_name, linkspan, unix, until};
 
 /// A daemon in front of `cluster`, whose door is `door`.
 fn serve(cluster: &Cluster<'_>, door: &Path) -> Linkspan {
@@ -122,6 +122,31 @@ async fn an_export_whose_lease_a_node_has_lost_ends() {
     for node in cluster.nodes() {
         assert!(cluster.contents(node, "cl-losing:1").is_usable, "{node}");
     }
+    cluster.until_released();
+}
+
+#[tokio::test]
+async fn an_export_is_told_that_a_node_was_paused_in_its_middle() {
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "paused");
+    let door = stack.fresh_path("-export.sock");
+    let daemon = serve(&cluster, &door);
+    let client = Client::connect(&door).await;
+    let (export, image) = (client.open(&["one"]).await, small_image("paused"));
+    client.send(&export, &image).await;
+    stack.docker(["pause", cluster.worker()]).ok();
+    let committed = client.commit(&export, vec![target("one", &image, &[&full_name("cl-paused:1")])]).await;
+    let said = match committed {
+        Ok(results) => format!("{:?}", results.results[0].error),
+        Err(status) => status.to_string(),
+    };
+    assert!(said.contains("paused-worker") && said.contains("it is paused"), "{said} {}", daemon.log());
+    // Whoever looks at images is told, too.
+    let images = linkspan(["digest", "cl-paused:1", "--to", &unix(&door)]).fails();
+    assert!(images.stderr.contains("paused-worker does not run (it is paused)"), "{images}");
+    assert!(images.stderr.contains("`docker unpause paused-worker`"), "{images}");
+    stack.docker(["unpause", cluster.worker()]).ok();
+    success(&client.commit(&export, vec![target("one", &image, &[&full_name("cl-paused:1")])]).await.unwrap());
     cluster.until_released();
 }
 

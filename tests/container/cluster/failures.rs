@@ -84,6 +84,40 @@ fn a_node_that_dies_while_names_are_set_is_named_and_the_others_lose_theirs() {
 }
 
 #[test]
+fn an_export_that_is_interrupted_while_names_are_set_leaves_none_and_says_where_it_may() {
+    const NAMES: usize = 2000;
+    let stack = Stack::shared();
+    let cluster = Cluster::start(stack, "interrupted");
+    build(stack, "cl-interrupted:1", 26, Some("one"));
+    let archive = stack.fresh_path("-saved.tar");
+    stack.docker(["save", "cl-interrupted:1", "-o", text(&archive)]).ok();
+    let names = (0..NAMES).flat_map(|n| ["-t".to_owned(), format!("cl-interrupted:{n}")]);
+    let load = linkspan(["load", "-i", text(&archive), "--to", &cluster.address()]).args(names);
+    let load = load.env("DOCKER_HOST", stack.docker_host()).spawn();
+    let process = |node: &str| stack.docker(["inspect", "-f", "{{.State.Pid}}", node]).ok().stdout.trim().to_owned();
+    let worker = rustix::process::Pid::from_raw(process(cluster.worker()).parse().unwrap()).unwrap();
+    let socket = format!("/proc/{}/root/run/containerd/containerd.sock", process(cluster.control_plane()));
+    let names = || {
+        let listed = stack.run("ctr").env("CONTAINERD_ADDRESS", &socket).args(["-n", "k8s.io", "images", "ls", "-q"]);
+        listed.ok().lines().len()
+    };
+    until_every(Duration::from_millis(5), "names on the control plane", names, |count| *count > NAMES / 10);
+    // It runs, and responds to nothing.
+    rustix::process::kill_process(worker, rustix::process::Signal::STOP).unwrap();
+    load.signal(rustix::process::Signal::INT);
+    let output = load.wait();
+    assert_eq!(output.status.code(), Some(130), "{output}");
+    assert_eq!(names(), 0, "{output}");
+    let left = format!("interrupted; names of the image may be left on {}; ", cluster.worker());
+    assert!(output.stderr.contains(&left), "{output}");
+    rustix::process::kill_process(worker, rustix::process::Signal::CONT).unwrap();
+    // The next one needs nothing of what was left, and its end releases that.
+    cluster.load("cl-interrupted:1").ok();
+    let leases = || ctr(stack, cluster.worker(), &["leases", "ls", "-q"]).ok().lines();
+    until("the lease of the worker to go", leases, |leases| leases.iter().all(|lease| lease.ends_with("-kept")));
+}
+
+#[test]
 fn unknown_clusters_and_nodes_are_answered_with_those_that_there_are() {
     let stack = Stack::shared();
     let cluster = Cluster::start(stack, "known");

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest};
 use containerd_client::types::Mount;
 use futures_util::{StreamExt as _, stream};
+use tokio::time::timeout;
 use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
@@ -28,6 +29,10 @@ const REFERENCE: &str = "containerd.io/snapshot.ref";
 /// Since containerd 2.3 snapshotters are also told the layer's own digest and its parent (`core/unpack/unpacker.go`).
 const DIFF_ID: &str = "containerd.io/snapshot/diff-id";
 const PARENT: &str = "containerd.io/snapshot/parent-chain-id";
+
+/// How long the removal of unfinished snapshots may take, of all together: a containerd that hangs would be waited for once more at
+/// each.
+const REMOVING: Duration = Duration::from_secs(60);
 
 /// `CommitSnapshotRequest` with the field `parent`, which containerd 2.2 has and the crate's copy of the protocol has not
 /// (containerd `api/services/snapshots/v1/snapshots.proto`).
@@ -248,10 +253,18 @@ impl Snapshots {
         // containerd could not remove a folder into which something is still being written.
         self.apply_tasks.stopped().await;
         let keys: Vec<_> = self.active().iter().cloned().collect();
-        for key in keys {
-            if let Err(error) = self.remove(&key).await {
-                tracing::debug!(%error, key, "an unfinished snapshot stays until its lease goes");
+        let removing = async {
+            for key in keys {
+                if let Err(error) = self.remove(&key).await {
+                    tracing::debug!(%error, key, "an unfinished snapshot stays until its lease goes");
+                    if error.is_disconnect() {
+                        return;
+                    }
+                }
             }
+        };
+        if timeout(REMOVING, removing).await.is_err() {
+            tracing::debug!("unfinished snapshots stay until their lease goes: containerd does not respond");
         }
     }
 }
