@@ -148,9 +148,18 @@ fn a_daemon_that_stops_in_the_middle_is_noticed_over_every_stream_and_in_both_di
     until("a pipe to be read", || fifo.exists(), |is_there| *is_there);
     let mut saved = fs::File::open(&fifo).unwrap();
     saved.read_exact(&mut vec![0; 1 << 20]).unwrap();
-    daemons[1..].iter().for_each(until_half_way);
-    daemons[..3].iter().for_each(|daemon| daemon.signal(Signal::STOP));
-    gone.signal_sessions(Signal::STOP);
+    // Each is stopped in its middle: some are faster than others.
+    std::thread::scope(|scope| {
+        for daemon in &daemons[1..3] {
+            scope.spawn(|| {
+                until_half_way(daemon);
+                daemon.signal(Signal::STOP);
+            });
+        }
+        daemons[0].signal(Signal::STOP);
+        until_half_way(&daemons[3]);
+        gone.signal_sessions(Signal::STOP);
+    });
     std::io::copy(&mut saved, &mut std::io::sink()).unwrap();
     let [over_ssh, over_a_socket, over_nothing] = loading.map(Running::wait);
     let saving = saving.wait();

@@ -17,10 +17,10 @@ use tracing::{Instrument as _, info_span};
 use self::planning::Planning;
 use super::Door;
 use super::builder::Capabilities;
-use super::grpc::{Unary, error_response, frame, status};
+use super::grpc::{Unary, error_response, frame};
 use super::rebuild::{GATEWAY_RETURN, GATEWAY_SOLVE, SOLVE};
 use super::session::SESSION;
-use super::status::hold_open;
+use super::status::{StatusStream, hold_open};
 use super::unary::build_id;
 use super::wire::fields;
 use crate::http2::{Body, BodyError, PooledConnection, ProxyError};
@@ -87,11 +87,11 @@ impl Route {
         let ask = || self.upstream.send(Request::from_parts(parts.clone(), request.clone().into_body()));
         let has_come = self.planning.knows(&id);
         self.planning.made(&id).await;
-        let mut response = ask().await?;
+        let mut response = StatusStream::begin(ask().await?).await;
         // The call came before the request for its build, and the builder did not wait for long enough.
-        if !has_come && status(response.headers(), None).is_some() && self.planning.knows(&id) {
+        if !has_come && response.has_no_message() && self.planning.knows(&id) {
             self.planning.made(&id).await;
-            response = ask().await?;
+            response = StatusStream::begin(ask().await?).await;
         }
         Ok(hold_open(response, build))
     }

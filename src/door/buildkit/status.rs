@@ -16,28 +16,64 @@ use super::cache::renamed;
 use super::grpc::FRAME_HEADER;
 use crate::http2::{Body, BodyError, MAX_MESSAGE_BYTES, is_reset};
 
+/// The builder's progress of a build, of which the first frame has come. The headers come before the builder looks for the build
+/// (BuildKit `control/control.go`, `sendTimestampHeader`).
+pub(super) struct StatusStream {
+    response: Response<Incoming>,
+    first: Option<Result<Frame<Bytes>, hyper::Error>>,
+}
+
+impl StatusStream {
+    pub(super) async fn begin(mut response: Response<Incoming>) -> Self {
+        let first = if response.body().is_end_stream() { None } else { response.body_mut().frame().await };
+        Self { response, first }
+    }
+
+    /// Whether it is only a status.
+    pub(super) fn has_no_message(&self) -> bool {
+        self.first.as_ref().is_none_or(|first| first.as_ref().is_ok_and(Frame::is_trailers))
+    }
+}
+
 /// Keeps the stream open. The builder ends it just before its response to `Solve`; the frames of an export that begins with that
 /// response are sent between the builder's last one and the trailers, those of one inside the build among the builder's.
-pub(super) fn hold_open(response: Response<Incoming>, build: Arc<Build>) -> Response<Body> {
-    if response.body().is_end_stream() {
+pub(super) fn hold_open(stream: StatusStream, build: Arc<Build>) -> Response<Body> {
+    let StatusStream { response, first } = stream;
+    if first.is_none() {
         // Only a status, in the headers: there is no stream to keep open, and it must stay a single frame.
         return response.map(|body| body.map_err(BodyError::from).boxed_unsync());
     }
     let (parts, body) = response.into_parts();
     // One frame at a time: the client's backpressure reaches the builder.
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(pass_on(body, build, sender));
+    tokio::spawn(pass_on(first, body, build, sender));
     Response::from_parts(parts, StreamBody::new(ReceiverStream::new(receiver)).boxed_unsync())
 }
 
+/// The first frame, then the others.
+async fn next(
+    first: &mut Option<Result<Frame<Bytes>, hyper::Error>>,
+    body: &mut Incoming,
+) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+    match first.take() {
+        Some(frame) => Some(frame),
+        None => body.frame().await,
+    }
+}
+
 /// Ends early when the client disconnects, which drops the builder's stream too.
-async fn pass_on(mut body: Incoming, build: Arc<Build>, sender: mpsc::Sender<Result<Frame<Bytes>, BodyError>>) {
+async fn pass_on(
+    mut first: Option<Result<Frame<Bytes>, hyper::Error>>,
+    mut body: Incoming,
+    build: Arc<Build>,
+    sender: mpsc::Sender<Result<Frame<Bytes>, BodyError>>,
+) {
     let (mut trailers, mut watch, mut messages) = (None, build.frames.watch(), Messages::default());
     loop {
         let frames = tokio::select! {
             // The builder's own frames come first.
             biased;
-            frame = body.frame() => match frame {
+            frame = next(&mut first, &mut body) => match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => messages.split(data).into_iter().map(|message| shown(&build, message)).collect(),
                     Err(frame) => {
