@@ -30,6 +30,9 @@ pub enum State {
     Planned,
     /// Missing blobs are moving.
     Transferring,
+    /// All blobs have come, and layers are still being unpacked. An export that unpacks nothing, or is done with it when the last
+    /// blob comes, is never in it.
+    Unpacking,
     /// Every blob is in the store and pinned.
     Ready,
     /// The image records are visible.
@@ -45,6 +48,7 @@ impl State {
             Self::Open => "open",
             Self::Planned => "planned",
             Self::Transferring => "transferring",
+            Self::Unpacking => "unpacking",
             Self::Ready => "ready",
             Self::Committed => "committed",
             Self::Aborted => "aborted",

@@ -10,12 +10,12 @@ use http::{Method, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
-use tracing::{Instrument as _, debug_span};
+use tracing::Instrument as _;
 
+use super::traced::{span_of, traced};
 use crate::activity::Refused;
 use crate::net::Principal;
 use crate::passwords::{SharedPasswords, TOO_LONG, Unauthenticated, client_of};
-use crate::trace_context;
 
 /// What is asked before a call.
 #[derive(Clone)]
@@ -121,11 +121,10 @@ where
             match admission.client(peer, authorization).await {
                 Ok(client) => {
                     call.extensions_mut().insert(client);
-                    let span = debug_span!("call", path = call.uri().path());
-                    trace_context::follow_headers(&span, call.headers());
+                    let span = span_of(&call);
                     // Called within it, too: some of what a call begins is spawned.
                     let called = span.in_scope(|| inner.call(call));
-                    called.instrument(span).await
+                    Ok(traced(span.clone(), called.instrument(span).await?))
                 }
                 Err(denial) => Ok(response(denial)),
             }

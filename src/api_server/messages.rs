@@ -4,6 +4,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
+use tracing::Instrument as _;
 
 use crate::export_v1::limits::IDLE;
 use crate::export_v1::{ApiError, ResponseStream};
@@ -27,7 +28,7 @@ where
     F: Future<Output = Result<R, Status>> + Send,
 {
     let (responses, outgoing) = mpsc::channel(1);
-    tokio::spawn(async move {
+    let responding = async move {
         while let Some(message) = next_message(&mut messages).await.transpose() {
             let response = match message {
                 Ok(message) => respond(message).await,
@@ -38,6 +39,7 @@ where
                 return;
             }
         }
-    });
+    };
+    tokio::spawn(responding.in_current_span());
     Box::pin(ReceiverStream::new(outgoing))
 }

@@ -8,6 +8,7 @@ mod messages;
 mod opening;
 mod refusals;
 mod status;
+mod traced;
 
 use std::io;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Calls that open something for a client, which has to know of it.
 
+use tracing::Instrument as _;
+
 use crate::export_v1::ApiError;
 
 /// What was opened, until the response to its client is made.
@@ -25,7 +27,8 @@ pub(crate) async fn opened<T: Clone + Send + 'static>(
     opening: impl Future<Output = Result<T, ApiError>> + Send + 'static,
     end: impl FnOnce(&T) + Send + 'static,
 ) -> Result<T, ApiError> {
-    let opening = tokio::spawn(async move { Ok::<_, ApiError>(Unclaimed { opened: opening.await?, end: Some(end) }) });
+    let opening = async move { Ok::<_, ApiError>(Unclaimed { opened: opening.await?, end: Some(end) }) };
+    let opening = tokio::spawn(opening.in_current_span());
     let mut unclaimed = opening.await.map_err(|error| ApiError::broken(&error))??;
     unclaimed.end = None;
     Ok(unclaimed.opened.clone())

@@ -40,6 +40,7 @@ mod setup;
 mod show;
 mod values;
 
+use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -48,6 +49,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::error::{CommandError, Leftover};
 use self::interrupt::{exporting, interruptible};
+use crate::trace_context;
 
 /// Puts builds and archives into this host's container engine, sending only the blobs that it lacks.
 #[derive(Debug, Parser)]
@@ -124,6 +126,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    if !matches!(command, Command::Serve(_)) {
+        trace_context::begin(env::var("TRACEPARENT").ok());
+    }
     let flags = command.repeated();
     command.run().unwrap_or_else(|error| failed(&error, &flags))
 }

@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::scope::{Scope, Times};
+use super::scope::{Labels, Scope, Times};
 use crate::activity::{Activities, Activity, Arrival};
 use crate::engine::images::Images;
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, Lease, OpenLeases};
+use crate::export_v1::ApiError;
+use crate::image::Digest;
 
 /// The blobs of one export.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(crate) struct ExportContent {
     door: &'static str,
     activities: Activities,
     leases: OpenLeases,
+    /// Whether what the engine has already is told when it is found, for that no Commit tells of it.
+    tells_found: bool,
     is_released: AtomicBool,
 }
 
@@ -39,13 +43,34 @@ impl ExportContent {
     pub(crate) fn new(id: String, lease: Arc<dyn Lease>, images: Arc<dyn Images>) -> Self {
         let (cancel, writers) = (CancellationToken::new(), TaskTracker::new());
         let (deleting, scope, activities, leases, is_released) = Default::default();
-        Self { id, lease, images, cancel, writers, deleting, scope, door: "", activities, leases, is_released }
+        let (door, tells_found) = ("", false);
+        Self { id, lease, images, cancel, writers, deleting, scope, door, activities, leases, tells_found, is_released }
     }
 
     /// Tells `activities` what comes through `door`, and removes the lease from `leases` when it is released.
     #[must_use]
     pub(crate) fn counted(self, door: &'static str, activities: &Activities, leases: &OpenLeases) -> Self {
         Self { door, activities: activities.clone(), leases: leases.clone(), ..self }
+    }
+
+    /// The same, and what is found.
+    #[must_use]
+    pub(crate) fn with_found(self) -> Self {
+        Self { tells_found: true, ..self }
+    }
+
+    /// Takes a blob into the scope that the engine has already.
+    pub(crate) fn found(&self, digest: &Digest, size: u64, labels: Labels) -> Result<(), ApiError> {
+        let is_new = {
+            let mut scope = self.scope();
+            let is_new = scope.get(digest).is_none();
+            scope.add(digest.clone(), size, labels)?;
+            is_new
+        };
+        if is_new && self.tells_found {
+            self.arrived(Arrival::Present, size);
+        }
+        Ok(())
     }
 
     /// A blob has come, `bytes` of it now.

@@ -237,5 +237,5 @@ impl Writer for ScopedWriter<'_> {
 async fn add_to_scope(export: &dyn Export, digest: &Digest, labels: Labels) -> Result<(), Status> {
     let size = export.contents().images.size(digest).await.map_err(ApiError::from)?;
     let size = size.ok_or_else(|| ApiError::from(EngineError::Missing { digests: vec![digest.clone()] }))?;
-    Ok(export.contents().scope().add(digest.clone(), size, labels)?)
+    Ok(export.contents().found(digest, size, labels)?)
 }

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
+use tracing::{Instrument as _, Span};
 
 use super::{Ingester, Labels, Writer};
 use crate::engine::ingest::Expected;
@@ -37,13 +38,14 @@ pub(super) fn start(
     // A task of its own, so that what was written is kept properly when the client goes away. The end of the export
     // waits for it.
     let writers = ingester.writers().clone();
-    writers.spawn(async move {
+    let writing = async move {
         if let Err(status) = serve(&*ingester, messages, &responses).await {
             ingester.refused(&status);
             // The client may be gone, or not be reading.
             let _ = ingester.end().run_until_cancelled(responses.send(Err(status))).await;
         }
-    });
+    };
+    writers.spawn(writing.in_current_span());
     Box::pin(ReceiverStream::new(outgoing))
 }
 
@@ -59,6 +61,8 @@ async fn serve(
         return Err(ApiError::field("ref", "the first message must have a reference").into());
     }
     let name = first.r#ref.clone();
+    // Of the call, whose client says at the beginning what it writes, or at the end.
+    Span::current().record("digest", &*first.expected);
     let opening = until_end(ingester, Write::open(ingester, &name, &first)).await;
     let mut write = opening.unwrap_or_else(|| Err(ingester.ended()))?;
     let mut message = first;

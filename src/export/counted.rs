@@ -2,14 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::live::Progress;
 use crate::engine::Plan;
 use crate::image::Digest;
 use crate::progress::Event;
-
-/// The state of an export whose blobs have all come and of which layers are being unpacked.
-pub(super) const UNPACKING: &str = "unpacking";
 
 /// What the engine has of one export's image: nothing, before it is planned.
 #[derive(Debug, Default)]
@@ -26,6 +24,21 @@ struct Counts {
     missing: HashSet<Digest>,
     /// Layers that are being unpacked.
     unpacking: HashSet<Digest>,
+    is_planned: bool,
+    /// Since when nothing but unpacking is left.
+    only_unpacking: Option<Instant>,
+}
+
+impl Counts {
+    /// Notes since when only unpacking is left; `true` the first time.
+    fn look(&mut self) -> bool {
+        let is_only = self.is_planned && self.missing.is_empty() && !self.unpacking.is_empty();
+        let begins = is_only && self.only_unpacking.is_none();
+        if begins {
+            self.only_unpacking = Some(Instant::now());
+        }
+        begins
+    }
 }
 
 impl Counted {
@@ -34,10 +47,23 @@ impl Counted {
         let there = || plan.present.iter().chain(&plan.stored);
         let (blobs, bytes) = (there().count() as u64, there().map(|blob| blob.size).sum());
         let missing = plan.missing.iter().map(|blob| blob.digest.clone()).collect();
-        *self.counts() = Counts { blobs, bytes, missing, ..Counts::default() };
+        let mut counts = self.counts();
+        // What the first plan finds is unpacked from its beginning on; what an earlier one unpacked was given up.
+        let unpacking = if counts.is_planned { HashSet::new() } else { std::mem::take(&mut counts.unpacking) };
+        *counts = Counts { blobs, bytes, missing, unpacking, is_planned: true, ..Counts::default() };
     }
 
-    /// Counts what `event` says of a blob. `true` if only unpacking is left from now on.
+    /// Whether only unpacking is left, which nobody was told yet.
+    pub(super) fn begins_unpacking(&self) -> bool {
+        self.counts().look()
+    }
+
+    /// Since when only unpacking has been left.
+    pub(super) fn unpacking_since(&self) -> Option<Instant> {
+        self.counts().only_unpacking
+    }
+
+    /// Counts what `event` says of a blob. `true` if from now on only unpacking is left.
     pub(super) fn count(&self, event: &Event) -> bool {
         let mut counts = self.counts();
         match event {
@@ -56,7 +82,7 @@ impl Counted {
             }
             _ => return false,
         }
-        counts.missing.is_empty() && !counts.unpacking.is_empty()
+        counts.look()
     }
 
     /// How far it is.
@@ -104,8 +130,24 @@ mod tests {
         let unpacked = |name: &str| counted.count(&Event::Unpacked { digest: blob(name).digest });
         assert!(!unpacking("a"));
         assert!(!stored("b"), "another blob is still to come");
+        assert!(counted.unpacking_since().is_none());
         assert!(stored("c"));
+        let since = counted.unpacking_since().unwrap();
         assert!(!unpacked("a"));
-        assert!(unpacking("b"));
+        assert!(!unpacking("b"), "it was said before");
+        assert_eq!(counted.unpacking_since(), Some(since));
+    }
+
+    #[test]
+    fn an_image_whose_blobs_are_there_is_unpacked_from_its_plan_on() {
+        let counted = Counted::default();
+        let layer = Descriptor::new("layer", Digest::sha256(b"a"), 1);
+        let unpacking = || counted.count(&Event::Unpacking { digest: layer.digest.clone() });
+        assert!(!unpacking(), "it is not known what is missing");
+        counted.plan(&Plan { present: vec![layer.clone()], ..Plan::default() });
+        assert!(counted.begins_unpacking() && !counted.begins_unpacking());
+        // Another plan begins anew.
+        counted.plan(&Plan { present: vec![layer.clone()], ..Plan::default() });
+        assert!(!counted.begins_unpacking() && unpacking());
     }
 }

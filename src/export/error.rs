@@ -97,11 +97,62 @@ impl ExportError {
         }
     }
 
+    /// Whether it is the client's doing: it gave up, asked for what it may not, or gave what is no image, or not all of one. Everything
+    /// else is for whoever runs this to see.
+    pub fn is_clients(&self) -> bool {
+        match self {
+            Self::Cancelled | Self::NameDenied { .. } | Self::NameTaken { .. } | Self::NameDigest { .. } => true,
+            Self::Graph(_) => true,
+            Self::Engine(error) => error.is_clients(),
+            Self::Source(_) | Self::NameBusy { .. } | Self::Broken(_) => false,
+        }
+    }
+
+    /// The name that it is about, if it is about one.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::NameDenied { name, .. }
+            | Self::NameTaken { name, .. }
+            | Self::NameBusy { name, .. }
+            | Self::NameDigest { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
     /// The blob that the source was expected to hold and does not, if that is the reason.
     pub fn absent(&self) -> Option<&Digest> {
         match self {
             Self::Source(SourceError::NotFound { digest, .. }) => Some(digest),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_see_what_is_no_clients_doing() {
+        let name = || "docker.io/library/demo:1".to_owned();
+        let operation = || "loading".to_owned();
+        let digest = Digest::sha256(b"a");
+        for error in [
+            ExportError::Cancelled,
+            ExportError::NameDenied { name: name(), allowed: Vec::new() },
+            EngineError::NameMoved { name: name(), current: None }.into(),
+            EngineError::Missing { digests: vec![digest.clone()] }.into(),
+        ] {
+            assert!(error.is_clients(), "{error}");
+        }
+        for error in [
+            ExportError::NameBusy { name: name(), waited: Duration::ZERO },
+            ExportError::Broken("a panic".to_owned()),
+            EngineError::NoSpace { operation: operation(), message: "full".to_owned() }.into(),
+            EngineError::Corrupt { digest, reason: "other bytes".to_owned() }.into(),
+            EngineError::LeaseLost { lease: "l".to_owned() }.into(),
+        ] {
+            assert!(!error.is_clients(), "{error}");
         }
     }
 }

@@ -52,6 +52,23 @@ impl Report {
         // An image that is there as a whole is not looked into.
         let spared_bytes = Some(spared.load(Ordering::Relaxed)).filter(|bytes| *bytes != u64::MAX);
         ending.ended.end = end_of(&result, spared_bytes.is_some());
+        // Whoever runs this sees failures at the level `warn`; what is the client's doing is said to the client.
+        macro_rules! not_exported {
+            ($level:ident, $error:expr) => {
+                tracing::$level!(
+                    door,
+                    builder,
+                    export,
+                    root,
+                    names,
+                    seconds,
+                    principal,
+                    engine,
+                    error = %$error,
+                    "not exported"
+                )
+            };
+        }
         match &result {
             Ok(Outcome { sent_blobs, sent_bytes, present_blobs }) => tracing::info!(
                 door,
@@ -68,9 +85,8 @@ impl Report {
                 engine,
                 "exported"
             ),
-            Err(error) => {
-                tracing::info!(door, builder, export, root, names, seconds, principal, engine, %error, "not exported")
-            }
+            Err(error) if error.is_clients() => not_exported!(info, error),
+            Err(error) => not_exported!(warn, error),
         }
         // Counted when the line is there, so that whoever sees the one finds the other.
         drop(ending);

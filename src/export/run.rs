@@ -11,12 +11,12 @@ use crate::activity::Activities;
 use crate::engine::{Engine, EngineError, EngineKind, Lease, OpenLeases, Origin};
 use crate::image::{Digest, Graph, Limits, Reference};
 use crate::net::Principal;
-use crate::progress::Events;
+use crate::progress::{Event, Events, State};
 use crate::source::Source;
 use crate::trace_context;
 
 use super::ExportError;
-use super::counted::{Counted, UNPACKING};
+use super::counted::Counted;
 use super::live::LiveExports;
 use super::name_locks::{HeldNames, NameLocks};
 use super::policy::NamePolicy;
@@ -239,11 +239,13 @@ impl Exports {
             match &result {
                 Ok(outcome) => {
                     shared.completed.fetch_add(1, Ordering::AcqRel);
-                    trace_context::bytes(&span, "sent_bytes", outcome.sent_bytes);
+                    trace_context::number(&span, "sent_bytes", outcome.sent_bytes);
                     if let Some(bytes) = Some(spared.load(Ordering::Relaxed)).filter(|bytes| *bytes != u64::MAX) {
-                        trace_context::bytes(&span, "spared_bytes", bytes);
+                        trace_context::number(&span, "spared_bytes", bytes);
                     }
                 }
+                // Who gives up has not failed.
+                Err(ExportError::Cancelled) => {}
                 Err(error) => trace_context::fail(&span, error),
             }
             result
@@ -262,15 +264,17 @@ impl Exports {
         let received = request.received.clone();
         let tally = Arc::new(Tally::new(request.origin.door, activities.clone(), received));
         let tallying = tally.clone();
+        let others = events.clone();
         let events = events.and(move |event| {
             tallying.note(event);
             if counting.count(event) {
-                live.enter(&id, UNPACKING);
+                live.enter(&id, State::Unpacking.name());
+                others.emit(Event::State(State::Unpacking));
             }
         });
         Transaction {
             shared: self.shared.clone(),
-            machine: StateMachine::new(listed, events.clone(), activities),
+            machine: StateMachine::new(listed, events.clone(), activities, counted.clone()),
             request,
             source,
             part: None,

@@ -1,7 +1,9 @@
 //! The states of an export and the steps between them.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::counted::Counted;
 use super::live::Listed;
 use crate::activity::{Activities, Activity};
 use crate::progress::{Event, Events, State};
@@ -14,11 +16,12 @@ pub(super) struct StateMachine {
     entered: Instant,
     events: Events,
     activities: Activities,
+    counted: Arc<Counted>,
 }
 
 impl StateMachine {
-    pub(super) fn new(listed: Listed, events: Events, activities: Activities) -> Self {
-        Self { listed, state: None, entered: Instant::now(), events, activities }
+    pub(super) fn new(listed: Listed, events: Events, activities: Activities, counted: Arc<Counted>) -> Self {
+        Self { listed, state: None, entered: Instant::now(), events, activities, counted }
     }
 
     /// Enters `next` and emits it as an event.
@@ -27,10 +30,27 @@ impl StateMachine {
         tracing::debug!(export = self.listed.id(), from = ?self.state, to = ?next, after = ?self.entered.elapsed());
         self.listed.enter(next.name());
         if let Some(state) = self.state.replace(next) {
-            self.activities.emit(Activity::StateLeft { state, after: self.entered.elapsed() });
+            self.leave(state);
         }
         self.entered = Instant::now();
         self.events.emit(Event::State(next));
+        // Layers that were there may be unpacked since the plan.
+        if next == State::Transferring && self.counted.begins_unpacking() {
+            self.listed.enter(State::Unpacking.name());
+            self.events.emit(Event::State(State::Unpacking));
+        }
+    }
+
+    /// Tells how long `state` lasted. The unpacking begins in the middle of the transfer's step, with the last blob.
+    fn leave(&self, state: State) {
+        let now = Instant::now();
+        let unpacking = self.counted.unpacking_since().filter(|_| state == State::Transferring);
+        let end = unpacking.map_or(now, |since| since.max(self.entered));
+        self.activities.emit(Activity::StateLeft { state, after: end.saturating_duration_since(self.entered) });
+        if unpacking.is_some() {
+            let after = now.saturating_duration_since(end);
+            self.activities.emit(Activity::StateLeft { state: State::Unpacking, after });
+        }
     }
 }
 
@@ -56,6 +76,43 @@ fn follows(state: Option<State>, next: State) -> bool {
 mod tests {
     use super::*;
     use State::{Aborted, Committed, Open, Planned, Ready, Transferring};
+
+    #[test]
+    fn unpacking_is_no_part_of_the_transfer() {
+        use std::sync::Mutex;
+
+        use crate::engine::{Origin, Plan};
+        use crate::export::LiveExports;
+        use crate::image::{Descriptor, Digest};
+        use crate::net::Principal;
+
+        let (left, entered) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let (leaving, entering) = (left.clone(), entered.clone());
+        let activities = Activities::new(move |activity| {
+            if let Activity::StateLeft { state, .. } = activity {
+                leaving.lock().unwrap().push(state.name());
+            }
+        });
+        let events = Events::new(move |event| {
+            if let Event::State(state) = event {
+                entering.lock().unwrap().push(state.name());
+            }
+        });
+        let (builder, principal) = (String::new(), Principal::Internal);
+        let origin = Origin { export: "e".to_owned(), door: "d", builder, principal };
+        let (exports, counted) = (LiveExports::default(), Arc::<Counted>::default());
+        let mut machine = StateMachine::new(exports.add(&origin, Vec::new()), events, activities, counted.clone());
+        let layer = Descriptor::new("layer", Digest::sha256(b"a"), 1);
+        machine.enter(Open);
+        counted.count(&Event::Unpacking { digest: layer.digest.clone() });
+        machine.enter(Planned);
+        counted.plan(&Plan { present: vec![layer], ..Plan::default() });
+        machine.enter(Transferring);
+        assert_eq!(exports.list()[0].state, "unpacking");
+        machine.enter(Ready);
+        assert_eq!(*left.lock().unwrap(), ["open", "planned", "transferring", "unpacking"]);
+        assert_eq!(*entered.lock().unwrap(), ["open", "planned", "transferring", "unpacking", "ready"]);
+    }
 
     #[test]
     fn an_export_can_be_aborted_until_it_is_committed() {

@@ -153,10 +153,15 @@ impl Families {
         for door in DOORS.into_iter().filter(|door| *door != "cache") {
             drop(self.export_seconds.get_or_create(&Door { door }));
         }
+        // The listeners: caches come through the one of exports.
+        for door in DOORS.into_iter().filter(|door| *door != "cache").chain(["metrics"]) {
+            drop(self.connections.get_or_create(&Door { door }));
+            drop(self.connections_open.get_or_create(&Door { door }));
+        }
         for route in ["manifest", "blob"] {
             drop(self.registry_requests.get_or_create(&Request { method: "GET", route, status: class_of(200) }));
         }
-        for state in [Step::Open, Step::Planned, Step::Transferring, Step::Ready] {
+        for state in [Step::Open, Step::Planned, Step::Transferring, Step::Unpacking, Step::Ready] {
             drop(self.state_seconds.get_or_create(&State { state: state.name() }));
         }
         // Those that two of them have are one series.

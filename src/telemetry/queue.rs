@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use opentelemetry::Context;
+use opentelemetry::trace::SpanKind;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
@@ -96,10 +97,19 @@ pub(super) fn queue(batching: Batching) -> (Queue, Sending) {
     (Queue { sender, dropped: dropped.clone() }, Sending { spans, dropped, batching })
 }
 
+/// The kind of a span, by its name: those of requests that are served, and all others.
+fn kind_of(name: &str) -> SpanKind {
+    match name {
+        "call" | "exchange" | "request" | "solve" => SpanKind::Server,
+        _ => SpanKind::Internal,
+    }
+}
+
 impl SpanProcessor for Queue {
     fn on_start(&self, _span: &mut Span, _context: &Context) {}
 
-    fn on_end(&self, span: SpanData) {
+    fn on_end(&self, mut span: SpanData) {
+        span.span_kind = kind_of(&span.name);
         // The sampler may leave it out, and say so only to those that continue the trace.
         if span.span_context.is_sampled() && self.sender.try_send(span).is_err() {
             self.dropped.add(1);

@@ -71,10 +71,10 @@ pub(crate) fn inject(headers: &mut HeaderMap) {
     }
 }
 
-/// Adds a number of bytes to `span`, for traces alone.
-pub(crate) fn bytes(span: &Span, key: &'static str, bytes: u64) {
+/// Adds a number to `span`, for traces alone.
+pub(crate) fn number(span: &Span, key: &'static str, number: u64) {
     if is_active() {
-        span.set_attribute(key, i64::try_from(bytes).unwrap_or(i64::MAX));
+        span.set_attribute(key, i64::try_from(number).unwrap_or(i64::MAX));
     }
 }
 
@@ -87,6 +87,7 @@ pub(crate) fn fail(span: &Span, error: &impl ToString) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use opentelemetry::trace::TracerProvider as _;
@@ -97,13 +98,15 @@ mod tests {
     use super::*;
 
     /// Takes spans, so that they are made.
-    #[derive(Debug)]
-    struct Taken;
+    #[derive(Debug, Clone, Default)]
+    struct Taken(Arc<Mutex<Vec<SpanData>>>);
 
     impl SpanProcessor for Taken {
         fn on_start(&self, _: &mut opentelemetry_sdk::trace::Span, _: &Context) {}
 
-        fn on_end(&self, _: SpanData) {}
+        fn on_end(&self, span: SpanData) {
+            self.0.lock().unwrap().push(span);
+        }
 
         fn force_flush(&self) -> OTelSdkResult {
             Ok(())
@@ -115,11 +118,44 @@ mod tests {
     }
 
     #[test]
+    fn a_call_has_failed_if_that_is_its_servers_doing() {
+        activate();
+        let taken = Taken::default();
+        let provider = SdkTracerProvider::builder().with_span_processor(taken.clone()).build();
+        let layer = tracing_opentelemetry::OpenTelemetryLayer::new(provider.tracer("test"));
+        let statuses = [
+            (tonic::Status::ok(""), Status::Unset),
+            (tonic::Status::not_found("no such export"), Status::Unset),
+            (tonic::Status::cancelled("gone"), Status::Unset),
+            (tonic::Status::unavailable("no engine"), Status::error("no engine")),
+            (tonic::Status::internal("a defect"), Status::error("a defect")),
+        ];
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            for (status, _) in &statuses {
+                let span = tracing::info_span!("call", export = tracing::field::Empty);
+                span.in_scope(|| crate::trace_context::about_export("e1"));
+                crate::trace_context::answered(&span, status);
+            }
+        });
+        let spans = taken.0.lock().unwrap();
+        assert_eq!(spans.len(), statuses.len());
+        for (span, (status, expected)) in spans.iter().zip(&statuses) {
+            let value = |key: &str| {
+                let found = span.attributes.iter().find(|attribute| attribute.key.as_str() == key);
+                found.map(|attribute| attribute.value.to_string())
+            };
+            assert_eq!(&span.status, expected, "{status:?}");
+            assert_eq!(value("rpc.grpc.status_code"), Some((status.code() as i32).to_string()));
+            assert_eq!(value("export").as_deref(), Some("e1"));
+        }
+    }
+
+    #[test]
     fn a_trace_is_joined_and_passed_on() {
         const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
         const PARENT: &str = "b7ad6b7169203331";
         activate();
-        let provider = SdkTracerProvider::builder().with_span_processor(Taken).build();
+        let provider = SdkTracerProvider::builder().with_span_processor(Taken::default()).build();
         let layer = tracing_opentelemetry::OpenTelemetryLayer::new(provider.tracer("test"));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let headers = HeaderMap::from_iter([(

@@ -5,10 +5,16 @@
 
 #[cfg(feature = "cli")]
 mod collected;
+mod command;
+mod grpc;
 #[cfg(not(feature = "cli"))]
 mod uncollected;
 
 #[cfg(feature = "cli")]
-pub(crate) use collected::{activate, bytes, fail, follow, follow_headers, inject};
+pub(crate) use collected::{activate, fail, follow, follow_headers, inject, number};
+#[cfg(feature = "cli")]
+pub(crate) use command::begin;
+pub(crate) use command::of_command;
+pub(crate) use grpc::{about_export, answered, grpc_status};
 #[cfg(not(feature = "cli"))]
-pub(crate) use uncollected::{bytes, fail, follow, follow_headers, inject};
+pub(crate) use uncollected::{fail, follow, follow_headers, inject, number};

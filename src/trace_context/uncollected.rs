@@ -9,6 +9,6 @@ pub(crate) fn follow_headers(_span: &Span, _headers: &HeaderMap) {}
 
 pub(crate) fn inject(_headers: &mut HeaderMap) {}
 
-pub(crate) fn bytes(_span: &Span, _key: &'static str, _bytes: u64) {}
+pub(crate) fn number(_span: &Span, _key: &'static str, _number: u64) {}
 
 pub(crate) fn fail(_span: &Span, _error: &impl ToString) {}

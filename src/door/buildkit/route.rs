@@ -51,7 +51,17 @@ impl Route {
             SOLVE => {
                 let span = info_span!("solve", build = Empty);
                 trace_context::follow_headers(&span, request.headers());
-                self.solve(request).instrument(span).await
+                let response = self.solve(request).instrument(span.clone()).await;
+                match &response {
+                    Ok(response) => {
+                        if let Some(status) = trace_context::grpc_status(response.headers()) {
+                            trace_context::answered(&span, &status);
+                        }
+                    }
+                    Err(error) if error.is_reset() => {}
+                    Err(error) => trace_context::fail(&span, &error.reason()),
+                }
+                response
             }
             STATUS => self.status(request).await,
             SESSION => self.door.sessions.serve(request, &self.upstream).await,

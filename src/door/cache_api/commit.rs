@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tonic::Code;
+use tracing::{Instrument as _, Span};
 
 use super::commit_task::{CommitTask, CommitWatcher};
 use super::messages;
@@ -21,6 +22,7 @@ use crate::image::cache::{CACHE_CONFIG, CacheRoot, MAX_CACHE_CONFIG, MAX_CACHE_L
 use crate::image::{Descriptor, Digest, Limits};
 use crate::net::Principal;
 use crate::source::read_document;
+use crate::trace_context;
 
 /// What the results of all targets are.
 const TYPE: &str = "cache";
@@ -61,9 +63,10 @@ pub(super) fn commit(
     stage.running = Some(task.clone());
     drop(stage);
     let watching = task.watch();
-    let (sessions, session) = (sessions.clone(), session.clone());
+    let (sessions, session, span) = (sessions.clone(), session.clone(), Span::current());
     tokio::spawn(async move {
-        let running = tokio::spawn(run(sessions.clone(), session.clone(), task.clone(), targets, client));
+        let work = run(sessions.clone(), session.clone(), task.clone(), targets, client);
+        let running = tokio::spawn(work.instrument(span));
         let results = running.await.unwrap_or_default();
         finish(&sessions, &session, &task, results).await;
     });
@@ -161,7 +164,13 @@ async fn run(
                 });
                 let result = result(&id, stored);
                 match &result.error {
-                    Some(error) => task.report(&id, ProgressKind::Failed, &error.message),
+                    Some(error) => {
+                        // The call itself ends well: its results say what failed.
+                        if !matches!(Code::from(error.code), Code::Aborted | Code::Cancelled) {
+                            trace_context::fail(&Span::current(), &error.message);
+                        }
+                        task.report(&id, ProgressKind::Failed, &error.message);
+                    }
                     None => task.report(&id, ProgressKind::Stored, ""),
                 }
                 session.stage().results.insert(id, (given, result.clone()));

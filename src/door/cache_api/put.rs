@@ -202,7 +202,7 @@ pub(super) async fn put(
     for (layer, size) in layers.iter().zip(sizes) {
         let standing = match size {
             Some(size) => {
-                export.scope().add(layer.digest.clone(), size, Labels::new())?;
+                export.found(&layer.digest, size, Labels::new())?;
                 Standing::Present
             }
             None if layer.size > room => Standing::Unwanted,

@@ -80,7 +80,7 @@ impl Session {
     /// Whoever counts what happens in `exports` is told of this one, too.
     #[must_use]
     pub(super) fn counted(self, exports: &Exports) -> Self {
-        let contents = self.contents.counted("cache", exports.activities(), exports.leases());
+        let contents = self.contents.counted("cache", exports.activities(), exports.leases()).with_found();
         Self { contents, ..self }
     }
 

@@ -24,6 +24,7 @@ use crate::export::{Exports, unique_id};
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::{ExportState, Reason};
 use crate::net::Principal;
+use crate::trace_context;
 
 /// How often it is looked what has expired.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -67,7 +68,8 @@ impl Sessions {
 
     /// The export `id`, be it ended.
     pub(super) fn export(&self, id: &str) -> Result<Arc<Session>, ApiError> {
-        self.sessions().get(id).cloned().ok_or_else(|| no_export(id))
+        let found = self.sessions().get(id).cloned().inspect(|session| trace_context::about_export(session.id()));
+        found.ok_or_else(|| no_export(id))
     }
 
     /// When the export or hold `id` ends, after it was renewed.
@@ -93,6 +95,7 @@ impl Sessions {
         let text = record.write()?;
         let _opening = self.opening.lock().await;
         if let Some(found) = self.known(&record)? {
+            trace_context::about_export(found.id());
             return Ok((found, true));
         }
         let live = self.sessions().values().filter(|session| session.ended().is_none()).count();
@@ -107,6 +110,7 @@ impl Sessions {
         let session = Session::new(id, record, (lease, images), Lifetime::new(ttl)).counted(&self.exports);
         let session = Arc::new(session);
         session.list(self.exports.live(), &origin);
+        trace_context::about_export(session.id());
         self.insert(session.clone());
         Ok((session, false))
     }
@@ -141,7 +145,9 @@ impl Sessions {
                 // Each by itself: an engine may take long to respond for one of them.
                 let sessions = self.clone();
                 tokio::spawn(async move {
-                    tracing::info!(export = session.id(), "expired");
+                    let engine = sessions.exports.engine().identity().kind.name();
+                    let principal = &session.record.principal;
+                    tracing::info!(export = session.id(), door = "cache", engine, %principal, "expired");
                     sessions.close(&session, ExportState::Expired).await;
                 });
             }

@@ -113,7 +113,12 @@ impl Door {
             let (method, target) = (exchange.head().method(), Target::of(exchange.head().target()));
             let span = info_span!("exchange", method, path = target.path());
             trace_context::follow(&span, |name| std::str::from_utf8(exchange.head().headers().get(name)?).ok());
-            let next = self.route(exchange, client, drain).instrument(span).await?;
+            let routed = self.route(exchange, client, drain).instrument(span.clone()).await;
+            let next = routed.inspect_err(|error| {
+                if let RelayError::Upstream(_) = error {
+                    trace_context::fail(&span, error);
+                }
+            })?;
             if self.is_away.swap(false, Ordering::Relaxed) {
                 tracing::info!("the engine responds again");
             }

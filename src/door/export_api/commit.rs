@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tonic::Code;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::commit_task::{CommitTask, CommitWatcher};
 use super::exporters::{self, Job};
@@ -20,6 +20,7 @@ use crate::export_v1::convert;
 use crate::export_v1::proto::{self, CommitResults, ExportState, ExporterResult, ProgressKind, Reason, Target};
 use crate::image::Descriptor;
 use crate::net::Principal;
+use crate::trace_context;
 
 /// Begins a Commit of `client`'s, or joins the one that runs.
 pub(super) fn commit(
@@ -67,16 +68,22 @@ pub(super) fn commit(
     };
     let watching = running.watch();
     let work = run(sessions.clone(), session.clone(), running.clone(), checked, client);
-    watch_over(session.clone(), running, work);
+    watch_over(session.clone(), running, sessions.engine(), work);
     Ok(watching)
 }
 
 /// Runs `work`, a Commit, in a task of its own; a panic ends it with results, too.
-fn watch_over(session: Arc<Session>, running: Arc<CommitTask>, work: impl Future<Output = ()> + Send + 'static) {
+fn watch_over(
+    session: Arc<Session>,
+    running: Arc<CommitTask>,
+    engine: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) {
     let task = tokio::spawn(work.in_current_span());
     tokio::spawn(async move {
         if let Err(error) = task.await {
-            tracing::error!(export = session.id, %error, "a Commit broke off");
+            let principal = &session.record.principal;
+            tracing::error!(export = session.id, door = "export", engine, %principal, %error, "a Commit broke off");
             break_off(&running, &session);
         }
     });
@@ -134,6 +141,10 @@ async fn run(
                 let output = outcome.as_ref().ok().and_then(|(_, success)| success.output.clone());
                 let result = result(&checked.exporter, outcome);
                 if let Some(error) = &result.error {
+                    // The call itself ends well: its results say what failed.
+                    if !matches!(Code::from(error.code), Code::Aborted | Code::Cancelled) {
+                        trace_context::fail(&Span::current(), &error.message);
+                    }
                     running.report(id, ProgressKind::Failed, &error.message);
                 }
                 let mut stage = session.stage();
@@ -229,6 +240,7 @@ async fn run_target(
         cancel: session.contents.cancel.child_token(),
     };
     let begun = Instant::now();
+    session.tell();
     let outcome = exporter.run(job).await;
     // Images are exports of the engine, which tell of themselves.
     if checked.exporter.kind != exporters::IMAGE {
@@ -268,7 +280,7 @@ mod tests {
             let mut stage = session.stage();
             (stage.state, stage.running) = (ExportState::Committing, Some(running.clone()));
         }
-        watch_over(session.clone(), running.clone(), async { panic!("as a fault of ours would") });
+        watch_over(session.clone(), running.clone(), "test", async { panic!("as a fault of ours would") });
         running.finished().await;
         let results = watching.results().await.unwrap();
         assert_eq!((results.state(), results.results.len()), (ExportState::Open, 1));

@@ -1,6 +1,7 @@
 //! One export: its scope, its state and its end.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,6 +29,8 @@ pub(super) struct Session {
     /// Its blobs.
     pub(super) contents: ExportContent,
     opened: SystemTime,
+    /// Whether an image or an output of it was begun, which tells of its end itself.
+    is_told: AtomicBool,
     stage: Mutex<Stage>,
 }
 
@@ -73,7 +76,7 @@ impl Session {
             listed: None,
         };
         let contents = ExportContent::new(id.clone(), lease, images);
-        Self { id, record, contents, opened, stage: Mutex::new(stage) }
+        Self { id, record, contents, opened, is_told: AtomicBool::new(false), stage: Mutex::new(stage) }
     }
 
     /// Whoever counts what happens in `exports` is told of this one, too.
@@ -121,6 +124,20 @@ impl Session {
         let mut stage = self.stage();
         stage.expires = stage.expires.max(requested.min(latest));
         Ok(())
+    }
+
+    /// An image or an output of it is begun.
+    pub(super) fn tell(&self) {
+        self.is_told.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        self.is_told.load(Ordering::Relaxed)
+    }
+
+    /// How long ago it was opened.
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed().unwrap_or_default()
     }
 
     /// Whether it was not renewed in time. An export that is being committed does not expire.

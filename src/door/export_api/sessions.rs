@@ -12,6 +12,7 @@ use super::exporters;
 use super::outputs::Outputs;
 use super::record::Record;
 use super::session::Session;
+use crate::activity::{Activity, EndedExport, ExportEnd};
 use crate::content_server::{CallTarget, Scopes};
 use crate::engine::Lifetime;
 use crate::export::{Exports, unique_id};
@@ -21,7 +22,10 @@ use crate::export_v1::limits::{ENDED_EXPORTS, EXPORTERS, KEY_BYTES, OPEN_EXPORTS
 use crate::export_v1::proto::{ExportState, OpenRequest, Reason};
 use crate::net::Principal;
 use crate::output::folder::Folders;
+use crate::trace_context;
 
+/// The kind of the failure of an export whose lease is gone, as that of an engine's error.
+const LEASE_LOST: &str = "lease_lost";
 /// How often it is looked what has expired.
 const SWEEP: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -53,7 +57,8 @@ impl Sessions {
             let message = "the call names no export; give the id that Open returned";
             return Err(ApiError::new(Code::InvalidArgument, Reason::ExportRequired, message));
         }
-        self.sessions().get(id).cloned().ok_or_else(|| {
+        let found = self.sessions().get(id).cloned().inspect(|session| trace_context::about_export(&session.id));
+        found.ok_or_else(|| {
             let shown: String = id.chars().take(64).collect();
             let message = format!("there is no export `{shown}`: it was never opened, or ended long ago; open one");
             ApiError::new(Code::NotFound, Reason::ExportNotFound, message).with("export", shown)
@@ -77,6 +82,7 @@ impl Sessions {
         let text = record.write()?;
         let _opening = self.opening.lock().await;
         if let Some(found) = self.known(request, &record)? {
+            trace_context::about_export(&found.id);
             return Ok((found, true));
         }
         let live = self.sessions().values().filter(|session| session.ended().is_none()).count();
@@ -94,6 +100,7 @@ impl Sessions {
         let session = Session::new(id.clone(), record, (lease, images), SystemTime::now(), ttl);
         let session = Arc::new(session.counted(&self.exports));
         session.list(self.exports.live(), &origin);
+        trace_context::about_export(&id);
         self.sessions().insert(id, session.clone());
         Ok((session, false))
     }
@@ -152,7 +159,8 @@ impl Sessions {
                 let sessions = self.clone();
                 // Each by itself: an engine may take long to respond for one of them.
                 tokio::spawn(async move {
-                    tracing::info!(export = session.id, "expired");
+                    let (engine, principal) = (sessions.engine(), &session.record.principal);
+                    tracing::info!(export = session.id, door = "export", engine, %principal, "expired");
                     sessions.close_alone(&session, ExportState::Expired).await;
                 });
             }
@@ -161,6 +169,7 @@ impl Sessions {
                 let sessions = self.clone();
                 tokio::spawn(async move {
                     session.stop().await;
+                    sessions.count_end(&session, ExportEnd::Failed(LEASE_LOST));
                     sessions.exports.release(session.contents.lease.clone());
                 });
             }
@@ -209,11 +218,36 @@ impl Sessions {
             return Ok(());
         }
         session.stop().await;
+        if is_end {
+            self.count_end(session, ExportEnd::Cancelled);
+        }
         let released = session.contents.release().await;
         if released.is_err() && is_end {
             self.exports.release(session.contents.lease.clone());
         }
         Ok(released?)
+    }
+
+    /// Tells of the end of an export of which nothing has become an image or an output, nor failed to: that tells of itself.
+    fn count_end(&self, session: &Session, end: ExportEnd) {
+        if session.is_told() {
+            return;
+        }
+        let (door, engine, principal) = ("export", self.engine(), &session.record.principal);
+        let (after, seconds) = (session.age(), session.age().as_millis() as f64 / 1e3);
+        if end == ExportEnd::Cancelled {
+            let error = "its client gave it up";
+            tracing::info!(export = session.id, door, engine, %principal, seconds, error, "not exported");
+        } else {
+            let error = "the engine has lost its lease";
+            tracing::warn!(export = session.id, door, engine, %principal, seconds, error, "not exported");
+        }
+        self.exports.activities().emit(Activity::Ended(EndedExport { door, engine, end, after }));
+    }
+
+    /// The kind of the engine.
+    pub(super) fn engine(&self) -> &'static str {
+        self.exports.engine().identity().kind.name()
     }
 
     /// The same for nobody who is told of a failure.

@@ -68,7 +68,7 @@ impl Code {
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     pub(super) code: Code,
-    message: String,
+    pub(super) message: String,
     detail: Value,
     headers: Vec<(HeaderName, String)>,
     /// Whether it is not counted as a refusal: it is the engine's, or counted as an export that failed.

@@ -39,10 +39,14 @@ impl Door {
         let route = Route::of(&path).map_or("other", |route| route.kind());
         let span = debug_span!("request", %method, route);
         trace_context::follow_headers(&span, request.headers());
-        let mut response = match self.route(request, client).instrument(span).await {
+        let mut response = match self.route(request, client).instrument(span.clone()).await {
             Ok(response) => response,
             Err(refusal) => {
                 let status = refusal.status;
+                // As OpenTelemetry has it: what is refused is the client's failure.
+                if status.is_server_error() {
+                    trace_context::fail(&span, &refusal.message);
+                }
                 tracing::debug!(%method, path, %status, code = ?refusal.code, "refused");
                 if let Some(reason) = refusal.reason() {
                     self.exports.activities().emit(Activity::Refused { door: "registry", reason });

@@ -18,6 +18,16 @@ impl EngineError {
         "engine",
     ];
 
+    /// Whether it is the doing of whoever exports: a blob is missing that it was to send, a name is not what it said, or the image is
+    /// none for this engine.
+    pub(crate) fn is_clients(&self) -> bool {
+        match self {
+            Self::Node { error, .. } => error.is_clients(),
+            Self::Missing { .. } | Self::NameMoved { .. } | Self::Unsuitable { .. } => true,
+            _ => false,
+        }
+    }
+
     /// One of few words, for whoever counts errors.
     pub fn kind(&self) -> &'static str {
         match self {

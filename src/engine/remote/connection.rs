@@ -25,6 +25,7 @@ use crate::export_v1::limits::MESSAGE_BYTES;
 use crate::export_v1::proto::exports_client::ExportsClient;
 use crate::export_v1::proto::references_client::ReferencesClient;
 use crate::net::{DialError, SshAddress, StreamFailure, Tls, Watched, with_person};
+use crate::trace_context;
 
 /// The largest metadata that is taken, in bytes: a refusal lists up to some hundred digests there.
 const METADATA_BYTES: u32 = 1 << 20;
@@ -77,7 +78,7 @@ impl fmt::Debug for Login {
     }
 }
 
-/// Adds the credentials of a client to its calls.
+/// Adds the credentials of a client to its calls, and the trace of a command.
 #[derive(Clone)]
 pub struct Credentials(Option<AsciiMetadataValue>);
 
@@ -95,6 +96,9 @@ impl Credentials {
     fn add<T>(&self, request: &mut Request<T>) {
         if let Some(value) = &self.0 {
             request.metadata_mut().insert("authorization", value.clone());
+        }
+        if let Some(trace) = trace_context::of_command() {
+            request.metadata_mut().insert("traceparent", AsciiMetadataValue::from_static(trace));
         }
     }
 }

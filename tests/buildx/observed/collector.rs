@@ -10,6 +10,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{Tra
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use prost::Message as _;
 use tokio_rustls::rustls::{ServerConnection, StreamOwned};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
@@ -33,6 +35,27 @@ impl Sent {
             any_value::Value::IntValue(number) => Some(number),
             _ => None,
         }
+    }
+}
+
+impl Sent {
+    /// A text among its attributes; an empty one if it is not there.
+    pub(super) fn text(&self, key: &str) -> String {
+        match value(&self.span.attributes, key) {
+            Some(any_value::Value::StringValue(text)) => text,
+            _ => String::new(),
+        }
+    }
+
+    /// Whether it is of a request that was served.
+    pub(super) fn is_served(&self) -> bool {
+        self.span.kind() == SpanKind::Server
+    }
+
+    /// The reason, if it has failed.
+    pub(super) fn failure(&self) -> Option<&str> {
+        let status = self.span.status.as_ref().filter(|status| status.code() == StatusCode::Error)?;
+        Some(&status.message)
     }
 }
 

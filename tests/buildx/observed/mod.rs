@@ -10,11 +10,16 @@ mod traces;
 use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use linkspan::export_v1::proto::exports_client::ExportsClient;
+use linkspan::export_v1::proto::{AbortRequest, Exporter, OpenRequest};
+use rustix::process::Signal;
 use serde_json::Value;
+use tonic::transport::Endpoint;
 
-use crate::common::{Context, Linkspan, Output, Stack, linkspan, text, unix, until};
+use crate::common::{Context, Linkspan, Output, Stack, channel, linkspan, text, unix, until};
 use scrape::{Scrape, respond};
 
 /// A number that no other run has: blobs of other tests must not be those of this one.
@@ -125,7 +130,8 @@ fn caches_that_builds_ask_for_are_counted() {
     let stack = Stack::shared();
     let (linkspan, metrics) = serve(stack, &stack.containerd_flags("observed-cache"), &[stack.buildkit_host()], &[]);
     let builder = stack.builder(&linkspan.address());
-    let (context, cache) = (image(random(), random()), format!("type=linkspan,ref=observed.example/c{}", random()));
+    let bottom = random();
+    let (context, cache) = (image(bottom, random()), format!("type=linkspan,ref=observed.example/c{}", random()));
     let build = |args: &[&str]| builder.build(context.path(), args.iter().copied()).ok();
     let lookups = || {
         ["hit", "miss"].map(|it| Scrape::of(&metrics).get(&format!("linkspan_cache_lookups_total{{result=\"{it}\"}}")))
@@ -137,6 +143,22 @@ fn caches_that_builds_ask_for_are_counted() {
     until("a hit", lookups, |lookups| *lookups == [1.0, 1.0]);
     let sent = || Scrape::of(&metrics).get("linkspan_blobs_total{door=\"cache\",how=\"sent\"}");
     until("the layers of the cache", sent, |sent| *sent >= 2.0);
+    // Of the next cache one layer is there, and one is new.
+    let before = sent();
+    let spared = || Scrape::of(&metrics).get("linkspan_spared_bytes_total{door=\"cache\"}");
+    assert_eq!(spared(), 0.0);
+    let changed = image(bottom, random());
+    builder.build(changed.path(), ["--cache-to", &cache]).ok();
+    until("a layer that was there", spared, |bytes| *bytes > 100_000.0);
+    let scrape = Scrape::of(&metrics);
+    let blobs = |how: &str| scrape.get(&format!("linkspan_blobs_total{{door=\"cache\",how=\"{how}\"}}"));
+    assert_eq!([blobs("sent") - before, blobs("present")], [1.0, 1.0], "{scrape:?}");
+    let message = "a build cache is exported";
+    let log = until("the lines of caches", || linkspan.log(), |log| count_of(log, message) == 2);
+    for line in lines(&log).iter().filter(|line| line["fields"]["message"] == message) {
+        assert!(line["export"].is_string() && line["principal"].is_string(), "{line}");
+        assert!(line["door"] == "buildkit" && line["engine"] == "containerd", "{line}");
+    }
 }
 
 /// An archive of an image that nobody has.
@@ -161,11 +183,11 @@ fn loads_into_docker_are_counted_and_listed() {
     load();
     load();
     let scrape = until("two loads", || Scrape::of(&metrics), |scrape| scrape.sum("linkspan_exports_total") == 2.0);
-    assert_eq!(
-        scrape.get("linkspan_exports_total{door=\"docker\",engine=\"docker\",result=\"exported\"}"),
-        2.0,
-        "{scrape:?}"
-    );
+    // The second one changes nothing.
+    let ended = |result: &str| {
+        scrape.get(&format!("linkspan_exports_total{{door=\"docker\",engine=\"docker\",result=\"{result}\"}}"))
+    };
+    assert_eq!([ended("exported"), ended("unchanged")], [1.0, 1.0], "{scrape:?}");
     let is_loaded = |log: &String| count_of(log, "loaded") == 2;
     let log = until("the lines of two loads", || linkspan.log(), is_loaded);
     for (field, sample) in [
@@ -176,10 +198,16 @@ fn loads_into_docker_are_counted_and_listed() {
         assert!(expected > 0.0, "{log}");
         assert_eq!(scrape.get(sample), expected, "{sample}");
     }
+    assert_eq!(scrape.get("linkspan_sent_bytes_total{door=\"docker\"}"), sum_of(&log, "loaded", "sent_bytes"));
     // Both layers were new, and large enough for Linkspan to store them.
     assert!(scrape.get("linkspan_sent_bytes_total{door=\"docker\"}") >= 5_000_000.0, "{scrape:?}");
     let loaded = lines(&log).into_iter().find(|line| line["fields"]["message"] == "loaded").unwrap();
     assert!(loaded["door"] == "docker" && loaded["engine"] == "docker" && loaded["export"].is_string(), "{loaded}");
+    // What is said of its images while they are unpacked says whose they are.
+    let message = "an image of an archive is unpacked before docker sets its name";
+    let unpacked: Vec<_> = lines(&log).into_iter().filter(|line| line["fields"]["message"] == message).collect();
+    assert_eq!(unpacked.len(), 1, "{log}");
+    assert!(unpacked[0]["export"] == loaded["export"] && unpacked[0]["principal"] == loaded["principal"], "{log}");
     assert!(scrape.get("linkspan_connections_total{door=\"docker\"}") >= 2.0, "{scrape:?}");
 
     // A load that has begun and not ended is listed, as exports through all doors are.
@@ -198,6 +226,55 @@ fn loads_into_docker_are_counted_and_listed() {
     drop(writer);
     loading.wait();
     until("the load to be listed no longer", listed, |output| !output.stdout.contains("loading"));
+}
+
+#[test]
+fn exports_that_are_given_up_are_cancelled_and_no_failures() {
+    let stack = Stack::shared();
+    let (docker, export) = (stack.fresh_path("-docker.sock"), stack.fresh_path("-export.sock"));
+    let (listen, api) = (unix(&docker), unix(&export));
+    let args = [&stack.docker_flags()[..], &["--docker-listen", &listen, "--export-listen", &api]].concat();
+    let (linkspan, metrics) = serve(stack, &args, &[], &[]);
+    let cancelled = |door: &str| {
+        let labels = format!("door=\"{door}\",engine=\"docker\",result=\"cancelled\"");
+        Scrape::of(&metrics).get(&format!("linkspan_exports_total{{{labels}}}"))
+    };
+
+    // A load whose client is interrupted within the archive.
+    let (whole, pipe) = (fs::read(archive(stack, "oci")).unwrap(), stack.fresh_path(".fifo"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let loading = stack.docker(["load", "-i", text(&pipe)]).env("DOCKER_HOST", &listen).spawn();
+    let mut writer = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    writer.write_all(&whole[..whole.len() / 2]).unwrap();
+    until("the load to be listed", || linkspan_ps(&api), |output| output.stdout.contains("loading"));
+    loading.signal(Signal::INT);
+    until("the load to be counted", || cancelled("docker"), |count| *count == 1.0);
+    // docker has closed its connection, and still waits for the pipe.
+    drop(writer);
+    loading.wait();
+
+    // An export of the API that its client aborts.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let channel = channel(&export, Endpoint::from_static("http://localhost")).await;
+        let mut exports = ExportsClient::new(channel);
+        let exporter = Exporter { id: "a".to_owned(), r#type: "image".to_owned(), ..Exporter::default() };
+        let request = OpenRequest { exporters: vec![exporter], ..OpenRequest::default() };
+        let opened = exports.open(request).await.unwrap().into_inner();
+        let request = AbortRequest { export_id: opened.export.unwrap().id };
+        exports.abort(request.clone()).await.unwrap();
+        // Once more is nothing new.
+        exports.abort(request).await.unwrap();
+    });
+    until("the export to be counted", || cancelled("export"), |count| *count == 1.0);
+    let scrape = Scrape::of(&metrics);
+    assert_eq!(scrape.sum("linkspan_exports_total"), 2.0, "{scrape:?}");
+    assert_eq!(scrape.sum("linkspan_errors_total"), 0.0, "{scrape:?}");
+    let log = linkspan.log();
+    for message in ["not loaded", "not exported"] {
+        let found: Vec<_> = lines(&log).into_iter().filter(|line| line["fields"]["message"] == message).collect();
+        assert!(found.len() == 1 && found[0]["level"] == "INFO" && found[0]["principal"].is_string(), "{found:?}");
+    }
 }
 
 fn linkspan_ps(to: &str) -> Output {
@@ -288,6 +365,11 @@ fn metrics_are_served_at_one_path_in_both_formats() {
     let scrape = Scrape::of(&metrics);
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(scrape.get(&format!("linkspan_build_info{{version=\"{version}\"}}")), 1.0, "{scrape:?}");
+    for door in ["buildkit", "docker", "export", "registry", "metrics"] {
+        for family in ["linkspan_connections_total", "linkspan_connections_open"] {
+            assert!(scrape.has(&format!("{family}{{door=\"{door}\"}}")), "{scrape:?}");
+        }
+    }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     let age = now - scrape.get("process_start_time_seconds");
     assert!((-5.0..3600.0).contains(&age), "{scrape:?}");
@@ -301,6 +383,13 @@ fn metrics_are_served_at_one_path_in_both_formats() {
     ] {
         assert!(scrape.families.contains(name) && scrape.get(name) >= least, "{name}: {scrape:?}");
     }
+
+    // README says what each kind of error means.
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, table) = readme.split_once("| `kind` of `linkspan_errors_total` |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let kinds = scrape.labels("linkspan_errors_total");
+    assert!(kinds.len() > 10 && kinds.iter().all(|kind| table.contains(&format!("`{kind}`"))), "{kinds:?}: {table}");
 
     // What the dashboard shows is there.
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/metrics/dashboard.json");

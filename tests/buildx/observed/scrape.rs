@@ -117,6 +117,17 @@ impl Scrape {
         self.samples.get(sample).copied().unwrap_or_default()
     }
 
+    /// Whether a sample is there, be it 0.
+    pub(super) fn has(&self, sample: &str) -> bool {
+        self.samples.contains_key(sample)
+    }
+
+    /// The values of the only label of a family.
+    pub(super) fn labels(&self, family: &str) -> Vec<&str> {
+        let of_family = self.samples.keys().filter_map(|sample| sample.strip_prefix(family)?.strip_prefix('{'));
+        of_family.filter_map(|labels| labels.split('"').nth(1)).collect()
+    }
+
     /// The sum of all samples of a family.
     pub(super) fn sum(&self, family: &str) -> f64 {
         let of_family = |sample: &str| sample.split('{').next() == Some(family);

@@ -1,10 +1,12 @@
 //! Traces: one from buildx through Linkspan, by both protocols; and collectors that take none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
 
 use super::collector::{GrpcCollector, Sent, over_http};
-use super::{Scrape, archive, image, random, serve};
+use super::{Scrape, archive, image, lines, random, serve};
 use crate::common::{Stack, linkspan, text, unix, until};
 
 /// Variables of OpenTelemetry for a collector at `endpoint`, which gets spans soon.
@@ -82,6 +84,48 @@ fn a_build_is_one_trace_from_buildx_to_the_engine() {
 }
 
 #[test]
+fn a_load_that_fails_is_an_error_in_its_trace_and_a_warning() {
+    let (stack, collector) = (Stack::shared(), GrpcCollector::start());
+    let listen = unix(&stack.fresh_path("-docker.sock"));
+    let args = [&stack.docker_flags()[..], &["--docker-listen", &listen]].concat();
+    let (linkspan, metrics) = serve(stack, &args, &[], &variables(&collector.endpoint, "grpc", &[]));
+    let (archive, cut) = (archive(stack, "oci"), stack.fresh_path(".tar"));
+    let whole = fs::read(&archive).unwrap();
+    fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    let load = |path: &Path| stack.docker(["load", "-i", text(path)]).env("DOCKER_HOST", &listen);
+    load(&cut).fails();
+    let exports = |spans: &[Sent]| -> Vec<Sent> {
+        spans.iter().filter(|sent| sent.service == "linkspan" && sent.span.name == "export").cloned().collect()
+    };
+    let request =
+        |spans: &[Sent], of: &Sent| spans.iter().find(|sent| sent.span.span_id == of.span.parent_span_id).cloned();
+    let ended = |spans: &Vec<Sent>| exports(spans).first().is_some_and(|export| request(spans, export).is_some());
+    let spans = until("the spans of a load", || collector.collected.spans(), ended);
+    let failed = exports(&spans).remove(0);
+    let exchange = request(&spans, &failed).unwrap();
+    assert_eq!(exchange.span.name, "exchange");
+    assert!(exchange.is_served() && !failed.is_served(), "{exchange:?}, {failed:?}");
+    let reason = failed.failure().unwrap_or_else(|| panic!("{failed:?}"));
+    assert!(!reason.is_empty() && exchange.failure() == Some(reason), "{exchange:?}, {failed:?}");
+    assert_eq!(Scrape::of(&metrics).get("linkspan_errors_total{kind=\"docker\"}"), 1.0);
+    let log = linkspan.log();
+    let lines: Vec<_> = lines(&log).into_iter().filter(|line| line["fields"]["message"] == "not loaded").collect();
+    assert!(lines.len() == 1 && lines[0]["level"] == "WARN" && lines[0]["fields"]["error"] == reason, "{lines:?}");
+
+    // Of one that succeeds, layers are unpacked below it.
+    load(&archive).ok();
+    let of_load =
+        |spans: &Vec<Sent>| exports(spans).into_iter().find(|export| export.span.span_id != failed.span.span_id);
+    let spans = until("the spans of a load", || collector.collected.spans(), |spans| of_load(spans).is_some());
+    let export = of_load(&spans).unwrap();
+    // The engine may still have what the other one has stored.
+    assert!(export.failure().is_none() && export.number("sent_bytes").unwrap() > 2_000_000, "{export:?}");
+    let unpacked: Vec<_> = spans.iter().filter(|sent| sent.span.name == "unpack").collect();
+    assert!(unpacked.len() >= 2, "{spans:?}");
+    assert!(unpacked.iter().all(|it| it.span.parent_span_id == export.span.span_id), "{unpacked:?} of {export:?}");
+}
+
+#[test]
 fn the_last_spans_are_sent_over_http_before_the_end() {
     let (stack, (collected, endpoint)) = (Stack::shared(), over_http());
     let more = [
@@ -102,6 +146,21 @@ fn the_last_spans_are_sent_over_http_before_the_end() {
     let names: BTreeSet<_> = spans.iter().map(|sent| sent.span.name.as_str()).collect();
     assert!(names.contains("export") && names.contains("commit") && names.contains("call"), "{names:?}");
     assert!(spans.iter().all(|sent| sent.service == "observed"), "{spans:?}");
+    // All calls of the command are one trace, and those of its export say which.
+    let calls: Vec<_> = spans.iter().filter(|sent| sent.span.name == "call").collect();
+    let traces: BTreeSet<_> = calls.iter().map(|call| &call.span.trace_id).collect();
+    assert_eq!(traces.len(), 1, "{calls:?}");
+    assert!(calls.iter().all(|call| call.is_served() && call.failure().is_none()), "{calls:?}");
+    let id = spans.iter().find(|sent| sent.span.name == "export").unwrap().text("id");
+    let of_export = |method: &str| {
+        let found: Vec<_> = calls.iter().filter(|call| call.text("path").ends_with(method)).collect();
+        assert!(!found.is_empty() && found.iter().all(|call| call.text("export") == id), "{method} of {id}: {calls:?}");
+        found
+    };
+    for method in ["/Open", "/Negotiate", "/Commit"] {
+        of_export(method);
+    }
+    assert!(of_export("/Write").iter().all(|call| call.text("digest").starts_with("sha256:")), "{calls:?}");
     assert!(!daemon.log().contains("let-me-in"), "{}", daemon.log());
 }
 

@@ -29,7 +29,7 @@ fn a_name_that_is_not_written_in_full_is_reported_as_lost_and_a_load_is_logged()
     engines.through(["image", "inspect", "my-app:latest"]).fails();
     engines.direct.docker(["image", "inspect", "my-app:latest"]).fails();
     let log = engines.linkspan.log();
-    assert!(log.contains("loaded door=\"docker\" names=\"my-app:latest\""), "{log}");
+    assert!(log.contains("loaded door=\"docker\" names=\"docker.io/library/my-app:latest\""), "{log}");
 
     for name in ["docker.io/library/in-full:1", "docker.io/localhost/odd:1", "registry.example/a/b:1"] {
         let full = archive(name);

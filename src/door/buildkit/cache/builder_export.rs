@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::activity::{Activity, Arrival};
 use crate::caches::{CacheError, CacheExport, CacheRef, Caches, CurrentVersion, Part};
 use crate::engine::caches::{CacheDocument, CacheVersion};
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
@@ -101,6 +102,11 @@ struct BuilderExportState {
 }
 
 impl BuilderExport {
+    /// Who exports.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// Begins an export to `target` of what `builder` has.
     pub(super) fn new(
         caches: Arc<Caches>,
@@ -158,7 +164,7 @@ impl BuilderExport {
     }
 
     /// A layer that was missing is stored.
-    pub(super) fn stored(&self, layer: &Descriptor) {
+    fn stored(&self, layer: &Descriptor) {
         let mut state = self.state();
         state.seen.insert(layer.digest.clone());
         state.moved.sent += 1;
@@ -335,11 +341,29 @@ impl BuilderExport {
         Ok(Arc::new(self.caches.begin(reference, part, mode, *keep, &self.origin).await?))
     }
 
-    fn present(&self, layer: &Descriptor) {
-        let mut state = self.state();
-        if state.seen.insert(layer.digest.clone()) {
-            state.moved.add_present(layer);
+    /// The engine has a layer.
+    pub(super) fn present(&self, layer: &Descriptor) {
+        let is_new = {
+            let mut state = self.state();
+            let is_new = state.seen.insert(layer.digest.clone());
+            if is_new {
+                state.moved.add_present(layer);
+            }
+            is_new
+        };
+        if is_new {
+            self.count(Arrival::Present, layer);
         }
+    }
+
+    /// A layer that was missing has come from the builder's exporter. One that is fetched tells of itself.
+    pub(super) fn written(&self, layer: &Descriptor) {
+        self.stored(layer);
+        self.count(Arrival::Sent, layer);
+    }
+
+    fn count(&self, how: Arrival, layer: &Descriptor) {
+        self.exports.activities().emit(Activity::Blobs { door: "cache", how, blobs: 1, bytes: layer.size });
     }
 
     fn state(&self) -> MutexGuard<'_, BuilderExportState> {

@@ -10,6 +10,7 @@ use super::display;
 use crate::activity::Refused;
 use crate::byte_size;
 use crate::caches::Caches;
+use crate::engine::Origin;
 use crate::export::{Listed, Progress};
 use crate::net::Principal;
 
@@ -53,16 +54,24 @@ impl ShownExport {
     pub(super) fn show(&self) {
         let (exported, moved) = self.export.result();
         if !exported.is_empty() {
+            let Origin { export, door, principal, .. } = self.export.origin();
+            let engine = self.engine;
             let text = display::summary(self.engine, moved, &byte_size::in_line(moved.sent_bytes));
             self.is_shown.get_or_init(|| {
                 self.display.note(&text);
                 for Exported { version, is_unchanged } in &exported {
                     tracing::info!(
+                        export,
+                        door,
+                        engine,
+                        %principal,
                         cache = version.reference,
                         part = version.title,
                         root = %version.root.digest,
                         sent = moved.sent,
                         sent_bytes = moved.sent_bytes,
+                        present = moved.present,
+                        present_bytes = moved.present_bytes,
                         unchanged = is_unchanged,
                         "a build cache is exported"
                     );

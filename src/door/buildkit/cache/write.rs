@@ -149,8 +149,9 @@ impl Writer for BlobWriter<'_> {
             Sink::Engine(writer) => {
                 let expected = Expected { digest: Some(blob.digest.clone()), size: Some(blob.size) };
                 match writer.commit(expected).await {
-                    Ok(_) => export.export.stored(blob),
-                    Err(EngineError::Present { .. }) => {}
+                    Ok(_) => export.export.written(blob),
+                    // Another client of the engine was quicker.
+                    Err(EngineError::Present { .. }) => export.export.present(blob),
                     Err(error) => return Err(failure(error.into()).into()),
                 }
             }

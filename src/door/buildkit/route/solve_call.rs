@@ -6,6 +6,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tonic::{Code, Status};
+use tracing::Span;
 
 use super::super::builds::{Build, TrackedBuild};
 use super::super::cache::Cached;
@@ -20,6 +21,7 @@ use super::solve_plan::SolvePlan;
 use super::{Route, unreadable};
 use crate::activity::Activity;
 use crate::http2::{Body, BodyError, ProxyError, full};
+use crate::trace_context;
 
 /// A build whose request we have edited. Its parts are dropped in this order.
 struct EditedBuild {
@@ -115,7 +117,11 @@ impl EditedBuild {
     async fn finish(&self, response: Response<Incoming>) -> Result<Response<Body>, BodyError> {
         let (parts, body) = response.into_parts();
         let mut response = Unary::read(body).await?;
-        let code = status(&parts.headers, response.trailers.as_ref()).map(|status| status.code());
+        let status = status(&parts.headers, response.trailers.as_ref());
+        if let Some(status) = &status {
+            trace_context::answered(&Span::current(), status);
+        }
+        let code = status.map(|status| status.code());
         match self.end(code) {
             BuildEnd::Succeeded if self.load.is_none() && self.cached.is_none() => {}
             BuildEnd::Succeeded => {

@@ -40,6 +40,25 @@ pub(super) trait EngineBlobs: Debug + Send + Sync {
     async fn release(&self) -> Result<(), EngineError>;
 }
 
+/// The blobs of one load that were stored here.
+#[derive(Debug, Default)]
+pub(super) struct StoredHere {
+    blobs: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl StoredHere {
+    fn add(&self, bytes: u64) {
+        self.blobs.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many, and their bytes.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.blobs.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+}
+
 /// The blobs of an engine, under a lease that is created with the first pin: many loads omit nothing.
 #[derive(Debug)]
 pub(super) struct LeasedBlobs {
@@ -51,6 +70,7 @@ pub(super) struct LeasedBlobs {
     created: AtomicU64,
     /// `None` if dockerd unpacks everything.
     unpacking: Mutex<Option<Unpacking>>,
+    here: Arc<StoredHere>,
 }
 
 #[derive(Debug)]
@@ -61,8 +81,13 @@ enum LeaseState {
 }
 
 impl LeasedBlobs {
-    /// The blobs in `store`, which is the engine's of `exports`, for the load `origin`.
-    pub(super) fn new(exports: Arc<Exports>, store: Arc<dyn StoredBlobs>, origin: Origin) -> Self {
+    /// The blobs in `store`, which is the engine's of `exports`, for the load `origin`. `here` counts those that are stored.
+    pub(super) fn new(
+        exports: Arc<Exports>,
+        store: Arc<dyn StoredBlobs>,
+        origin: Origin,
+        here: Arc<StoredHere>,
+    ) -> Self {
         let unpacking = Mutex::new(exports.engine().images().ok().map(Unpacking::new));
         Self {
             exports,
@@ -71,6 +96,7 @@ impl LeasedBlobs {
             lease: Mutex::new(LeaseState::Unopened),
             created: AtomicU64::default(),
             unpacking,
+            here,
         }
     }
 
@@ -112,6 +138,7 @@ impl EngineBlobs for LeasedBlobs {
     async fn stored(&self, digest: &Digest, size: u64) {
         let sent = Activity::Blobs { door: self.origin.door, how: Arrival::Sent, blobs: 1, bytes: size };
         self.exports.activities().emit(sent);
+        self.here.add(size);
         if let Some(unpacking) = &mut *self.unpacking.lock().await
             && let Ok(lease) = self.lease().await
         {

@@ -128,11 +128,8 @@ impl Edit {
             self.fail(instead.as_deref().unwrap_or(&error));
             return instead.map(|message| error_line(&message).into());
         }
-        let loaded = stream
-            .as_deref()
-            .and_then(|text| text.strip_prefix("Loaded image: ").or_else(|| text.strip_prefix("Loaded image ID: ")));
-        if let (Some(report), Some(name)) = (&mut self.report, loaded) {
-            report.name(name.trim_end());
+        if let (Some(report), Some(name)) = (&mut self.report, stream.as_deref().and_then(loaded)) {
+            report.name(&name);
         }
         // moby `daemon/containerd/image_exporter.go`, `LoadImage`, which treats that as a success.
         let (name, reason) = stream.as_deref()?.strip_prefix("Error unpacking image ")?.split_once(": ")?;
@@ -168,6 +165,15 @@ impl Edit {
             report.fail(reason);
         }
     }
+}
+
+/// What a line says was loaded: a name in full, as it is for all other exports, or an id.
+fn loaded(text: &str) -> Option<String> {
+    if let Some(id) = text.strip_prefix("Loaded image ID: ") {
+        return Some(id.trim_end().to_owned());
+    }
+    let name = text.strip_prefix("Loaded image: ")?.trim_end();
+    Some(name.parse().map_or_else(|_| name.to_owned(), |name: Reference| name.to_string()))
 }
 
 /// Applies `edit` to a response.
@@ -293,6 +299,19 @@ mod tests {
             let rest = output.strip_prefix(&lines.concat()).unwrap();
             assert_eq!(rest.contains("does not find lost:1 by"), is_reported, "{names:?}: {rest}");
             assert!(begun.elapsed() <= LOOKUP_TIMEOUT, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_said_in_full() {
+        for (line, expected) in [
+            ("Loaded image: demo:1\n", Some("docker.io/library/demo:1")),
+            ("Loaded image: registry.example/team/app:2", Some("registry.example/team/app:2")),
+            ("Loaded image ID: sha256:0123\n", Some("sha256:0123")),
+            ("Loaded image: NOT a name\n", Some("NOT a name")),
+            ("Loading layer", None),
+        ] {
+            assert_eq!(loaded(line).as_deref(), expected, "{line}");
         }
     }
 

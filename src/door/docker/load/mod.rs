@@ -44,9 +44,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{Instrument as _, debug, info_span, warn};
+use tracing::{Instrument as _, Span, debug, info_span, warn};
 
-use self::blobs::{EngineBlobs, LeasedBlobs, NoBlobs};
+use self::blobs::{EngineBlobs, LeasedBlobs, NoBlobs, StoredHere};
 use self::guard::{Guard, Held, Watch};
 use self::half_close::{HalfCloseStream, UploadEnd};
 use self::lines::{Edit, edited};
@@ -129,25 +129,27 @@ impl Loads {
         });
         let (guard, by_index) = (Guard::new(&self.exports, client), store.is_some());
         let watch = Watch { guard, by_index, left: CancellationToken::new() };
+        let here = Arc::<StoredHere>::default();
         let blobs: Arc<dyn EngineBlobs> = match store {
-            Some(store) => Arc::new(LeasedBlobs::new(self.exports.clone(), store, origin.clone())),
+            Some(store) => Arc::new(LeasedBlobs::new(self.exports.clone(), store, origin.clone(), here.clone())),
             None if watch.guard.is_some() => Arc::new(NoBlobs),
             None => return None,
         };
         let known = Arc::new(ArchiveFacts::default());
         let kind = engine.identity().kind.name();
         let report = Report::begin(self.exports.live(), &origin, known.clone());
-        let report = report.counted(kind, self.exports.activities());
+        let report = report.counted(kind, self.exports.activities(), here);
         Some(Load { pinned: Pinned { blobs, exports: self.exports.clone() }, watch, known, report, origin })
     }
 }
 
 impl Load {
     /// Serves the one request that `client` begins with, which must be `POST /images/load`, and ends the connection.
-    pub(super) async fn serve(self, client: impl AsyncRead + AsyncWrite + Unpin + Send, upstream: &Upstream) {
+    pub(super) async fn serve(mut self, client: impl AsyncRead + AsyncWrite + Unpin + Send, upstream: &Upstream) {
         let Origin { export, door, principal, .. } = &self.origin;
         let engine = self.pinned.exports.engine().identity().kind.name();
         let span = info_span!("export", id = export, door, engine, %principal);
+        self.report.trace([span.clone(), Span::current()]);
         self.serve_one(client, upstream).instrument(span).await;
     }
 

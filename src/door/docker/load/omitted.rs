@@ -17,6 +17,8 @@ pub(super) struct OmittedBlobs {
     pinned: HashSet<Digest>,
     /// Those that the engine had not, and that were stored instead.
     new: HashSet<Digest>,
+    /// Whether a member with the name of a blob was sent.
+    is_sent: bool,
 }
 
 /// What a load saved.
@@ -26,6 +28,8 @@ pub(super) struct Savings {
     pub(super) blobs: usize,
     /// Their bytes.
     pub(super) bytes: u64,
+    /// Whether these are all the blobs of the archive: the engine had every one.
+    pub(super) are_all: bool,
 }
 
 impl OmittedBlobs {
@@ -35,7 +39,7 @@ impl OmittedBlobs {
 
     /// Records an omitted member with the name of `digest`.
     pub(super) fn add(&mut self, digest: &Digest, size: u64) {
-        self.remove(digest);
+        self.take_out(digest);
         self.left.insert(self.count, (digest.clone(), size));
         self.places.insert(digest.clone(), self.count);
         self.count += 1;
@@ -50,6 +54,11 @@ impl OmittedBlobs {
 
     /// Records that a member with the name of `digest` is sent; returns whether it replaces an omitted one.
     pub(super) fn remove(&mut self, digest: &Digest) -> bool {
+        self.is_sent = true;
+        self.take_out(digest)
+    }
+
+    fn take_out(&mut self, digest: &Digest) -> bool {
         self.places.remove(digest).is_some_and(|place| self.left.remove(&place).is_some())
     }
 
@@ -69,7 +78,8 @@ impl OmittedBlobs {
     /// What the engine had already.
     pub(super) fn savings(&self) -> Savings {
         let old = self.left.values().filter(|(digest, _)| !self.new.contains(digest));
-        old.fold(Savings::default(), |sum, (_, size)| Savings { blobs: sum.blobs + 1, bytes: sum.bytes + size })
+        let (blobs, bytes) = old.fold((0, 0), |(blobs, bytes), (_, size)| (blobs + 1, bytes + size));
+        Savings { blobs, bytes, are_all: blobs > 0 && self.new.is_empty() && !self.is_sent }
     }
 
     /// All omitted blobs, to be sent after all.

@@ -22,7 +22,7 @@ pub(super) fn announcement(savings: Savings) -> Bytes {
     (json!({ "stream": format!("{}\n", describe(savings)) }).to_string() + "\r\n").into()
 }
 
-fn describe(Savings { blobs, bytes }: Savings) -> String {
+fn describe(Savings { blobs, bytes, .. }: Savings) -> String {
     let noun = if blobs == 1 { "blob" } else { "blobs" };
     format!("linkspan: left out {blobs} {noun} ({}) that the engine had already", byte_size::in_line(bytes))
 }

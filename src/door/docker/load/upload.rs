@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -12,7 +13,7 @@ use http_body_util::BodyDataStream;
 use hyper::body::{Frame, Incoming};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::debug;
+use tracing::{Instrument as _, debug};
 
 use super::blobs::EngineBlobs;
 use super::encoding::{self, Encoding, Raw};
@@ -35,6 +36,10 @@ pub(super) struct ArchiveFacts {
     pub(super) trouble: OnceLock<String>,
     /// The kind of that reason, if it is not dockerd's.
     pub(super) kind: OnceLock<&'static str>,
+    /// The name that the reason is about, in full.
+    pub(super) denied: OnceLock<String>,
+    /// Whether the client left before it had sent all of it.
+    pub(super) is_left: AtomicBool,
 }
 
 /// An upload that runs until this is dropped.
@@ -54,12 +59,14 @@ impl Upload {
     ) -> (Self, Archive) {
         let (sender, pieces) = mpsc::channel(PIECES);
         // A separate task: reading, comparing and decompressing run concurrently with the two connections.
-        let running = tokio::spawn(async move {
+        let running = async move {
             if let Some(continued) = continued {
                 continued.notified().await;
             }
             run(blobs, watch, body, &known, Output::new(sender)).await;
-        });
+        };
+        // Lines and spans of what it begins, such as unpacking, are those of the load.
+        let running = tokio::spawn(running.in_current_span());
         (Self(AbortOnDropHandle::new(running)), Archive { pieces, end, is_complete: false })
     }
 }
@@ -82,15 +89,24 @@ async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &
     let trouble = match error {
         // dockerd needs no more bytes, and sends its response.
         FilterError::Output => return,
-        FilterError::Input(error) if is_clients(&error) => None,
+        FilterError::Input(error) if is_clients(&error) => {
+            known.is_left.store(true, Ordering::Relaxed);
+            None
+        }
         FilterError::Input(error) => Some(match compression {
             Some(compression) => format!("the archive cannot be decompressed ({}): {error}", compression.name()),
             None => format!("{error}; load the archive again"),
         }),
-        FilterError::Left => None,
+        FilterError::Left => {
+            known.is_left.store(true, Ordering::Relaxed);
+            None
+        }
         FilterError::Denied(denied) => {
             // Set only here.
             let _ = known.kind.set(denied.kind());
+            if let Some(name) = denied.name() {
+                let _ = known.denied.set(name.to_owned());
+            }
             Some(denied.to_string())
         }
         error @ FilterError::Store(_) => Some(error.to_string()),
@@ -109,9 +125,10 @@ async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &
     raw.drain().await;
 }
 
-/// Whether an archive was truncated because the client's body failed.
+/// Whether an archive was truncated because the client's body failed, with whatever decompresses it around that.
 fn is_clients(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<hyper::Error>())
+    let Some(inner) = error.get_ref() else { return false };
+    inner.is::<hyper::Error>() || inner.downcast_ref::<io::Error>().is_some_and(is_clients)
 }
 
 /// The request body for dockerd.

@@ -19,7 +19,9 @@ const LIE: &[u8] = b"the other blob";
 
 struct Filtered {
     bytes: Vec<u8>,
-    outcome: Result<Savings, FilterError>,
+    outcome: Result<(usize, u64), FilterError>,
+    /// Whether the engine had every blob of it.
+    are_all_held: bool,
     /// Whether dockerd got the end of the archive.
     ended: bool,
 }
@@ -40,7 +42,9 @@ async fn filter_chunks(hold: Arc<Memory>, chunks: Chunks) -> Filtered {
             // The receiver may already be gone.
             let _ = output.truncate().await;
         }
-        outcome.map(|()| *savings.get().unwrap())
+        let savings = savings.get().copied();
+        let are_all_held = savings.is_some_and(|savings: Savings| savings.are_all);
+        (outcome.map(|()| savings.map(|it| (it.blobs, it.bytes)).unwrap()), are_all_held)
     });
     let (mut bytes, mut ended) = (Vec::new(), false);
     while let Some(piece) = pieces.recv().await {
@@ -49,15 +53,31 @@ async fn filter_chunks(hold: Arc<Memory>, chunks: Chunks) -> Filtered {
             Piece::End => ended = true,
         }
     }
-    Filtered { bytes, outcome: running.await.unwrap(), ended }
+    let (outcome, are_all_held) = running.await.unwrap();
+    Filtered { bytes, outcome, are_all_held, ended }
 }
 
 async fn filter(hold: Memory, archive: &[u8]) -> Filtered {
     filter_in(Arc::new(hold), archive, archive.len().max(1)).await
 }
 
-fn savings(contents: &[&[u8]]) -> Savings {
-    Savings { blobs: contents.len(), bytes: contents.iter().map(|content| content.len() as u64).sum() }
+fn savings(contents: &[&[u8]]) -> (usize, u64) {
+    (contents.len(), contents.iter().map(|content| content.len() as u64).sum())
+}
+
+#[tokio::test]
+async fn an_archive_of_which_the_engine_has_every_blob_changes_nothing() {
+    let held = [A, B];
+    for (blobs, expected) in
+        [(&[A, B][..], true), (&[A], true), (&[A, b"new"], false), (&[b"new"], false), (&[], false)]
+    {
+        let archive = blobs.iter().fold(Tar::default(), |tar, blob| tar.blob(blob)).layout().end();
+        let filtered = filter(Memory::of(held), &archive).await;
+        assert_eq!(filtered.are_all_held, expected, "{} blobs", blobs.len());
+    }
+    // One that is not what its name says is sent.
+    let archive = Tar::default().blob(B).file(&blob_name(A), LIE).layout().end();
+    assert!(!filter(Memory::of(held), &archive).await.are_all_held);
 }
 
 #[tokio::test]
@@ -79,7 +99,7 @@ async fn several_blobs_are_pinned_at_once() {
     let hold = Arc::new(Memory::of(contents.iter().map(Vec::as_slice)));
     let archive = contents.iter().fold(Tar::default().layout(), |tar, content| tar.blob(content)).end();
     let filtered = filter_in(hold.clone(), &archive, archive.len()).await;
-    assert_eq!(filtered.outcome.unwrap().blobs, 500);
+    assert_eq!(filtered.outcome.unwrap().0, 500);
     assert_eq!(filtered.bytes, Tar::default().layout().end());
     let pinned = hold.pinned.lock().unwrap();
     assert_eq!(pinned.iter().map(Vec::len).sum::<usize>(), 500, "each of them once");
@@ -94,7 +114,7 @@ async fn without_a_layout_everything_is_sent_after_all() {
         // Two blocks, one, or none at the end are the same to Go.
         let filtered = filter(Memory::of([A, B]), &archive[..archive.len() - cut]).await;
         assert!(import(&filtered.bytes) == import(&expected));
-        assert_eq!(filtered.outcome.unwrap(), Savings::default());
+        assert_eq!(filtered.outcome.unwrap(), (0, 0));
         assert!(filtered.ended);
     }
 }
@@ -105,7 +125,7 @@ async fn an_uncertain_layout_is_none() {
         let archive = Tar::default().layout().blob(A).file("oci-layout", text.as_bytes()).end();
         let filtered = filter(Memory::of([A]), &archive).await;
         assert_eq!(import(&filtered.bytes), import(&archive));
-        assert_eq!(filtered.outcome.unwrap(), Savings::default());
+        assert_eq!(filtered.outcome.unwrap(), (0, 0));
     }
 }
 
@@ -173,7 +193,7 @@ async fn only_plain_files_of_exactly_that_name_are_left_out() {
         let archive = archive.layout().end();
         let filtered = filter(Memory::of([A]), &archive).await;
         assert!(filtered.bytes == archive, "{}", String::from_utf8_lossy(&archive[..200]));
-        assert_eq!(filtered.outcome.unwrap(), Savings::default());
+        assert_eq!(filtered.outcome.unwrap(), (0, 0));
     }
 }
 
@@ -324,7 +344,7 @@ async fn an_engine_that_does_not_pin_gets_everything() {
     let archive = Tar::default().layout().blob(A).blob(B).file("index.json", b"{}").end();
     let filtered = filter(Memory { broken_pins: true, ..Memory::of([A, B]) }, &archive).await;
     assert_eq!(import(&filtered.bytes), import(&archive));
-    assert_eq!(filtered.outcome.unwrap(), Savings::default());
+    assert_eq!(filtered.outcome.unwrap(), (0, 0));
 }
 
 #[tokio::test]

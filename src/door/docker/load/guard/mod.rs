@@ -45,6 +45,14 @@ impl Denied {
             Self::UncertainNames { .. } | Self::Unreadable(_) => "policy",
         }
     }
+
+    /// The name that it is about, in full, if it is about one.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Name(error) => error.name(),
+            Self::UncertainNames { .. } | Self::Unreadable(_) => None,
+        }
+    }
 }
 
 /// The checks of one archive.
