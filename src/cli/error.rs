@@ -169,7 +169,7 @@ impl std::fmt::Display for Leftover {
             Self::Kept => "what was sent is kept for the next try",
             Self::Received => "docker may keep what it has received for up to a day, without a name",
             Self::Unfinished => {
-                "docker was not waited for: names may have moved to complete images, and what it has received stays for up to a day"
+                "docker was not waited for: names may have moved to complete images, or may still do so, and what it has received stays for up to a day"
             }
             Self::Lease { is_complete: false } => "what was sent stays until the next command or the lease's end",
             Self::Lease { is_complete: true } => {

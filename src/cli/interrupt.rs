@@ -5,8 +5,9 @@ use crate::daemon::Signals;
 use crate::engine::EngineKind;
 use crate::export::Exports;
 
-/// What is said of images that were there when a signal came.
+/// What is said of images that were there when a signal came, and of those that the engine was making visible and did not end with.
 const COMPLETED: &str = "what was complete by then stays";
+const UNFINISHED: &str = "the engine was not waited for: names may still move to complete images";
 
 /// Runs `work` until it ends, or until SIGINT or SIGTERM drops it; its files are removed when it is dropped.
 pub(super) async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
@@ -43,15 +44,17 @@ pub(super) async fn exporting<T>(
     };
     tokio::select! {
         () = exports.finish() => result.map_err(|error| match error {
-            // Known only now: what the engine was making visible may have become so.
+            // Known only now: what the engine was making visible may have become so, or may become so later.
             CommandError::Interrupted { signal, left } => {
                 let left = match exports.completed() {
                     0 => left,
                     _ => Leftover::Some(format!("{COMPLETED}; of the rest, {left}")),
                 };
-                let left = match exports.names_left() {
-                    None => left,
-                    Some(names) => Leftover::Some(format!("{names}; {left}")),
+                let left = match (exports.names_left(), exports.unfinished(), left) {
+                    (Some(names), _, left) => Leftover::Some(format!("{names}; {left}")),
+                    (None, 0, left) => left,
+                    (None, _, Leftover::Received) => Leftover::Unfinished,
+                    (None, _, left) => Leftover::Some(format!("{UNFINISHED}; of the rest, {left}")),
                 };
                 CommandError::Interrupted { signal, left }
             }

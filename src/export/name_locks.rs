@@ -1,5 +1,6 @@
 //! Which names are being set. dockerd cannot compare and set: between the look at what a name points to and the moment when it is
-//! set, nobody else of this process sets it.
+//! set, nobody else of this process sets it. What is held goes into the task that sets, and is given up at its end: whoever asked for
+//! it may have gone long before.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -9,7 +9,7 @@ use tracing::{Instrument as _, Span};
 
 use crate::activity::Activities;
 use crate::engine::{Engine, EngineError, EngineKind, Lease, OpenLeases, Origin};
-use crate::image::{Digest, Graph, Limits, Reference};
+use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::net::Principal;
 use crate::progress::{Event, Events, State};
 use crate::source::Source;
@@ -61,6 +61,7 @@ impl Exports {
             keeping: AtomicBool::default(),
             completed: AtomicUsize::default(),
             names_left: Mutex::default(),
+            unfinished: AtomicUsize::default(),
             closing: CancellationToken::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -82,6 +83,7 @@ impl Exports {
             keeping: AtomicBool::default(),
             completed: AtomicUsize::default(),
             names_left: Mutex::default(),
+            unfinished: AtomicUsize::default(),
             closing: self.shared.closing.clone(),
         };
         Self { shared: Arc::new(shared) }
@@ -126,7 +128,21 @@ impl Exports {
         self.shared.policy(principal)
     }
 
-    /// Waits until no other export of this process sets one of `names`; none does until what is returned is dropped.
+    /// How many exports were cancelled and are no longer waited for, while the engine sets their names: it may still do so.
+    pub fn unfinished(&self) -> usize {
+        self.shared.unfinished.load(Ordering::Acquire)
+    }
+
+    /// [`Engine::already_complete`], which may set names, while no other export of this process does.
+    ///
+    /// # Errors
+    /// [`ExportError::NameBusy`], or when the engine cannot be queried.
+    pub async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, ExportError> {
+        self.shared.already_complete(root, names, None).await
+    }
+
+    /// Waits until no other export of this process sets one of `names`; none does until what is returned is dropped. To be taken
+    /// into the task that sets them.
     ///
     /// # Errors
     /// [`ExportError::NameBusy`].
@@ -169,7 +185,9 @@ impl Exports {
     }
 
     /// Runs one export to its end. Dropping the future cancels it: the export is then aborted in the
-    /// background, within a second (or half a minute, if the engine is stuck), and [`Exports::finish`] waits for that.
+    /// background, within a second (or half a minute, if the engine makes the image at that moment and is stuck: what it does then is no longer
+    /// waited for, and nobody else of this process sets the names before it is done), and
+    /// [`Exports::finish`] waits for that.
     ///
     /// # Errors
     /// When the export failed; nothing of it is visible then.
@@ -213,7 +231,22 @@ impl Exports {
         self.supervise(transaction, cancel, |transaction, cancel| transaction.commit(graph, lease, cancel)).await
     }
 
-    /// Runs `work` in a task of its own, which dropping the future cancels and does not end.
+    /// The same for names that the caller holds, and has looked at.
+    pub(crate) async fn commit_held(
+        &self,
+        request: Request,
+        graph: Arc<Graph>,
+        lease: Arc<dyn Lease>,
+        held: HeldNames,
+    ) -> Result<Outcome, ExportError> {
+        let held = Some(Arc::new(held));
+        let transaction = Transaction { held, ..self.transaction(request, None, Events::none()) };
+        let cancel = CancellationToken::new();
+        self.supervise(transaction, cancel, |transaction, cancel| transaction.commit(graph, lease, cancel)).await
+    }
+
+    /// Runs `work` in a task of its own, which dropping the future cancels and does not end. It is waited for until its end, or until
+    /// it says that it is [given up](Transaction::given_up): it goes on after that, for as long as the process lives.
     async fn supervise<F>(
         &self,
         transaction: Transaction,
@@ -229,7 +262,7 @@ impl Exports {
         let ending = Ending::new(door, engine, self.activities().clone());
         let report = Report::of(&transaction.request, transaction.spared.clone(), ending);
         let span = tracing::info_span!("export", id = export, door, engine, %principal);
-        let spared = transaction.spared.clone();
+        let (spared, given_up) = (transaction.spared.clone(), transaction.given_up.clone());
         let work = work(transaction, cancel);
         // The report has what the span has: it is logged in the span around it.
         let work = work.instrument(span.clone());
@@ -250,8 +283,18 @@ impl Exports {
             }
             result
         };
-        let task = self.shared.tasks.spawn(work.instrument(Span::current()));
-        task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
+        let (task, shared) = (tokio::spawn(work.instrument(Span::current())), self.shared.clone());
+        let waiting = async move {
+            tokio::select! {
+                biased;
+                result = task => result.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string()))),
+                () = given_up.cancelled() => {
+                    shared.unfinished.fetch_add(1, Ordering::AcqRel);
+                    Err(ExportError::Cancelled)
+                }
+            }
+        };
+        self.shared.tasks.spawn(waiting).await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 
     fn transaction(&self, request: Request, source: Option<Arc<dyn Source>>, events: Events) -> Transaction {
@@ -278,6 +321,8 @@ impl Exports {
             request,
             source,
             part: None,
+            held: None,
+            given_up: CancellationToken::new(),
             events,
             spared: Arc::default(),
             counted,
@@ -309,5 +354,25 @@ impl Exports {
         self.shared.tasks.close();
         self.shared.closing.cancel();
         self.shared.tasks.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fixture::layout;
+
+    /// Docker tags names again that are what they should be: to look is to set.
+    #[tokio::test(start_paused = true)]
+    async fn names_that_somebody_sets_are_not_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let exports = Exports::new(layout(folder.path()).await);
+        let root = Descriptor::new("application/vnd.oci.image.manifest.v1+json", Digest::sha256(b"root"), 4);
+        let names = ["a:1".parse().unwrap()];
+        let held = exports.hold_names(&names).await.unwrap();
+        let busy = exports.already_complete(&root, &names).await;
+        assert!(matches!(busy, Err(ExportError::NameBusy { .. })), "{busy:?}");
+        drop(held);
+        assert_eq!(exports.already_complete(&root, &names).await.unwrap(), None);
     }
 }

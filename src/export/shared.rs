@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::activity::Activities;
 use crate::engine::{self, Engine, EngineError, Lease, OpenLeases};
-use crate::image::Limits;
+use crate::image::{Descriptor, Limits, Reference};
 use crate::net::Principal;
 
+use super::ExportError;
 use super::live::LiveExports;
-use super::name_locks::NameLocks;
+use super::name_locks::{HeldNames, NameLocks};
 use super::policy::NamePolicy;
 use super::rights::Rights;
 use super::single_flight::SingleFlight;
@@ -37,6 +39,8 @@ pub(super) struct Shared {
     pub(super) completed: AtomicUsize,
     /// What the last export that was cancelled has left of its names, if anything.
     pub(super) names_left: Mutex<Option<String>>,
+    /// How many were cancelled and no longer waited for, while the engine was setting their names.
+    pub(super) unfinished: AtomicUsize,
     /// Cancelled when engines that went away are no longer waited for.
     pub(super) closing: CancellationToken,
 }
@@ -61,6 +65,31 @@ impl Shared {
         } else {
             self.release(lease);
         }
+    }
+
+    /// [`Engine::already_complete`], while nobody else sets one of `names`: an engine may set them again as what they are. Dropping
+    /// the future does not end that; `held` are the names if the caller has them already.
+    pub(super) async fn already_complete(
+        &self,
+        root: &Descriptor,
+        names: &[Reference],
+        held: Option<Arc<HeldNames>>,
+    ) -> Result<Option<usize>, ExportError> {
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let held = match held {
+            Some(held) => held,
+            None => Arc::new(self.names.hold(names).await?),
+        };
+        let (engine, root, names) = (self.engine.clone(), root.clone(), names.to_vec());
+        let looking = async move {
+            let found = engine.already_complete(&root, &names).await;
+            drop(held);
+            found
+        };
+        let found = tokio::spawn(looking.in_current_span()).await;
+        Ok(found.map_err(|error| ExportError::Broken(error.to_string()))??)
     }
 
     /// Releases `lease` in the background.

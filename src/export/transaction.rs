@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug_span};
 
@@ -15,6 +15,7 @@ use crate::source::{OnMissing, Source, read_graph};
 
 use super::ExportError;
 use super::counted::Counted;
+use super::name_locks::HeldNames;
 use super::policy::check_digests;
 use super::request::{Outcome, Request};
 use super::rights::Rights;
@@ -26,9 +27,10 @@ use super::transfer::transfer;
 /// How often an export is planned at most: an engine that cannot pin what it has may lose some of it again and again.
 const PLANS: usize = 3;
 
-/// How long a commit of a cancelled export is waited for. The engine may have all that it needs for the image: if
-/// the lease went first, blobs could go of an image that becomes visible. It takes milliseconds, unless the engine is stuck.
+/// How long a commit of a cancelled export may become one that succeeds, and how long it is waited for after that, for the names that
+/// it gives back. It takes milliseconds, unless the engine is stuck.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+const GIVING_BACK: Duration = Duration::from_secs(10);
 
 /// How long the engine may take after that to stop, and once more to keep what was sent or to release it: whoever interrupted an
 /// export waits for it. Both take milliseconds, unless the engine is stuck.
@@ -44,6 +46,11 @@ pub(super) struct Transaction {
     pub(super) source: Option<Arc<dyn Source>>,
     /// What is to be exported of the image, where that is not all of it.
     pub(super) part: Option<Graph>,
+    /// The names, if they are held already.
+    pub(super) held: Option<Arc<HeldNames>>,
+    /// Cancelled when it is cancelled and its engine does not end the commit. What is left of it goes on: it keeps the names that it
+    /// holds and its lease until the engine can no longer set the names.
+    pub(super) given_up: CancellationToken,
     pub(super) events: Events,
     /// The bytes of what the engine held, once it is known.
     pub(super) spared: Arc<AtomicU64>,
@@ -132,7 +139,8 @@ impl Transaction {
         if self.shared.engine.knows_as(&root.digest).is_some() {
             until(cancel, policy.check_moves(&*self.shared.engine, root, &chosen)).await?;
         }
-        let Some(present_blobs) = until(cancel, self.shared.engine.already_complete(root, names)).await? else {
+        let look = self.shared.already_complete(root, names, self.held.clone());
+        let Some(present_blobs) = until(cancel, look).await? else {
             return Ok(None);
         };
         self.tally.unchanged(present_blobs);
@@ -203,11 +211,24 @@ impl Transaction {
         let policy = self.policy();
         preconditions.extend(self.chosen_names().iter().filter(|name| !policy.may_move(name)).map(free));
         // From the look at the names until they are set: docker has no way to compare and set.
-        let shared = self.shared.clone();
-        let held = shared.names.hold(self.request.names.iter().chain(preconditions.iter().map(|it| &it.name)));
-        let _held = until(cancel, held).await?;
+        let held = match self.held.clone() {
+            Some(held) => held,
+            None => {
+                let names = self.request.names.iter().chain(preconditions.iter().map(|it| &it.name));
+                Arc::new(until(cancel, self.shared.names.hold(names)).await?)
+            }
+        };
         let committing = prepared.commit(&self.request.names, &preconditions).instrument(debug_span!("commit"));
-        finish_commit(cancel, committing).await?.map_err(|error| match error {
+        let given_up = || {
+            if let Some(left) = image.names_left() {
+                self.shared.note_names_left(left);
+            }
+            self.given_up.cancel();
+        };
+        let (committed, is_unwanted) = finish_commit(cancel, committing, || prepared.unwanted(), given_up).await;
+        drop(held);
+        committed.map_err(|error| match error {
+            _ if is_unwanted => ExportError::Cancelled,
             EngineError::NameMoved { name, current: Some(current) }
                 if name.parse().is_ok_and(|name: Reference| !policy.may_move(&name)) =>
             {
@@ -295,21 +316,42 @@ async fn end_cancelled(lease: &dyn Lease, kept: Option<&Digest>) -> bool {
     timeout(RELEASING, ending).await.unwrap_or(false)
 }
 
-/// Runs `commit` to its end. Once `cancel` is there, the engine has [`COMMIT_TIMEOUT`] left.
-async fn finish_commit<T>(cancel: &CancellationToken, commit: impl Future<Output = T>) -> Result<T, ExportError> {
+/// Runs `commit` to its end, however long that takes: until then the engine may set names. Once `cancel` is there, the engine has
+/// [`COMMIT_TIMEOUT`] left before `unwanted` is called, which the second part of the result tells, and [`GIVING_BACK`] from then on before
+/// the whole export is `given_up`.
+async fn finish_commit<T>(
+    cancel: &CancellationToken,
+    commit: impl Future<Output = T>,
+    unwanted: impl FnOnce(),
+    given_up: impl FnOnce(),
+) -> (T, bool) {
     let mut commit = std::pin::pin!(commit);
+    let late = async {
+        cancel.cancelled().await;
+        sleep(COMMIT_TIMEOUT).await;
+    };
     tokio::select! {
         biased;
-        outcome = &mut commit => Ok(outcome),
-        () = cancel.cancelled() => timeout(COMMIT_TIMEOUT, commit).await.map_err(|_| ExportError::Cancelled),
+        outcome = &mut commit => return (outcome, false),
+        () = late => unwanted(),
     }
+    tokio::select! {
+        biased;
+        outcome = &mut commit => return (outcome, true),
+        () = sleep(GIVING_BACK) => given_up(),
+    }
+    tracing::warn!(
+        "the engine does not end the commit of an export that was cancelled; its names stay held until it does"
+    );
+    (commit.await, true)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
+    use std::future::ready;
 
-    use tokio::task::yield_now;
+    use tokio::sync::oneshot;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::engine::fixture::Stuck;
@@ -324,18 +366,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cancelled_commit_is_waited_for_but_not_for_ever() {
-        let cancel = CancellationToken::new();
+    async fn a_cancelled_commit_comes_to_its_end() {
+        let (cancel, given_up) = (CancellationToken::new(), CancellationToken::new());
         cancel.cancel();
-        assert_eq!(finish_commit(&cancel, ready(1)).await.unwrap(), 1);
-        let late = async {
-            yield_now().await;
-            tokio::time::sleep(COMMIT_TIMEOUT / 2).await;
+        let never = || panic!("it was in time");
+        assert_eq!(finish_commit(&cancel, ready(1), never, || given_up.cancel()).await, (1, false));
+        let in_time = async {
+            sleep(COMMIT_TIMEOUT / 2).await;
             2
         };
-        assert_eq!(finish_commit(&cancel, late).await.unwrap(), 2);
-        let begun = tokio::time::Instant::now();
-        assert!(matches!(finish_commit(&cancel, pending::<()>()).await, Err(ExportError::Cancelled)));
-        assert_eq!(begun.elapsed(), COMMIT_TIMEOUT);
+        assert_eq!(finish_commit(&cancel, in_time, never, || given_up.cancel()).await, (2, false));
+        // One that gives its names back when it is told to.
+        let (tell, told) = oneshot::channel();
+        let begun = Instant::now();
+        let giving_back = async { told.await.unwrap() };
+        assert_eq!(
+            finish_commit(&cancel, giving_back, || tell.send(3).unwrap(), || given_up.cancel()).await,
+            (3, true)
+        );
+        assert!(begun.elapsed() >= COMMIT_TIMEOUT && !given_up.is_cancelled());
+        // Whoever waits for the export learns that it is given up, and the commit goes on.
+        let begun = Instant::now();
+        let stuck = async {
+            given_up.cancelled().await;
+            let waited = begun.elapsed();
+            sleep(COMMIT_TIMEOUT * 6).await;
+            waited
+        };
+        let (waited, is_unwanted) = finish_commit(&cancel, stuck, || (), || given_up.cancel()).await;
+        assert!(is_unwanted && waited >= COMMIT_TIMEOUT + GIVING_BACK && begun.elapsed() >= COMMIT_TIMEOUT * 6);
     }
 }

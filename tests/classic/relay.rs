@@ -39,7 +39,7 @@ struct State {
     /// Called before the first byte of a load is passed on.
     on_load: Mutex<Hook>,
     /// Called before dockerd is asked to set a name.
-    on_tag: Mutex<Hook>,
+    on_tag: Mutex<Arc<dyn Fn() + Send + Sync>>,
     /// The response to a load in dockerd's place, without reading any of it.
     refusal: Mutex<Option<String>>,
     /// What replaces something else in dockerd's responses, of the same length.
@@ -69,7 +69,7 @@ impl Relay {
             is_holding: AtomicBool::new(false),
             is_holding_tags: AtomicBool::new(false),
             on_load: Mutex::new(Box::new(|| ())),
-            on_tag: Mutex::new(Box::new(|| ())),
+            on_tag: Mutex::new(Arc::new(|| ())),
             refusal: Mutex::new(None),
             other: Mutex::new(None),
         });
@@ -98,9 +98,9 @@ impl Relay {
         *self.state.on_load.lock().unwrap() = Box::new(hook);
     }
 
-    /// Calls `hook` whenever dockerd is to give a name to an image of a digest, before it learns of it.
-    pub(crate) fn on_tag(&self, hook: impl FnMut() + Send + 'static) {
-        *self.state.on_tag.lock().unwrap() = Box::new(hook);
+    /// Calls `hook` whenever dockerd is to give a name to an image of a digest, before it learns of it; several at a time.
+    pub(crate) fn on_tag(&self, hook: impl Fn() + Send + Sync + 'static) {
+        *self.state.on_tag.lock().unwrap() = Arc::new(hook);
     }
 
     /// Responds to loads like dockerd when it refuses them before it looks at them: with a status and a message.
@@ -148,7 +148,8 @@ fn connection(state: &Arc<State>, mut client: UnixStream) -> std::io::Result<()>
     client.read_exact(&mut first)?;
     let (is_load, is_tag) = (first == LOAD, first == TAG);
     if is_tag {
-        (state.on_tag.lock().unwrap())();
+        let hook = state.on_tag.lock().unwrap().clone();
+        hook();
     }
     if is_load {
         state.loads.fetch_add(1, Ordering::SeqCst);

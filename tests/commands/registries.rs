@@ -215,8 +215,34 @@ fn the_credentials_are_those_of_docker_login() {
     Run::new("chmod").args(["755", text(&helper)]).ok();
     fs::write(configs[3].join("config.json"), r#"{"credsStore": "test"}"#).unwrap();
     let path = format!("{}:{}", text(&bin), std::env::var("PATH").unwrap());
-    let again = copy(&configs[3]).env("PATH", path).ok();
+    let again = copy(&configs[3]).env("PATH", &path).ok();
     assert!(again.stderr.contains("3 were there"), "{again}");
+
+    // Where a helper is named, what the file has beside it counts for nobody, also if the helper has nothing.
+    let none = bin.join("docker-credential-none");
+    fs::write(&none, "#!/bin/sh\necho credentials not found in native keychain\nexit 1\n").unwrap();
+    Run::new("chmod").args(["755", text(&none)]).ok();
+    for (password, names, is_right) in [
+        ("wrong", serde_json::json!({"credsStore": "test"}), true),
+        ("secret", serde_json::json!({"credsStore": "none"}), false),
+        ("secret", serde_json::json!({"credsStore": "none", "credHelpers": {&registry.address: ""}}), true),
+        ("wrong", serde_json::json!({"credsStore": "none", "credHelpers": {&registry.address: "test"}}), true),
+    ] {
+        let auth = Run::new("base64").stdin(format!("user:{password}")).ok().stdout.trim().to_owned();
+        let mut json = serde_json::json!({"auths": {&registry.address: {"auth": auth}}});
+        json.as_object_mut().unwrap().extend(names.as_object().unwrap().clone());
+        fs::write(configs[3].join("config.json"), json.to_string()).unwrap();
+        let name = format!("{}/secret:1", registry.address);
+        for run in [linkspan(["copy", &from, &to]), crane(&["digest", &name]), stack.docker(["pull", &name])] {
+            let run = run.env("DOCKER_CONFIG", &configs[3]).env("PATH", &path);
+            if is_right {
+                run.ok()
+            } else {
+                run.fails()
+            };
+        }
+    }
+    stack.docker(["rmi", &format!("{}/secret:1", registry.address)]).ok();
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Door {
             })
         });
         let names = [repository.tagged(reference)?];
-        Ok(is_unpacked_here && self.exports.engine().already_complete(manifest, &names).await?.is_none())
+        Ok(is_unpacked_here && self.exports.already_complete(manifest, &names).await?.is_none())
     }
 
     /// Whether `client` may read what a tag or a digest names.

@@ -38,6 +38,8 @@ impl Door {
             return Err(Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message));
         }
         let unknown = || Refusal::absent(Code::ManifestUnknown, "there is no such tag").about("tag", reference);
+        // Engines that cannot compare and remove would take away what an export sets in between.
+        let _held = self.exports.hold_names(std::slice::from_ref(&name)).await?;
         let target = self.images.resolve(&name).await?.ok_or_else(unknown)?;
         let record = Record { name: Some(name.to_string()), target };
         match self.exports.engine().remove(&record, false).await {

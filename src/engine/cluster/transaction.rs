@@ -187,6 +187,10 @@ impl PreparedImage for ClusterTransaction {
         self.nodes.iter().for_each(|node| self.events.emit(Self::summary(node)));
         Ok(())
     }
+
+    fn unwanted(&self) {
+        self.cancelled.cancel();
+    }
 }
 
 #[cfg(test)]

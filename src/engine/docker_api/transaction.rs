@@ -117,4 +117,8 @@ impl PreparedImage for DockerApiTransaction {
         when_dropped.disarm();
         outcome.unwrap_or_else(|error| Err(broken(error.to_string())))
     }
+
+    fn unwanted(&self) {
+        self.load.cancelled.cancel();
+    }
 }

@@ -65,29 +65,32 @@ impl Config {
             .map_err(|error| format!("it is not as docker writes it: line {}, column {}", error.line(), error.column()))
     }
 
-    /// Where the credentials for `server` are.
+    /// Where the credentials for `server` are: where a program has them, the file's own are not looked at, not even where the
+    /// program has none (docker/cli `getConfiguredCredentialStore`, and `Get` of `cli/config/credentials/native_store.go`).
     pub(super) fn find(&self, server: &str) -> Result<Found, String> {
         let is_given = |text: &&String| !text.is_empty();
-        if let Some(name) = self.cred_helpers.as_ref().and_then(|helpers| helpers.get(server)).filter(is_given) {
-            return Ok(Found::Helper { name: name.clone(), key: "credHelpers" });
+        let own = self.cred_helpers.as_ref().and_then(|helpers| helpers.get(server));
+        let (program, key) = match own {
+            // One that is named by nothing says that this server's are in the file.
+            Some(name) => (Some(name), "credHelpers"),
+            None => (self.creds_store.as_ref(), "credsStore"),
+        };
+        if let Some(name) = program.filter(is_given) {
+            return Ok(Found::Helper { name: name.clone(), key });
         }
-        if let Some(entry) = self.entry(server) {
-            if entry.identitytoken.as_ref().is_some_and(|token| !token.is_empty()) {
-                return Ok(Found::IdentityToken);
-            }
-            if let Some(auth) = entry.auth.as_ref().filter(is_given) {
-                let broken = || format!("`auth` for {server} is not USER:PASSWORD in base64");
-                let (user, password) = decoded(auth).ok_or_else(broken)?;
-                return Ok(Found::Password { user, password });
-            }
-            if let (Some(user), Some(password)) = (&entry.username, &entry.password) {
-                return Ok(Found::Password { user: user.clone(), password: password.clone() });
-            }
+        let Some(entry) = self.entry(server) else { return Ok(Found::Nothing) };
+        if entry.identitytoken.as_ref().is_some_and(|token| !token.is_empty()) {
+            return Ok(Found::IdentityToken);
         }
-        match self.creds_store.as_ref().filter(is_given) {
-            Some(name) => Ok(Found::Helper { name: name.clone(), key: "credsStore" }),
-            None => Ok(Found::Nothing),
+        if let Some(auth) = entry.auth.as_ref().filter(is_given) {
+            let broken = || format!("`auth` for {server} is not USER:PASSWORD in base64");
+            let (user, password) = decoded(auth).ok_or_else(broken)?;
+            return Ok(Found::Password { user, password });
         }
+        Ok(match (&entry.username, &entry.password) {
+            (Some(user), Some(password)) => Found::Password { user: user.clone(), password: password.clone() },
+            _ => Found::Nothing,
+        })
     }
 
     /// The entry of `server`, or of another way to write it.
@@ -131,16 +134,21 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_of_the_server_comes_first_and_the_store_last() {
+    fn a_helper_of_the_server_comes_first_and_the_file_last() {
         let text = r#"{
-            "auths": {"a.test": {"auth": "dTpw"}, "https://b.test/v2/": {"username": "u", "password": "q"}, "c.test": {}},
+            "auths": {"a.test": {"auth": "dTpw"}, "https://b.test/v2/": {"username": "u", "password": "q"},
+                "c.test": {}, "d.test": {"auth": "dTpw"}},
             "credHelpers": {"a.test": "own", "b.test": ""},
             "credsStore": "all"
         }"#;
         let helper = |name: &str, key| Found::Helper { name: name.to_owned(), key };
         assert!(find(text, "a.test") == helper("own", "credHelpers"));
-        assert!(find(text, "b.test") == password("u", "q"));
-        assert!(find(text, "c.test") == helper("all", "credsStore"));
+        assert!(find(text, "b.test") == password("u", "q"), "no program is named for it");
+        for server in ["c.test", "d.test", "e.test"] {
+            assert!(find(text, server) == helper("all", "credsStore"), "{server}");
+        }
+        let alone = r#"{"auths": {"d.test": {"auth": "dTpw"}}, "credsStore": ""}"#;
+        assert!(find(alone, "d.test") == password("u", "p"));
         assert!(find("{\"auths\": null, \"credHelpers\": null, \"other\": 7}", "c.test") == Found::Nothing);
     }
 

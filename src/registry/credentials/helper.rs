@@ -13,8 +13,9 @@ use super::config::Found;
 
 /// How long a helper may take. It may ask its user to unlock something.
 const LIMIT: Duration = Duration::from_secs(30);
-/// The longest answer that is read, and how much of what it says of a failure is shown.
-const MAX_ANSWER: u64 = 64 << 10;
+/// The longest answer, the beginning of its standard error that is kept, and how much of that is shown.
+const MAX_ANSWER: usize = 64 << 10;
+const MAX_WORDS: usize = 4 << 10;
 const MAX_SHOWN: usize = 300;
 /// A helper's message for a server that it does not know (docker-credential-helpers `credentials/error.go`).
 const UNKNOWN: &str = "credentials not found";
@@ -32,20 +33,22 @@ pub(super) async fn get(program: &Path, server: &str) -> Result<Option<Found>, S
     command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let child = command.spawn().map_err(|error| format!("cannot be run: {error}"))?;
     // Dropped after that, which ends it. What it has started itself may hold its output open, and is not waited for.
-    let late = |_| {
-        let (program, limit) = (program.display(), LIMIT.as_secs());
-        format!("did not answer within {limit} s; `echo {server} | {program} get` shows what it waits for")
-    };
+    let late =
+        |_| format!("did not answer within {} s; {} what it waits for", LIMIT.as_secs(), by_hand(program, server));
     let (status, output, words) = timeout(LIMIT, ask(child, server)).await.map_err(late)??;
     if !status.success() {
+        let [output, words] = [output, words].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
         // They write it to their standard output.
-        let said = [output, words].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
-        if said.iter().any(|said| said.contains(UNKNOWN)) {
+        if [&output, &words].iter().any(|said| said.contains(UNKNOWN)) {
             return Ok(None);
         }
-        let said = said.into_iter().find(|said| !said.is_empty()).unwrap_or_default();
-        let shown: String = said.chars().filter(|it| !it.is_control() || *it == ' ').take(MAX_SHOWN).collect();
-        return Err(format!("failed ({status}){}{shown}", if shown.is_empty() { "" } else { ": " }));
+        // The output is no place to quote from: it is where the secret is, also if the helper fails after it.
+        let shown: String = words.chars().filter(|it| !it.is_control() || *it == ' ').take(MAX_SHOWN).collect();
+        let shown = if shown.is_empty() { String::new() } else { format!(": {shown}") };
+        return Err(format!("failed ({status}){shown}; {} more", by_hand(program, server)));
+    }
+    if output.len() > MAX_ANSWER {
+        return Err(format!("gave an answer of more than {} KiB", MAX_ANSWER >> 10));
     }
     // An error of the parser would quote the answer.
     let answer: Answer = serde_json::from_slice(&output)
@@ -64,20 +67,32 @@ async fn ask(mut child: Child, server: &str) -> Result<(ExitStatus, Vec<u8>, Vec
         // One that does not want to know the server may have ended.
         let _ = stdin.write_all(server.as_bytes()).await;
     };
-    let ((), output, words) = tokio::join!(writing, bytes(stdout), bytes(stderr));
+    // One byte more than an answer may have tells that it is longer.
+    let (output, words) = (beginning(stdout, MAX_ANSWER + 1), beginning(stderr, MAX_WORDS));
+    let ((), output, words) = tokio::join!(writing, output, words);
     let failed = |error: std::io::Error| format!("cannot be read: {error}");
     let (output, words) = (output.map_err(failed)?, words.map_err(failed)?);
     let status = child.wait().await.map_err(failed)?;
     Ok((status, output, words))
 }
 
-/// What a stream has, up to the limit. The rest is not read, which ends a program that writes on.
-async fn bytes(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if let Some(stream) = stream {
-        stream.take(MAX_ANSWER).read_to_end(&mut bytes).await?;
+/// The command that shows what a helper says.
+fn by_hand(program: &Path, server: &str) -> String {
+    format!("`echo {server} | {} get` shows", program.display())
+}
+
+/// The first `limit` bytes of a stream. The rest is read as well, and dropped: a program that nobody reads waits, or ends by a signal.
+async fn beginning(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> std::io::Result<Vec<u8>> {
+    let (mut kept, mut piece) = (Vec::new(), [0; 4 << 10]);
+    let Some(mut stream) = stream else { return Ok(kept) };
+    loop {
+        let length = stream.read(&mut piece).await?;
+        if length == 0 {
+            return Ok(kept);
+        }
+        let room = limit.saturating_sub(kept.len());
+        kept.extend_from_slice(&piece[..length.min(room)]);
     }
-    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -113,21 +128,30 @@ mod tests {
 
     #[tokio::test]
     async fn what_goes_wrong_is_said_without_a_secret() {
+        let answer_of = r#"echo '{"Username": "u", "Secret": "s3cret"}'"#;
         for (script, expected) in [
-            ("echo error getting credentials; exit 1", "failed (exit status: 1): error getting credentials"),
-            ("echo locked >&2; exit 2", "failed (exit status: 2): locked"),
-            ("exit 3", "failed (exit status: 3)"),
+            ("echo error getting credentials; exit 1", "failed (exit status: 1); `echo r.test | /"),
+            (&format!("{answer_of}; exit 1"), "failed (exit status: 1); `echo r.test | /"),
+            (&format!("{answer_of}; echo locked >&2; exit 2"), "failed (exit status: 2): locked; `echo r.test | /"),
+            ("exit 3", "failed (exit status: 3); `echo r.test | /"),
             ("echo s3cret", "gave an answer that is not JSON with `Username` and `Secret`"),
             (r#"echo '{"Username": 7, "Secret": "s3cret"}'"#, "gave an answer that is not JSON"),
+            ("yes s3cret | head -c 70000", "gave an answer of more than 64 KiB"),
         ] {
             let error = answer(script).await.unwrap_err();
             assert!(error.starts_with(expected) && !error.contains("s3cret"), "{script}: {error}");
         }
-        let endless =
-            answer("while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done").await;
-        assert!(endless.unwrap_err().contains("failed (signal: 13"));
+        let long = answer("yes locked | tr '\\n' ' ' | head -c 200000 >&2; exit 1").await.unwrap_err();
+        assert!(long.contains(": locked locked") && long.len() < 2 * MAX_SHOWN, "{long}");
         let absent = get(Path::new("/no/docker-credential-made"), "r.test").await;
         assert!(absent.unwrap_err().starts_with("cannot be run: No such file"));
+    }
+
+    #[tokio::test]
+    async fn one_that_says_much_beside_its_answer_is_heard_to_its_end() {
+        let script = r#"yes remark | head -c 200000 >&2 || exit 9; echo '{"Username": "u", "Secret": "p"}'"#;
+        let expected = Found::Password { user: "u".to_owned(), password: "p".to_owned() };
+        assert!(answer(script).await.unwrap() == Some(expected));
     }
 
     /// The clock jumps to the limit, as there is nothing else to wait for.

@@ -2,9 +2,14 @@
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
+use rustix::process::Signal;
 
 use crate::common::{Context, Linkspan, Stack, linkspan, text, unix, until};
 use crate::fixture::{Image, Layer, export, names};
@@ -29,6 +34,37 @@ async fn layout(folder: &std::path::Path, image: &Image, name: &str) {
     let selection =
         Selection { kind: Some(EngineKind::Layout), layout: Some(folder.to_owned()), ..Selection::default() };
     export(&*select(&selection).await.unwrap().engine, image, &names(&[name])).await.unwrap();
+}
+
+/// dockerd is stuck when it is to set the name, and the command is interrupted: the daemon goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_load_says_that_its_name_may_still_be_set() {
+    let stack = Stack::shared();
+    let relay = relay(stack);
+    let engine = engine(stack, &relay);
+    let engine: Vec<_> = engine.iter().map(String::as_str).collect();
+    let door = Linkspan::export(stack, &engine, &[], stack.fresh_path(".sock"));
+    let folder = stack.fresh_path("-layout");
+    let image = Image::new(&[Layer::busybox().tar(), Layer::new().file("api-stuck", "1").tar()]);
+    layout(&folder, &image, "api-stuck:1").await;
+    let [is_asked, is_free] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let (asked, free) = (is_asked.clone(), is_free.clone());
+    relay.on_tag(move || {
+        asked.store(true, Ordering::SeqCst);
+        while !free.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let loading = linkspan(["load", "--to", &door.address(), text(&folder)]).spawn();
+    until("docker to be asked", || is_asked.load(Ordering::SeqCst), |is_asked| *is_asked);
+    loading.signal(Signal::INT);
+    let output = loading.wait();
+    is_free.store(true, Ordering::SeqCst);
+    let said = "docker was not waited for: names may have moved to complete images, or may still do so";
+    assert!(output.stderr.contains(said), "{output}");
+    assert_eq!(output.status.code(), Some(130));
+    let root = Some(image.root.digest.to_string());
+    until("the name to be set", || stack.tagged("moby", "api-stuck:1"), |found| *found == root);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,16 @@
 //! When dockerd loses a blob between the look-up and the load, speaks gRPC in the old way, or says what is not true.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use linkspan::engine::select::select;
 use linkspan::engine::{Engine, EngineError, ImageTransaction, Lease, Lifetime, Precondition};
 use linkspan::export::{Exports, Request};
 use linkspan::image::{Digest, Reference};
 use linkspan::progress::Events;
+use tokio::time::timeout;
 
 use super::{relayed, selection};
 use crate::choice::old_dockerd;
@@ -177,6 +180,41 @@ async fn a_commit_that_nobody_waits_for_gives_names_back() {
     assert_eq!(records(stack, &image), [""; 0]);
     lease.release().await.unwrap();
     export(&*engine, &image, &names(&["api-left:1"])).await.unwrap();
+}
+
+/// dockerd is stuck while it is to set the name for a client that has gone, and the same is exported again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_set_by_the_next_when_the_one_before_has_given_it_back() {
+    let stack = Stack::shared();
+    let (relay, engine) = relayed(stack).await;
+    let image = Image::new(&[Layer::new().file("api-held", "1").tar()]);
+    let [is_asked, is_free] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let (asked, free) = (is_asked.clone(), is_free.clone());
+    relay.on_tag(move || {
+        if !asked.swap(true, Ordering::SeqCst) {
+            while !free.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    });
+    let exports = Arc::new(Exports::new(engine));
+    let run = || {
+        let (exports, image) = (exports.clone(), image.clone());
+        let request = request(&image, "api-held:1");
+        tokio::spawn(async move { exports.run(request, Arc::new(Blobs(image)), Events::none()).await })
+    };
+    let first = run();
+    until("docker to be asked", || is_asked.load(Ordering::SeqCst), |is_asked| *is_asked);
+    first.abort();
+    let mut second = run();
+    // However long this is: who comes second has to wait. It is longer than the first one is waited for.
+    let early = timeout(Duration::from_secs(22), &mut second).await;
+    assert_eq!(exports.unfinished(), 1);
+    is_free.store(true, Ordering::SeqCst);
+    assert!(early.is_err(), "it did not wait: {early:?}");
+    second.await.unwrap().unwrap();
+    exports.finish().await;
+    assert_eq!(records(stack, &image), ["docker.io/library/api-held:1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

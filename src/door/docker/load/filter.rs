@@ -161,7 +161,7 @@ impl Filter<'_> {
             let at = match what {
                 Read::Member(member) => self.member(member, head).await?,
                 Read::Zeros => return self.end(head).await,
-                Read::Strange(reason) if self.guard.is_some() => return Err(Denied::Unreadable(reason).into()),
+                Read::Strange(reason) if self.is_restricted() => return Err(Denied::Unreadable(reason).into()),
                 Read::Strange(reason) => {
                     debug!(reason, "the rest of an archive passes as it is");
                     self.await_pins(true).await?;
@@ -188,6 +188,11 @@ impl Filter<'_> {
                 }
             }
         }
+    }
+
+    /// Whether the client may do less than everything.
+    fn is_restricted(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::is_restrictive)
     }
 
     /// Handles an archive that ended at or within a header.
@@ -236,10 +241,12 @@ impl Filter<'_> {
             self.replace(digest).await?;
         }
         if self.guard.is_some() {
-            if let Some(link) = member.link.as_deref().filter(|name| Guard::concerns(name)) {
+            let is_restricted = self.is_restricted();
+            if let Some(link) = member.link.as_deref().filter(|name| is_restricted && Guard::concerns(name)) {
                 return Err(unclear(link, "it is a link".to_owned()).into());
             }
-            if let Some(name) = member.file.as_deref().filter(|name| Guard::concerns(name)) {
+            let is_read = is_restricted || member.size <= Guard::limit();
+            if let Some(name) = member.file.as_deref().filter(|name| is_read && Guard::concerns(name)) {
                 return self.pass_names(name, &member, head).await;
             }
         }

@@ -19,7 +19,7 @@ use super::blobs::EngineBlobs;
 use super::encoding::{self, Encoding, Raw};
 use super::error::FilterError;
 use super::filter;
-use super::guard::{Denied, Watch};
+use super::guard::{Denied, Guard, Watch};
 use super::half_close::UploadEnd;
 use super::omitted::Savings;
 use super::pipe::{Output, Piece};
@@ -74,7 +74,7 @@ impl Upload {
 async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &ArchiveFacts, mut output: Output) {
     let mut raw = Raw::new(BodyDataStream::new(body).map_err(io::Error::other));
     let (compression, outcome) = match encoding::open(raw.clone()).await {
-        Ok((Encoding::PassThrough, _)) if watch.guard.is_some() => {
+        Ok((Encoding::PassThrough, _)) if watch.guard.as_ref().is_some_and(Guard::is_restrictive) => {
             let denied = Denied::Unreadable("it is compressed in a way that takes much memory to read");
             (None, Err(denied.into()))
         }

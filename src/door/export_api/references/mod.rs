@@ -22,18 +22,16 @@ use crate::export_v1::proto::*;
 use crate::export_v1::{ApiError, ResponseStream};
 use crate::image::{self, Digest};
 use crate::source::read_range;
-use push::Names;
 
 /// The service.
 #[derive(Debug, Clone)]
 pub(super) struct ReferenceService {
     exports: Arc<Exports>,
-    names: Arc<Names>,
 }
 
 impl ReferenceService {
     pub(super) fn new(exports: Arc<Exports>) -> Self {
-        Self { exports, names: Arc::default() }
+        Self { exports }
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, ApiError> {
@@ -126,10 +124,10 @@ impl Service for ReferenceService {
     }
 
     async fn push(&self, request: Request<Streaming<PushRequest>>) -> Result<Response<PushResponse>, Status> {
-        let (exports, names) = (self.exports.clone(), self.names.clone());
+        let exports = self.exports.clone();
         let (client, messages) = (client(&request)?, request.into_inner());
         // To its end even if the client goes away: a lease that was created must be released.
-        let pushed = tokio::spawn(async move { push::push(&exports, &names, client, messages).await }).await;
+        let pushed = tokio::spawn(async move { push::push(&exports, client, messages).await }).await;
         Ok(Response::new(pushed.map_err(|error| ApiError::broken(&error))??))
     }
 }

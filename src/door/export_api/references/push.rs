@@ -4,8 +4,6 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, MutexGuard};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::super::errors::other_image;
@@ -23,31 +21,7 @@ use crate::export_v1::proto::push_request::Message;
 use crate::export_v1::proto::{Precondition, PushBegin, PushPart, PushRequest, PushResponse, Reason};
 use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference};
 use crate::net::Principal;
-use crate::progress::Events;
 use crate::source::{OnMissing, ReadGraphError, read_graph};
-
-/// How many locks the names share.
-const LOCKS: usize = 64;
-
-/// One push of a name at a time: what it points to is compared and set under a lock. Two names may share one.
-#[derive(Debug)]
-pub(super) struct Names {
-    locks: [Mutex<()>; LOCKS],
-    hash: RandomState,
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        Self { locks: std::array::from_fn(|_| Mutex::default()), hash: RandomState::new() }
-    }
-}
-
-impl Names {
-    async fn lock(&self, name: &Reference) -> MutexGuard<'_, ()> {
-        // The remainder is less than the number of locks.
-        self.locks[(self.hash.hash_one(name) % LOCKS as u64) as usize].lock().await
-    }
-}
 
 /// What a push is to do, checked.
 struct Push {
@@ -59,7 +33,6 @@ struct Push {
 /// Runs one push of `client`'s.
 pub(super) async fn push(
     exports: &Exports,
-    locks: &Names,
     client: Principal,
     mut messages: Streaming<PushRequest>,
 ) -> Result<PushResponse, Status> {
@@ -74,14 +47,13 @@ pub(super) async fn push(
     let export = format!("push-{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
     let origin = Origin { export, door: "export", builder: String::new(), principal: client };
     let lease = exports.lease(&origin, Lifetime::Process).await.map_err(ApiError::from)?;
-    let pushed = run(exports, locks, &push, &*images, (origin, lease.clone()), &mut messages).await;
+    let pushed = run(exports, &push, &*images, (origin, lease.clone()), &mut messages).await;
     exports.release(lease);
     pushed
 }
 
 async fn run(
     exports: &Exports,
-    locks: &Names,
     push: &Push,
     images: &dyn Images,
     (origin, lease): (Origin, Arc<dyn Lease>),
@@ -90,17 +62,15 @@ async fn run(
     let received = receive(exports, &*lease, messages).await?;
     let stored = received.len();
     let graph = graph(images, &push.root).await?;
-    let _lock = match &push.name {
-        Some(name) => Some(locks.lock(name).await),
-        None => None,
-    };
+    let names: Vec<_> = push.name.clone().into_iter().collect();
+    // What a name points to is compared, told to the client and set while nobody else sets it, by whichever door.
+    let held = exports.hold_names(&names).await.map_err(ApiError::from)?;
     let previous = push.compare(images).await?;
     let blobs = graph.blobs();
-    let names: Vec<_> = push.name.clone().into_iter().collect();
     // Compared once more by the engine, which knows of other processes.
     let preconditions = push.preconditions();
     let request = Request { preconditions, received, ..Request::new(push.root.clone(), names, origin) };
-    let done = exports.commit(request, Arc::new(graph), lease, Events::none(), CancellationToken::new()).await;
+    let done = exports.commit_held(request, Arc::new(graph), lease, held).await;
     done.map_err(ApiError::from)?;
     Ok(PushResponse {
         name: push.name.as_ref().map(ToString::to_string).unwrap_or_default(),

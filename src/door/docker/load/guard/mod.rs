@@ -2,6 +2,9 @@
 //!
 //! dockerd names images after it has read all of an archive, so it is enough to truncate one that is denied. An archive
 //! whose names are not certain is denied as well.
+//!
+//! A client that may do everything is denied nothing. Where others may not, the names of its archives are held all the same while
+//! dockerd may set them, as far as they are certain: another client's look at a name counts until that has set it.
 
 mod claims;
 
@@ -79,6 +82,8 @@ impl Watch {
 pub(super) struct Guard {
     exports: Arc<Exports>,
     client: Principal,
+    /// Whether the client may do less than everything.
+    is_restrictive: bool,
     claims: Vec<(Reference, Option<Digest>)>,
     held: Held,
 }
@@ -87,11 +92,17 @@ pub(super) struct Guard {
 pub(super) type Held = Arc<OnceLock<HeldNames>>;
 
 impl Guard {
-    /// A guard, if there is a policy to enforce.
+    /// A guard, if there is a policy to enforce, for this client or for another one.
     pub(super) fn new(exports: &Arc<Exports>, client: &Principal) -> Option<Self> {
-        let guard =
-            || Self { exports: exports.clone(), client: client.clone(), claims: Vec::new(), held: Held::default() };
-        exports.policy(client).is_restrictive().then(guard)
+        let is_restrictive = exports.policy(client).is_restrictive();
+        let (claims, held) = (Vec::new(), Held::default());
+        let guard = || Self { exports: exports.clone(), client: client.clone(), is_restrictive, claims, held };
+        (is_restrictive || exports.has_rules()).then(guard)
+    }
+
+    /// Whether it denies anything: otherwise it only holds names.
+    pub(super) fn is_restrictive(&self) -> bool {
+        self.is_restrictive
     }
 
     /// The names that it will have held, for as long as dockerd may set them.
@@ -116,6 +127,11 @@ impl Guard {
             b"manifest.json" => of_manifest(text),
             _ => of_repositories(text),
         };
+        if !self.is_restrictive {
+            let certain = claims.into_iter().flatten().filter_map(|claim| Some((claim.name.parse().ok()?, claim.root)));
+            self.claims.extend(certain.take(NAMES.saturating_sub(self.claims.len())));
+            return Ok(());
+        }
         let claims = claims.map_err(|reason: UncertainNames| unclear(name, reason.to_string()))?;
         for Claim { name: requested, root } in claims {
             let parsed: Result<Reference, _> = requested.parse();
@@ -129,12 +145,16 @@ impl Guard {
     /// Checks the roots that the names are to resolve to, once all are known. `by_index` means that dockerd will
     /// certainly read the index: a root that another document gives is known only after the import.
     pub(super) async fn check_moves(&self, by_index: bool) -> Result<(), Denied> {
-        if self.exports.policy(&self.client).may_move_all() {
+        let policy = self.exports.policy(&self.client);
+        if policy.may_move_all() && !self.exports.has_rules() {
             return Ok(());
         }
         let names: Vec<_> = self.claims.iter().map(|(name, _)| name.clone()).collect();
         // An archive has one end.
         let _ = self.held.set(self.exports.hold_names(&names).await?);
+        if policy.may_move_all() {
+            return Ok(());
+        }
         let indexed: HashSet<_> =
             self.claims.iter().filter(|(_, root)| by_index && root.is_some()).map(|(name, _)| name).collect();
         for (name, root) in &self.claims {
@@ -155,4 +175,43 @@ pub(super) fn unclear(name: &[u8], reason: String) -> Denied {
 
 fn last(name: &[u8]) -> &[u8] {
     name.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::engine::fixture::layout;
+    use crate::export::{AccessRule, NamePolicy, Right};
+
+    fn index(name: &str) -> Vec<u8> {
+        let root = Digest::sha256(name.as_bytes());
+        let annotations = serde_json::json!({"io.containerd.image.name": name});
+        serde_json::json!({"manifests": [{"digest": root, "annotations": annotations}]}).to_string().into_bytes()
+    }
+
+    #[tokio::test]
+    async fn who_may_do_everything_holds_names_where_others_may_not_and_is_denied_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = layout(folder.path()).await;
+        let unix = Principal::Unix { uid: 0, gid: 0, pid: None };
+        assert!(Guard::new(&Arc::new(Exports::new(engine.clone())), &unix).is_none(), "without rules nobody looks");
+        let [principals, names] = [["anonymous"], ["*"]].map(|of| of.map(str::to_owned).to_vec());
+        let rules = vec![AccessRule { principals, names, rights: vec![Right::Push] }];
+        let exports = Arc::new(Exports::with_policy(engine, NamePolicy { rules, ..NamePolicy::default() }));
+        let mut guard = Guard::new(&exports, &unix).unwrap();
+        guard.check_document(b"index.json", &index("docker.io/library/held:1")).unwrap();
+        guard.check_document(b"manifest.json", b"no JSON").unwrap();
+        guard.check_document(b"index.json", &index("NO NAME")).unwrap();
+        let name = ["held:1".parse().unwrap()];
+        drop(exports.hold_names(&name).await.unwrap());
+        let held = guard.held();
+        guard.check_moves(true).await.unwrap();
+        drop(guard);
+        let mut next = Box::pin(exports.hold_names(&name));
+        assert!((&mut next).now_or_never().is_none(), "until the response was delivered");
+        drop(held);
+        next.await.unwrap();
+    }
 }
