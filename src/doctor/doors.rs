@@ -166,7 +166,7 @@ mod tests {
             checks.into_iter().map(|check| (check.mark, check.found)).collect::<Vec<_>>()
         };
         let served = (Mark::Ok, "metrics served at tcp://127.0.0.1:9464".to_owned());
-        assert_eq!(found(&[&open, &none], None), [served.clone()]);
+        assert_eq!(found(&[&open, &none], None), std::slice::from_ref(&served));
         assert_eq!(found(&[&open], Some(&listen)), [served]);
         let missing = (Mark::Note, "metrics not served at tcp://127.0.0.1:9464".to_owned());
         assert_eq!(found(&[&none], Some(&listen)), [missing]);
