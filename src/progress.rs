@@ -21,8 +21,10 @@ use std::sync::Arc;
 
 use crate::image::{Descriptor, Digest};
 
-/// The state of an export. Everything before [`State::Committed`] is invisible to users of the engine.
+/// The state of an export, of which there may be more one day. Everything before [`State::Committed`] is invisible to users of the
+/// engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum State {
     /// The engine holds a lease for the export.
     Open,
