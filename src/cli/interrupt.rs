@@ -46,15 +46,13 @@ pub(super) async fn exporting<T>(
         () = exports.finish() => result.map_err(|error| match error {
             // Known only now: what the engine was making visible may have become so, or may become so later.
             CommandError::Interrupted { signal, left } => {
-                let left = match exports.completed() {
-                    0 => left,
-                    _ => Leftover::Some(format!("{COMPLETED}; of the rest, {left}")),
-                };
-                let left = match (exports.names_left(), exports.unfinished(), left) {
-                    (Some(names), _, left) => Leftover::Some(format!("{names}; {left}")),
-                    (None, 0, left) => left,
-                    (None, _, Leftover::Received) => Leftover::Unfinished,
-                    (None, _, left) => Leftover::Some(format!("{UNFINISHED}; of the rest, {left}")),
+                let mut said: Vec<_> = exports.names_left().into_iter().collect();
+                said.extend((exports.unfinished() > 0).then(|| UNFINISHED.to_owned()));
+                said.extend((exports.completed() > 0).then(|| COMPLETED.to_owned()));
+                let left = match (&said[..], left) {
+                    ([], left) => left,
+                    ([one], Leftover::Received) if one == UNFINISHED => Leftover::Unfinished,
+                    (_, left) => Leftover::Some(format!("{}; of the rest, {left}", said.join("; "))),
                 };
                 CommandError::Interrupted { signal, left }
             }

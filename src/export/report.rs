@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::ExportError;
 use super::request::{Outcome, Request};
 use crate::activity::{Activities, Activity, EndedExport, ExportEnd};
+use crate::net::Principal;
 
 /// What is known when an export begins.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(super) struct Report {
     door: &'static str,
     builder: String,
     principal: String,
+    /// Whether this process asked for it: it says itself what failed.
+    is_own: bool,
     export: String,
     root: String,
     names: String,
@@ -33,6 +36,7 @@ impl Report {
             door: origin.door,
             builder: origin.builder,
             principal: origin.principal.to_string(),
+            is_own: matches!(origin.principal, Principal::Internal),
             export: origin.export,
             root,
             names,
@@ -44,7 +48,7 @@ impl Report {
 
     /// Records how it ended; hands that on.
     pub(super) fn end(self, result: Result<Outcome, ExportError>) -> Result<Outcome, ExportError> {
-        let Self { door, builder, principal, export, root, names, begun, spared, mut ending } = self;
+        let Self { door, builder, principal, is_own, export, root, names, begun, spared, mut ending } = self;
         let engine = ending.ended.engine;
         ending.ended.after = begun.elapsed();
 
@@ -85,7 +89,7 @@ impl Report {
                 engine,
                 "exported"
             ),
-            Err(error) if error.is_clients() => not_exported!(info, error),
+            Err(error) if is_own || error.is_clients() => not_exported!(info, error),
             Err(error) => not_exported!(warn, error),
         }
         // Counted when the line is there, so that whoever sees the one finds the other.

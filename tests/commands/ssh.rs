@@ -141,24 +141,30 @@ fn a_daemon_that_stops_in_the_middle_is_noticed_over_every_stream_and_in_both_di
     let script = r#"mkfifo "$1" && fifo=$1 && shift && exec "$0" "$@" >"$fifo""#;
     let to = format!("ssh://far{}", text(&daemons[0].door));
     let save = [script, env!("CARGO_BIN_EXE_linkspan"), text(&fifo), "save", "large:1", "--to", &to];
-    let saving = sshd.with(Run::new("sh").arg("-c").args(save)).spawn();
-    let loading =
-        [at(&sshd, "far", &daemons[1].door, &load), daemons[2].run(&load), at(&gone, "far", &daemons[3].door, &load)]
-            .map(Run::spawn);
-    until("a pipe to be read", || fifo.exists(), |is_there| *is_there);
-    let mut saved = fs::File::open(&fifo).unwrap();
-    saved.read_exact(&mut vec![0; 1 << 20]).unwrap();
-    // Each is stopped in its middle: some are faster than others.
-    std::thread::scope(|scope| {
+    // Each is stopped in its own middle: some are faster than others.
+    let (saving, loading, mut saved) = std::thread::scope(|scope| {
         for daemon in &daemons[1..3] {
             scope.spawn(|| {
                 until_half_way(daemon);
                 daemon.signal(Signal::STOP);
             });
         }
+        scope.spawn(|| {
+            until_half_way(&daemons[3]);
+            gone.signal_sessions(Signal::STOP);
+        });
+        let saving = sshd.with(Run::new("sh").arg("-c").args(save)).spawn();
+        let loading = [
+            at(&sshd, "far", &daemons[1].door, &load),
+            daemons[2].run(&load),
+            at(&gone, "far", &daemons[3].door, &load),
+        ]
+        .map(Run::spawn);
+        until("a pipe to be read", || fifo.exists(), |is_there| *is_there);
+        let mut saved = fs::File::open(&fifo).unwrap();
+        saved.read_exact(&mut vec![0; 1 << 20]).unwrap();
         daemons[0].signal(Signal::STOP);
-        until_half_way(&daemons[3]);
-        gone.signal_sessions(Signal::STOP);
+        (saving, loading, saved)
     });
     std::io::copy(&mut saved, &mut std::io::sink()).unwrap();
     let [over_ssh, over_a_socket, over_nothing] = loading.map(Running::wait);
