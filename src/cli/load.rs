@@ -152,6 +152,7 @@ impl Loading {
         if self.mode != ProgressMode::Quiet {
             if self.tag.is_empty() {
                 for name in &image.unusable {
+                    let name = name.escape_debug();
                     output::note(&format!("the archive names it `{name}`, which is no image name; name it with -t"));
                 }
             }

@@ -23,10 +23,18 @@ pub(super) fn complain(error: &dyn Error, hint: Option<String>) {
     let stderr = io::stderr();
     let width = stderr.is_terminal().then(|| width_of(&stderr)).flatten();
     let mut stderr = stderr.lock();
-    let _ = writeln!(stderr, "{}", wrapped(&format!("linkspan: error: {text}"), width));
+    let _ = writeln!(stderr, "{}", wrapped(&visible(&format!("linkspan: error: {text}")), width));
     if let Some(hint) = hint {
-        let _ = writeln!(stderr, "{}", wrapped(&format!("linkspan: hint: {hint}"), width));
+        let _ = writeln!(stderr, "{}", wrapped(&visible(&format!("linkspan: hint: {hint}")), width));
     }
+}
+
+/// `text` without what a terminal would take for a command: names and words of archives, registries and engines are in messages.
+fn visible(text: &str) -> String {
+    let is_plain = |letter: char| !letter.is_control() || matches!(letter, '\n' | '\t');
+    text.chars()
+        .map(|letter| if is_plain(letter) { letter.to_string() } else { letter.escape_debug().to_string() })
+        .collect()
 }
 
 /// `text` in lines for a terminal of `width` columns, unless it has lines of its own.
@@ -78,12 +86,17 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), CommandError> {
 
 /// Writes a remark on stderr. A closed stderr is ignored.
 pub(super) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", visible(text));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_message_has_commands_for_a_terminal() {
+        assert_eq!(visible("a\u{1b}[2Jb\r\u{9b}1m\u{7f}c\n\td é"), "a\\u{1b}[2Jb\\r\\u{9b}1m\\u{7f}c\n\td é");
+    }
 
     #[test]
     fn an_error_fits_a_terminal_and_is_one_line_elsewhere() {

@@ -1,6 +1,7 @@
 //! The HTTP server of metrics: `GET /metrics`, and nothing else.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
 use crate::activity::{Activities, Activity, Refused};
@@ -36,6 +38,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may last, whatever is done with it.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a drain waits for the first request of a connection that was accepted just before, and again for the response: a scraper
+/// that has connected has asked by then, and one that is silent is not waited for.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 const CHALLENGE: &str = "Basic realm=\"linkspan\", charset=\"UTF-8\"";
 
 /// Serves metrics to scrapers.
@@ -53,7 +58,7 @@ impl MetricsServer {
         Self { metrics, passwords, activities, connections: Semaphore::new(CONNECTIONS) }
     }
 
-    /// Serves one connection until either side ends it, or `drain` is cancelled.
+    /// Serves one connection until either side ends it. Once `drain` is cancelled, a request that is on its way gets its response.
     pub(crate) async fn serve<T: Stream + 'static>(self: Arc<Self>, connection: Connection<T>, drain: Drain) {
         // One too many is closed: its scraper tries again.
         let Ok(_permit) = self.connections.try_acquire() else {
@@ -61,12 +66,13 @@ impl MetricsServer {
             return tracing::debug!("a connection for metrics was closed: {CONNECTIONS} are open");
         };
         let Connection { io, peer } = connection;
-        // Nothing is lost with a scrape: no drain waits for one.
-        let _endless = drain.endless();
         let is_admitted = Arc::new(AtomicBool::new(false));
+        let answered = CancellationToken::new();
         let service = service_fn(|request| {
             let (server, peer, is_admitted) = (self.clone(), peer.clone(), is_admitted.clone());
+            let first = answered.clone().drop_guard();
             async move {
+                let _first = first;
                 let response = server.respond(&request, &peer).await;
                 let is_refused = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS].contains(&response.status());
                 is_admitted.fetch_or(!is_refused, Ordering::Relaxed);
@@ -81,13 +87,22 @@ impl MetricsServer {
         };
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        let served = http.serve_connection(TokioIo::new(io), service);
+        let mut served = pin!(http.serve_connection(TokioIo::new(io), service));
+        let drained = async {
+            drain.cancelled().await;
+            let _ = timeout(LAST_REQUEST, answered.cancelled()).await;
+        };
         tokio::select! {
-            outcome = timeout(CONNECTION_TIMEOUT, served) => if let Ok(Err(error)) = outcome {
+            outcome = timeout(CONNECTION_TIMEOUT, served.as_mut()) => if let Ok(Err(error)) = outcome {
                 tracing::debug!(%error, "a connection for metrics broke off");
             },
             () = strange => tracing::debug!("a connection for metrics is closed: nothing was admitted on it in time"),
-            () = drain.cancelled() => {}
+            () = drained => {
+                served.as_mut().graceful_shutdown();
+                if timeout(LAST_REQUEST, served).await.is_err() {
+                    tracing::debug!("a connection for metrics is closed: its last response was not read");
+                }
+            }
         }
     }
 
@@ -124,7 +139,7 @@ impl MetricsServer {
 fn wants_open_metrics(accepted: &str) -> bool {
     let (kind, parameters) = accepted.split_once(';').unwrap_or((accepted, ""));
     let refused = |parameter: &str| matches!(parameter.trim(), "q=0" | "q=0.0");
-    kind.trim() == "application/openmetrics-text" && !parameters.split(';').any(refused)
+    kind.trim().eq_ignore_ascii_case("application/openmetrics-text") && !parameters.split(';').any(refused)
 }
 
 fn refused(why: Unauthenticated) -> Response<Full<Bytes>> {
@@ -158,13 +173,44 @@ fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Fu
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
+    use tokio::time::Instant;
+
     use super::*;
+
+    fn connect(begun: CancellationToken) -> (DuplexStream, JoinHandle<()>) {
+        let metrics = Metrics::new(Default::default(), Default::default(), Default::default(), Arc::new(|| 0));
+        let server = Arc::new(MetricsServer::new(metrics, SharedPasswords::default(), Activities::default()));
+        let (client, io) = duplex(1 << 20);
+        let peer = Principal::Unix { uid: 0, gid: 0, pid: None };
+        (client, tokio::spawn(server.serve(Connection { io, peer }, Drain::from(begun))))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_connected_just_before_the_end_gets_a_response_and_who_is_silent_holds_up_nobody() {
+        let begun = CancellationToken::new();
+        begun.cancel();
+        let (mut client, served) = connect(begun.clone());
+        tokio::time::sleep(LAST_REQUEST / 2).await;
+        client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.contains("linkspan_"), "{response}");
+        served.await.unwrap();
+
+        let started = Instant::now();
+        let (_silent, served) = connect(begun);
+        served.await.unwrap();
+        assert!(started.elapsed() <= 2 * LAST_REQUEST);
+    }
 
     #[test]
     fn a_scraper_gets_the_format_that_it_asks_for() {
         for (accepted, expected) in [
             ("application/openmetrics-text;version=1.0.0;q=0.8", true),
             (" application/openmetrics-text", true),
+            ("Application/OpenMetrics-Text", true),
             ("application/openmetrics-text;q=0", false),
             ("text/plain;version=0.0.4;q=0.5", false),
             ("*/*", false),

@@ -21,6 +21,9 @@ const VALUES: [(&str, Option<&str>); 7] = [
 /// Options without one.
 const SWITCHES: [&str; 4] = ["--debug", "-D", "--tls", "--tlsverify"];
 
+/// Our own variable for docker's address, which an option of docker's overrides.
+const OWN_HOST: (&str, Option<OsString>) = ("LINKSPAN_DOCKER_HOST", None);
+
 /// Why docker's own options cannot be followed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(in crate::cli) enum GlobalsError {
@@ -121,9 +124,9 @@ impl Globals {
         for (name, value) in found {
             match name {
                 "--config" => variables.push(("DOCKER_CONFIG", Some(value))),
-                // As docker does, it overrides the variable.
-                "--context" => variables.extend([("DOCKER_CONTEXT", Some(value)), ("DOCKER_HOST", None)]),
-                "--host" => variables.push(("DOCKER_HOST", Some(value))),
+                // As docker does, they override the variables.
+                "--context" => variables.extend([("DOCKER_CONTEXT", Some(value)), ("DOCKER_HOST", None), OWN_HOST]),
+                "--host" => variables.extend([("DOCKER_HOST", Some(value)), OWN_HOST]),
                 "--tls" => variables.push(("DOCKER_TLS", Some("1".into()))),
                 "--tlsverify" => variables.push(("DOCKER_TLS_VERIFY", Some("1".into()))),
                 "--tlscacert" | "--tlscert" | "--tlskey" => {
@@ -184,9 +187,9 @@ mod tests {
     fn options_become_the_variables_that_mean_the_same() {
         let host = || ("DOCKER_HOST", Some("unix:///d".into()));
         for line in ["-H unix:///d linkspan ps", "--host=unix:///d linkspan ps", "-Hunix:///d linkspan ps"] {
-            assert_eq!(split(line), Ok((vec![host()], 2)), "{line}");
+            assert_eq!(split(line), Ok((vec![host(), OWN_HOST], 2)), "{line}");
         }
-        let context = vec![("DOCKER_CONTEXT", Some("far".into())), ("DOCKER_HOST", None)];
+        let context = vec![("DOCKER_CONTEXT", Some("far".into())), ("DOCKER_HOST", None), OWN_HOST];
         assert_eq!(split("-D -c far linkspan"), Ok((context, 1)));
         let both = vec![("DOCKER_CONFIG", Some("/c".into())), ("DOCKER_TLS_VERIFY", Some("1".into()))];
         assert_eq!(split("--config /c --tlsverify -l=info linkspan -c x"), Ok((both, 3)));
@@ -194,7 +197,7 @@ mod tests {
         let verified = || vec![("DOCKER_TLS_VERIFY", Some("1".into()))];
         assert_eq!(split("--tlsverify=true --tls=false --debug=true linkspan"), Ok((verified(), 1)));
         for line in ["-Dc far linkspan", "-DDcfar linkspan", "-Dc=far linkspan"] {
-            let context = vec![("DOCKER_CONTEXT", Some("far".into())), ("DOCKER_HOST", None)];
+            let context = vec![("DOCKER_CONTEXT", Some("far".into())), ("DOCKER_HOST", None), OWN_HOST];
             assert_eq!(split(line), Ok((context, 1)), "{line}");
         }
     }

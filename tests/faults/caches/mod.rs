@@ -96,7 +96,7 @@ impl<'a> Caching<'a> {
 
     /// The ids of the versions, sorted.
     fn versions(&self) -> Vec<String> {
-        let mut ids = self.cache(&["ls", "--quiet"]).ok().lines();
+        let mut ids = self.cache(&["ls", "--quiet", "--no-trunc"]).ok().lines();
         ids.sort();
         ids
     }
