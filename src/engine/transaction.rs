@@ -75,12 +75,15 @@ pub trait PreparedImage: Debug + Send + Sync {
     /// # Errors
     /// [`EngineError::NameMoved`] when a precondition does not hold; with the engine's own words when it refuses.
     ///
-    /// Whoever cancels an export lets this come to its end, for as long as the engine may set names.
+    /// Whoever cancels an export lets this come to its end, for as long as the engine may set names and
+    /// [gives them back](Self::unwanted).
     async fn commit(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError>;
 
     /// Says that nobody waits for the commit that is under way: an engine that can then gives the names back, and the commit
-    /// fails. By default it goes on.
-    fn unwanted(&self) {}
+    /// fails. `false` if it cannot, and the commit is to be dropped: what the engine makes of that is its own affair.
+    fn unwanted(&self) -> bool {
+        false
+    }
 }
 
 /// What a name must resolve to before it is set.

@@ -225,7 +225,8 @@ impl Transaction {
             }
             self.given_up.cancel();
         };
-        let (committed, is_unwanted) = finish_commit(cancel, committing, || prepared.unwanted(), given_up).await;
+        let finished = finish_commit(cancel, committing, || prepared.unwanted(), given_up).await;
+        let (committed, is_unwanted) = finished.ok_or(ExportError::Cancelled)?;
         drop(held);
         committed.map_err(|error| match error {
             _ if is_unwanted => ExportError::Cancelled,
@@ -318,13 +319,13 @@ async fn end_cancelled(lease: &dyn Lease, kept: Option<&Digest>) -> bool {
 
 /// Runs `commit` to its end, however long that takes: until then the engine may set names. Once `cancel` is there, the engine has
 /// [`COMMIT_TIMEOUT`] left before `unwanted` is called, which the second part of the result tells, and [`GIVING_BACK`] from then on before
-/// the whole export is `given_up`.
+/// the whole export is `given_up`. `None` if the commit was dropped, because nobody gives anything back.
 async fn finish_commit<T>(
     cancel: &CancellationToken,
     commit: impl Future<Output = T>,
-    unwanted: impl FnOnce(),
+    unwanted: impl FnOnce() -> bool,
     given_up: impl FnOnce(),
-) -> (T, bool) {
+) -> Option<(T, bool)> {
     let mut commit = std::pin::pin!(commit);
     let late = async {
         cancel.cancelled().await;
@@ -332,18 +333,18 @@ async fn finish_commit<T>(
     };
     tokio::select! {
         biased;
-        outcome = &mut commit => return (outcome, false),
-        () = late => unwanted(),
+        outcome = &mut commit => return Some((outcome, false)),
+        () = late => if !unwanted() { return None },
     }
     tokio::select! {
         biased;
-        outcome = &mut commit => return (outcome, true),
+        outcome = &mut commit => return Some((outcome, true)),
         () = sleep(GIVING_BACK) => given_up(),
     }
     tracing::warn!(
         "the engine does not end the commit of an export that was cancelled; its names stay held until it does"
     );
-    (commit.await, true)
+    Some((commit.await, true))
 }
 
 #[cfg(test)]
@@ -370,21 +371,25 @@ mod tests {
         let (cancel, given_up) = (CancellationToken::new(), CancellationToken::new());
         cancel.cancel();
         let never = || panic!("it was in time");
-        assert_eq!(finish_commit(&cancel, ready(1), never, || given_up.cancel()).await, (1, false));
+        assert_eq!(finish_commit(&cancel, ready(1), never, || given_up.cancel()).await, Some((1, false)));
         let in_time = async {
             sleep(COMMIT_TIMEOUT / 2).await;
             2
         };
-        assert_eq!(finish_commit(&cancel, in_time, never, || given_up.cancel()).await, (2, false));
+        assert_eq!(finish_commit(&cancel, in_time, never, || given_up.cancel()).await, Some((2, false)));
         // One that gives its names back when it is told to.
         let (tell, told) = oneshot::channel();
         let begun = Instant::now();
         let giving_back = async { told.await.unwrap() };
         assert_eq!(
-            finish_commit(&cancel, giving_back, || tell.send(3).unwrap(), || given_up.cancel()).await,
-            (3, true)
+            finish_commit(&cancel, giving_back, || tell.send(3).is_ok(), || given_up.cancel()).await,
+            Some((3, true))
         );
         assert!(begun.elapsed() >= COMMIT_TIMEOUT && !given_up.is_cancelled());
+        // Where nobody gives anything back it is dropped.
+        let begun = Instant::now();
+        assert_eq!(finish_commit(&cancel, std::future::pending::<()>(), || false, || given_up.cancel()).await, None);
+        assert!(begun.elapsed() == COMMIT_TIMEOUT && !given_up.is_cancelled());
         // Whoever waits for the export learns that it is given up, and the commit goes on.
         let begun = Instant::now();
         let stuck = async {
@@ -393,7 +398,7 @@ mod tests {
             sleep(COMMIT_TIMEOUT * 6).await;
             waited
         };
-        let (waited, is_unwanted) = finish_commit(&cancel, stuck, || (), || given_up.cancel()).await;
+        let (waited, is_unwanted) = finish_commit(&cancel, stuck, || true, || given_up.cancel()).await.unwrap();
         assert!(is_unwanted && waited >= COMMIT_TIMEOUT + GIVING_BACK && begun.elapsed() >= COMMIT_TIMEOUT * 6);
     }
 }

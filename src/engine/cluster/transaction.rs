@@ -188,8 +188,9 @@ impl PreparedImage for ClusterTransaction {
         Ok(())
     }
 
-    fn unwanted(&self) {
+    fn unwanted(&self) -> bool {
         self.cancelled.cancel();
+        true
     }
 }
 

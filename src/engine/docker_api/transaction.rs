@@ -118,7 +118,8 @@ impl PreparedImage for DockerApiTransaction {
         outcome.unwrap_or_else(|error| Err(broken(error.to_string())))
     }
 
-    fn unwanted(&self) {
+    fn unwanted(&self) -> bool {
         self.load.cancelled.cancel();
+        true
     }
 }
