@@ -67,7 +67,8 @@ pub(crate) struct LeaseFile {
 
 #[derive(Debug)]
 struct Inner {
-    file: Box<dyn DiskFile>,
+    /// `None` after it was closed.
+    file: Option<Box<dyn DiskFile>>,
     pinned: HashSet<Digest>,
     /// How many lines the file has.
     lines: usize,
@@ -78,9 +79,11 @@ struct Inner {
 impl Inner {
     /// Appends `lines`, which are `count` lines.
     fn add(&mut self, lines: &str, count: usize) -> io::Result<()> {
+        let released = || io::Error::new(io::ErrorKind::NotFound, "it is released");
+        let file = self.file.as_mut().ok_or_else(released)?;
         let begun = std::mem::replace(&mut self.is_torn, true);
         let separator = if begun { "\n" } else { "" };
-        self.file.write(format!("{separator}{lines}").as_bytes())?;
+        file.write(format!("{separator}{lines}").as_bytes())?;
         self.lines += count;
         self.is_torn = false;
         Ok(())
@@ -115,7 +118,7 @@ impl LeaseFile {
                 (owner, HashSet::new(), 0)
             }
         };
-        let inner = Mutex::new(Inner { file, pinned, lines, is_torn });
+        let inner = Mutex::new(Inner { file: Some(file), pinned, lines, is_torn });
         Ok(Self { paths: paths.clone(), disk: disk.clone(), path, owner, inner })
     }
 
@@ -165,12 +168,17 @@ impl LeaseFile {
             Ok(file)
         });
         match written {
-            Ok(file) => (inner.file, inner.lines, inner.is_torn) = (file, inner.pinned.len(), false),
+            Ok(file) => (inner.file, inner.lines, inner.is_torn) = (Some(file), inner.pinned.len(), false),
             Err(error) => {
                 tracing::debug!(%error, "a lease stays longer than it need be");
                 let _ = self.disk.remove(&draft);
             }
         }
+    }
+
+    /// Closes the file, which has been removed: an export that has ended is remembered for a while, and may have no descriptor.
+    pub(crate) fn close(&self) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).file = None;
     }
 
     /// The pins, in the order of their digests.

@@ -66,6 +66,7 @@ impl RepositoryLease {
         self.ingests.clear()?;
         let marks = self.stores.blobs.release(&self.export, &self.pins.all());
         self.stores.leases.remove(&self.export)?;
+        self.pins.close();
         let (has_replaced, is_committed) = {
             let mut done = self.done();
             (std::mem::take(&mut done.has_replaced), std::mem::replace(&mut done.is_committed, true))

@@ -30,6 +30,11 @@ impl Pins {
         self.file.unpin(digest)
     }
 
+    /// Nothing is pinned any more: the lease is removed.
+    pub(super) fn close(&self) {
+        self.file.close();
+    }
+
     /// All pins, including those of blobs that are not present.
     pub(super) fn all(&self) -> Vec<Digest> {
         self.file.pinned()

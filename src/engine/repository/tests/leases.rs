@@ -120,3 +120,21 @@ async fn a_process_that_was_killed_between_making_a_lease_and_writing_its_name_l
     assert_eq!(engine.recover().await.unwrap(), 1);
     assert_eq!(files(&leases), [""; 0]);
 }
+
+#[tokio::test]
+async fn a_lease_that_was_released_has_no_descriptor_while_it_is_remembered() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let origin = origin();
+    let lease = engine.lease(&origin, Lifetime::Process).await.unwrap();
+    let path = engine.stores.blobs.paths().lease(&origin.export);
+    let open = || {
+        let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with(&*path.to_string_lossy())).count()
+    };
+    assert_eq!(open(), 1);
+    lease.release().await.unwrap();
+    assert_eq!(open(), 0);
+    lease.release().await.unwrap();
+}
