@@ -226,7 +226,11 @@ impl Transaction {
             self.given_up.cancel();
         };
         let finished = finish_commit(cancel, committing, || prepared.unwanted(), given_up).await;
-        let (committed, is_unwanted) = finished.ok_or(ExportError::Cancelled)?;
+        let Some((committed, is_unwanted)) = finished else {
+            // What the engine makes of it is not known.
+            self.shared.unfinished.fetch_add(1, Ordering::AcqRel);
+            return Err(ExportError::Cancelled);
+        };
         drop(held);
         committed.map_err(|error| match error {
             _ if is_unwanted => ExportError::Cancelled,

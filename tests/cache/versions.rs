@@ -35,7 +35,9 @@ fn there_and_back(version: &str) {
     let stack = Stack::shared();
     let buildkitd = Buildkitd::start(stack, &format!("buildkitd-{version}"));
     let linkspan = Linkspan::start(stack, &stack.docker_flags(), &[&buildkitd.address()]);
-    let builder = stack.builder(&linkspan.address());
+    // BuildKit 0.11 commits a record's provenance outside the lease it made for that, so that its collector may take it first
+    // (solver/llbsolver/history.go, Writer.Commit).
+    let builder = stack.builder(&linkspan.address()).without_provenance();
     let inspected = builder.buildx(["inspect"]).ok();
     assert!(inspected.stdout.contains(&format!("v{version}\n")), "{inspected}");
 

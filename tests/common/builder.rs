@@ -59,6 +59,12 @@ impl Stack {
 }
 
 impl Builder<'_> {
+    /// A client that leaves the record's provenance out of the metadata file.
+    pub(crate) fn without_provenance(mut self) -> Self {
+        self.variables.push(("BUILDX_METADATA_PROVENANCE".to_owned(), "disabled".to_owned()));
+        self
+    }
+
     /// buildx's configuration folder.
     pub(crate) fn config(&self) -> &Path {
         &self.config

@@ -161,13 +161,18 @@ impl Bucket {
     }
 
     /// Writes an object.
-    pub(super) async fn put(&self, key: &str, bytes: Bytes) -> Result<(), EngineError> {
-        self.put_if(key, bytes, Condition::Any).await.map(|_| ())
+    pub(super) async fn put(&self, key: &str, content: PutPayload) -> Result<(), EngineError> {
+        self.put_if(key, content, Condition::Any).await.map(|_| ())
     }
 
     /// Writes an object if it is as `condition` says; `false` if it is not. After a lost answer `false` may come although this
     /// write succeeded: whoever needs to know reads the object.
-    pub(super) async fn put_if(&self, key: &str, bytes: Bytes, condition: Condition) -> Result<bool, EngineError> {
+    pub(super) async fn put_if(
+        &self,
+        key: &str,
+        content: PutPayload,
+        condition: Condition,
+    ) -> Result<bool, EngineError> {
         let mode = match condition {
             Condition::Any => PutMode::Overwrite,
             Condition::Absent => PutMode::Create,
@@ -175,7 +180,7 @@ impl Bucket {
         };
         let is_update = matches!(mode, PutMode::Update(_));
         let options = PutOptions { mode, ..PutOptions::default() };
-        match self.objects.put_opts(&self.path(key), PutPayload::from_bytes(bytes), options).await {
+        match self.objects.put_opts(&self.path(key), content, options).await {
             Ok(_) => Ok(true),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
             // There is no such version of what is not there.
@@ -239,7 +244,7 @@ impl Bucket {
 
     /// Writes small objects, some at once.
     pub(super) async fn put_all(&self, objects: Vec<(String, Bytes)>) -> Result<(), EngineError> {
-        let writes = objects.into_iter().map(|(key, bytes)| async move { self.put(&key, bytes).await });
+        let writes = objects.into_iter().map(|(key, bytes)| async move { self.put(&key, bytes.into()).await });
         stream::iter(writes.collect::<Vec<_>>()).buffer_unordered(PARALLEL).try_collect::<()>().await
     }
 }

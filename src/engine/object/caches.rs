@@ -150,7 +150,10 @@ impl CacheStore for ObjectCaches {
         let bytes = record(&self.stores, &used)?;
         // If another reader notes it, or deletes it, that is as good; a store without preconditions is not asked.
         if self.stores.names.is_conditional().await? {
-            self.stores.bucket().put_if(&keys::cache(&version.id), bytes, Condition::Version(found.version)).await?;
+            self.stores
+                .bucket()
+                .put_if(&keys::cache(&version.id), bytes.into(), Condition::Version(found.version))
+                .await?;
         }
         Ok(())
     }
@@ -193,7 +196,7 @@ impl PendingVersion for PendingObjectCache {
         }
         let version = self.version.complete(content);
         self.lease.pins.check_held().await?;
-        stores.bucket().put(&keys::cache(&version.id), record(stores, &version)?).await?;
+        stores.bucket().put(&keys::cache(&version.id), record(stores, &version)?.into()).await?;
         if let Err(error) = self.lease.release().await {
             tracing::warn!(%error, "the lease of a complete cache stays until the process ends");
         }

@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use object_store::UpdateVersion;
 use serde::{Deserialize, Serialize};
 
@@ -165,7 +164,7 @@ impl Condemned {
     /// try was lost.
     pub(super) async fn write(&self, key: &str, run: &Run, before: Condition) -> Result<bool, EngineError> {
         let bytes = serde_json::to_vec(run).map_err(|error| self.bucket.invalid(key, error.to_string()))?;
-        self.bucket.put_if(key, Bytes::from(bytes), before).await
+        self.bucket.put_if(key, bytes.into(), before).await
     }
 
     /// Takes `pinned`, which a stored lease pins, out of all collections, and waits for those that are deleting some of them.

@@ -13,7 +13,7 @@ impl NameIndex {
     /// Keeps the image `root` in the repositories of those of `names` that have no tag.
     pub(super) async fn keep(&self, names: &[Reference], root: &Digest) -> Result<(), EngineError> {
         for name in names.iter().filter(|name| name.tag().is_none()) {
-            self.bucket.put(&self.repository(name)?.kept(root), link(root)).await?;
+            self.bucket.put(&self.repository(name)?.kept(root), link(root).into()).await?;
         }
         Ok(())
     }
@@ -51,7 +51,7 @@ impl NameIndex {
     pub(super) async fn unkeep(&self, repository: &Repository, root: &Digest) -> Result<(), EngineError> {
         let key = repository.kept(root);
         if self.bucket.size(&key).await?.is_some() {
-            self.bucket.put(&repository.revision(root), link(root)).await?;
+            self.bucket.put(&repository.revision(root), link(root).into()).await?;
             self.bucket.delete(&key).await?;
         }
         Ok(())

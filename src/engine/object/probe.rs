@@ -14,7 +14,7 @@ const NO_VERSION: &str = "\"00000000000000000000000000000000\"";
 /// not: a store with preconditions refuses all but the very first. That one write remains, for the next probes.
 pub(super) async fn is_conditional(bucket: &Bucket) -> Result<bool, EngineError> {
     let content = || Bytes::from_static(b"written to see whether this store has conditional writes\n");
-    let create = || bucket.put_if(keys::PROBE, content(), Condition::Absent);
+    let create = || bucket.put_if(keys::PROBE, content().into(), Condition::Absent);
     let is_new = match create().await {
         Ok(is_new) => is_new,
         Err(error) if is_unknown(&error) => return Ok(false),
@@ -24,7 +24,7 @@ pub(super) async fn is_conditional(bucket: &Bucket) -> Result<bool, EngineError>
         return Ok(false);
     }
     let version = UpdateVersion { e_tag: Some(NO_VERSION.to_owned()), version: Some("1".to_owned()) };
-    match bucket.put_if(keys::PROBE, content(), Condition::Version(version)).await {
+    match bucket.put_if(keys::PROBE, content().into(), Condition::Version(version)).await {
         Ok(is_written) => Ok(!is_written),
         Err(error) if is_unknown(&error) => Ok(false),
         Err(error) => Err(error),

@@ -108,7 +108,7 @@ impl NameIndex {
         let before = found.as_ref().map(|(digest, _)| digest.clone());
         precondition.check(before.as_ref())?;
         let condition = found.map_or(Condition::Absent, |(_, found)| Condition::Version(found.version));
-        let refused = match self.bucket.put_if(&key, link(root), condition).await {
+        let refused = match self.bucket.put_if(&key, link(root).into(), condition).await {
             Ok(true) => return Ok(Some(Replaced { key, before })),
             Ok(false) => None,
             Err(error) => Some(error),
@@ -129,9 +129,11 @@ impl NameIndex {
                 let Some((digest, found)) = self.linked(&key).await? else { return Ok(()) };
                 match before {
                     _ if digest != *root => Ok(()),
-                    Some(before) => {
-                        self.bucket.put_if(&key, link(&before), Condition::Version(found.version)).await.map(drop)
-                    }
+                    Some(before) => self
+                        .bucket
+                        .put_if(&key, link(&before).into(), Condition::Version(found.version))
+                        .await
+                        .map(drop),
                     None => self.bucket.delete(&key).await,
                 }
             };
@@ -153,7 +155,7 @@ impl NameIndex {
             }
             // Written now, so that who is reading the image can go on for the grace of the collector.
             Some(_) => {
-                self.bucket.put(&repository.revision(root), link(root)).await?;
+                self.bucket.put(&repository.revision(root), link(root).into()).await?;
                 self.bucket.delete(&key).await?;
             }
             None => {}

@@ -213,7 +213,10 @@ async fn what_is_ours_is_found_behind_thousands_of_others() {
     let theirs = json!({"process": "another-boot/pid:[1]/1/1", "created": 0}).to_string();
     for number in 0..2_100 {
         bucket.put(&keys::lease(&format!("a{number:05}")), theirs.clone().into()).await.unwrap();
-        bucket.put(&keys::cache(&format!("{}{number:05}", id_prefix("00"))), Bytes::from_static(b"{}")).await.unwrap();
+        bucket
+            .put(&keys::cache(&format!("{}{number:05}", id_prefix("00"))), Bytes::from_static(b"{}").into())
+            .await
+            .unwrap();
     }
     let engine = ObjectEngine::new(&bucket);
     engine.lease(&origin("ours"), Lifetime::Durable { record: "what it is" }).await.unwrap();
@@ -251,7 +254,7 @@ async fn a_cache_is_listed_used_and_deleted() {
     let new = NewVersion { reference: "app:main".to_owned(), title: "linux/amd64".to_owned(), ..NewVersion::default() };
     let pending = caches.begin(&new, &origin("cache")).await.unwrap();
     assert!(matches!(pending.commit(&content).await, Err(EngineError::Missing { .. })), "a layer is missing");
-    bucket.put(&keys::blob(&layer.digest), Bytes::from_static(b"layer")).await.unwrap();
+    bucket.put(&keys::blob(&layer.digest), Bytes::from_static(b"layer").into()).await.unwrap();
     let version = pending.commit(&content).await.unwrap();
     assert_eq!(caches.versions(Some("app:main")).await.unwrap(), std::slice::from_ref(&version));
     assert_eq!(caches.versions(None).await.unwrap().len(), 1);
@@ -280,9 +283,9 @@ async fn a_collection_that_was_interrupted_ends_even_where_nothing_can_be_collec
     let bucket = bucket();
     let engine = ObjectEngine::new(&bucket);
     let root = export(&engine, "damaged", &names(&["damaged:1"]), &[]).await.unwrap();
-    bucket.put(&keys::blob(&root), Bytes::from_static(b"{}")).await.unwrap();
+    bucket.put(&keys::blob(&root), Bytes::from_static(b"{}").into()).await.unwrap();
     let unused = Digest::sha256(b"unused");
-    bucket.put(&keys::blob(&unused), Bytes::from_static(b"unused")).await.unwrap();
+    bucket.put(&keys::blob(&unused), Bytes::from_static(b"unused").into()).await.unwrap();
     let this = Process::this().to_string();
     let (rest, start) = this.rsplit_once('/').unwrap();
     let run = json!({

@@ -4,15 +4,18 @@
 //! one fills and is hashed, and the upload is completed, which makes the object visible, after the digest was compared. Until
 //! then the store shows nothing. At most [`PARTS`] parts of all uploads are in memory beside those that fill.
 
+mod pieces;
 mod progress;
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use object_store::MultipartId;
 use object_store::multipart::PartId;
-use object_store::{MultipartId, PutPayload};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+
+use pieces::Pieces;
 
 use super::bucket::Bucket;
 use crate::engine::EngineError;
@@ -26,12 +29,6 @@ pub(super) const PART: usize = 5 << 20;
 const MAX_PARTS: u64 = 9_000;
 /// The parts of a blob of unknown size, all as long as the first (R2 takes no others): up to 70 GiB.
 const PART_OF_UNKNOWN: usize = 8 << 20;
-/// Up to which size a buffer grows step by step.
-const SHORT: usize = 1 << 20;
-/// The least capacity of a longer buffer: allocators map such a one by itself (glibc from 32 MiB on always, its
-/// `DEFAULT_MMAP_THRESHOLD_MAX`), so that its pages are the system's again when its part was sent. Of shorter ones allocators
-/// keep pages in each thread's heap. Pages that are never written are no memory.
-const MAPPED: usize = 33 << 20;
 /// How many parts of the least size are on their way or hashed at once, of all uploads together; a larger one counts as several.
 pub(super) const PARTS: u32 = 5;
 /// How many of them are of one upload.
@@ -68,7 +65,7 @@ pub(super) struct Upload {
     key: String,
     part_size: usize,
     /// The bytes of no part yet.
-    buffer: BytesMut,
+    buffer: Pieces,
     /// How many bytes are in parts.
     in_parts: u64,
     algorithm: Algorithm,
@@ -96,7 +93,7 @@ impl Upload {
             permits: permits.clone(),
             key,
             part_size: part_size(size),
-            buffer: BytesMut::new(),
+            buffer: Pieces::default(),
             in_parts: 0,
             algorithm,
             hashing: Some(Hashing::Ready(Box::new(Hasher::new(algorithm)))),
@@ -126,15 +123,7 @@ impl Upload {
     /// Takes the first of `bytes`, as many as the part has room for; returns whether it is complete, so that [`Self::send`] sends it.
     pub(super) fn push(&mut self, bytes: &mut Bytes) -> bool {
         let part = bytes.split_to(bytes.len().min(self.part_size - self.buffer.len()));
-        let length = self.buffer.len() + part.len();
-        if length > self.buffer.capacity() {
-            // It grows with its content as long as the blob may be short.
-            let capacity = if length > SHORT { self.part_size.max(MAPPED) } else { length.next_power_of_two() };
-            let mut grown = BytesMut::with_capacity(capacity);
-            grown.extend_from_slice(&self.buffer);
-            self.buffer = grown;
-        }
-        self.buffer.extend_from_slice(&part);
+        self.buffer.push(part);
         self.buffer.len() == self.part_size
     }
 
@@ -178,19 +167,19 @@ impl Upload {
             Ok(permit) => Arc::new(permit),
             Err(_) => return Err(self.broken("the store is closed")),
         };
-        let bytes = std::mem::take(&mut self.buffer).freeze();
-        self.in_parts += bytes.len() as u64;
+        self.in_parts += self.buffer.len() as u64;
+        let bytes = self.buffer.take();
         let mut hasher = self.hasher().await?;
         let (hashed, held) = (bytes.clone(), room.clone());
         self.hashing = Some(Hashing::Busy(spawn_blocking(move || {
-            hasher.update(&hashed);
+            hashed.iter().for_each(|piece| hasher.update(piece));
             drop((hashed, held));
             hasher
         })));
         let (objects, path, at) = (self.bucket.objects.clone(), self.bucket.path(&self.key), self.parts.len());
         self.parts.push(None);
         self.sending.spawn(async move {
-            let sent = objects.put_part(&path, &id, at, PutPayload::from_bytes(bytes)).await;
+            let sent = objects.put_part(&path, &id, at, bytes).await;
             drop(room);
             (at, sent)
         });
@@ -240,23 +229,19 @@ impl Upload {
         let hasher = self.hasher().await?;
         let mut whole = hasher.clone();
         self.hashing = Some(Hashing::Ready(hasher));
-        // Lent to the thread: a copy would be as long as a part.
-        let rest = std::mem::take(&mut self.buffer).freeze();
-        let lent = rest.clone();
+        let rest = self.buffer.shared();
         let hashed = spawn_blocking(move || {
-            whole.update(&lent);
-            drop(lent);
+            rest.iter().for_each(|piece| whole.update(piece));
             whole.finish()
         });
         let hashed = hashed.await;
-        self.buffer = rest.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         hashed.map_err(|_| self.broken("hashing it broke off"))
     }
 
     /// Makes the object, whose digest the caller has compared. Where this fails the upload can only be aborted.
     pub(super) async fn complete(&mut self) -> Result<(), EngineError> {
         let Some(Begun { id, .. }) = self.begun.clone() else {
-            let bytes = std::mem::take(&mut self.buffer).freeze();
+            let bytes = self.buffer.take();
             return self.bucket.put(&self.key, bytes).await;
         };
         if !self.buffer.is_empty() {
@@ -302,7 +287,7 @@ impl Upload {
 
     /// Forgets what is in memory: the next writer sends it again.
     pub(super) fn trim(&mut self) {
-        self.buffer = BytesMut::new();
+        self.buffer.clear();
     }
 
     /// Hashes by another algorithm, which is possible until a part is sent.
