@@ -1,11 +1,13 @@
 //! `docker linkspan …`, by docker's own command line.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 use crate::common::{self, Run, Stack, unix, until};
@@ -112,6 +114,68 @@ fn a_plugin_ends_when_docker_is_told_to() {
     kill_process(Pid::from_child(&docker), Signal::TERM).unwrap();
     until("docker to end", || docker.try_wait().unwrap(), Option::is_some);
     until("the door to close", || door.exists(), |there| !there);
+}
+
+/// `docker linkspan ARGS` in a process group of its own, as a service manager starts it; its standard input stays open.
+fn start(user: &User, path: &Path, args: &[&str]) -> Child {
+    let stack = Stack::shared();
+    let (name, value) = stack.mark();
+    let mut command = Command::new("docker");
+    command.arg("linkspan").args(args).env("DOCKER_CONFIG", user.folder.path()).env(name, value).process_group(0);
+    command.env("PATH", format!("{}:{}", path.display(), stack.path()));
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Whether the plugin of `docker` has a thread in which the kernel waits as `wait` says, for the other side of a pipe.
+fn waits(docker: &Child, wait: &str) -> bool {
+    let read = |file: String| fs::read_to_string(file).unwrap_or_default();
+    let tasks = |pid: &str| {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        tasks.map(|task| task.path().display().to_string()).collect::<Vec<_>>()
+    };
+    let children = tasks(&docker.id().to_string()).into_iter().map(|task| read(format!("{task}/children")));
+    let children: Vec<_> = children.flat_map(|pids| pids.split(' ').map(str::to_owned).collect::<Vec<_>>()).collect();
+    // docker asks each plugin what it is, in processes that end.
+    let called = children.iter().filter(|pid| read(format!("/proc/{pid}/cmdline")).contains("\0linkspan\0"));
+    called.into_iter().any(|pid| tasks(pid).iter().any(|task| read(format!("{task}/wchan")).contains(wait)))
+}
+
+#[test]
+fn a_plugin_that_waits_ends_by_a_code_when_it_is_interrupted() {
+    let user = User::new();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    Run::new("mkfifo").args([path("fifo")]).ok();
+    let (fifo, archive, layout) = (path("fifo"), format!("docker-archive:{}", path("fifo")), path("layout"));
+    let (bin, connected) = (folder.path().join("bin"), folder.path().join("connected"));
+    fs::create_dir(&bin).unwrap();
+    // An ssh whose host says nothing.
+    let ssh = format!("#!/bin/sh\n: >{}\nexec sleep 1000\n", connected.display());
+    fs::write(bin.join("ssh"), ssh).unwrap();
+    fs::set_permissions(bin.join("ssh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let to_layout = format!("oci:{layout}:new");
+    let engine = ["--engine", "layout", "--layout", &layout];
+    let pipe = [&["load", "-i", &fifo][..], &engine].concat();
+    let input = [&["load"][..], &engine].concat();
+    let (copied, far) = (["copy", &archive, &to_layout], ["images", "--to", "ssh://far"]);
+    let opening = "wait_for_partner";
+    for (args, wait) in [(&pipe[..], opening), (&copied, opening), (&input, "pipe_read"), (&far, "")] {
+        // To docker and its plugin at once, as a terminal and a service manager send it; or to docker alone, which closes the
+        // plugin's socket, whatever the signal was.
+        for (signal, to_all, code) in
+            [(Signal::INT, true, 130), (Signal::TERM, true, 143), (Signal::INT, false, 130), (Signal::TERM, false, 130)]
+        {
+            let _ = fs::remove_file(&connected);
+            let mut docker = start(&user, &bin, args);
+            let is_waiting = || if wait.is_empty() { connected.exists() } else { waits(&docker, wait) };
+            until("the plugin to wait", is_waiting, |waiting| *waiting);
+            let pid = Pid::from_child(&docker);
+            if to_all { kill_process_group(pid, signal) } else { kill_process(pid, signal) }.unwrap();
+            // Its standard input stays open: `wait` would close it.
+            let status = until("docker to end", || docker.try_wait().unwrap(), Option::is_some).unwrap();
+            assert_eq!(status.code(), Some(code), "{args:?}, {signal:?}, to all: {to_all}");
+        }
+    }
 }
 
 #[test]

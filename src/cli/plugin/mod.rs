@@ -5,6 +5,7 @@
 //! metadata with one argument of a fixed name, and for completions as cobra does. Options that say which docker is meant
 //! become the variables that mean the same, for this program started again: a process cannot change its own variables safely.
 
+mod by_code;
 mod cancel;
 mod complete;
 mod globals;
@@ -60,6 +61,7 @@ pub(super) fn is_plugin(program: Option<&OsString>) -> bool {
 
 /// Takes a call of docker as far as it is not a command of Linkspan.
 pub(super) fn take(arguments: Vec<OsString>, program: impl FnOnce() -> Command) -> Result<Next, CommandError> {
+    let told = by_code::begin().map_err(CommandError::Runtime)?;
     let mut arguments = arguments.into_iter();
     let name = arguments.next().unwrap_or_else(|| PROGRAM.into());
     match call(arguments.collect())? {
@@ -72,7 +74,7 @@ pub(super) fn take(arguments: Vec<OsString>, program: impl FnOnce() -> Command) 
             Ok(Next::Exit(ExitCode::SUCCESS))
         }
         Call::Run(arguments, globals) if globals.is_empty() => {
-            cancel::follow_docker();
+            cancel::follow_docker(told);
             Ok(Next::Parse([name].into_iter().chain(arguments).collect()))
         }
         Call::Run(arguments, globals) => Err(CommandError::Again(globals.start_again(&name, NAME, &arguments))),
