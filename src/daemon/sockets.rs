@@ -85,7 +85,7 @@ struct Opening<'a> {
     tls: Option<&'a Arc<ServerTls>>,
     inherited: Inherited,
     /// Those that were opened.
-    doors: Vec<&'a Address>,
+    doors: Vec<(Setting, &'a Address)>,
 }
 
 impl<'a> Opening<'a> {
@@ -95,7 +95,7 @@ impl<'a> Opening<'a> {
         setting: Setting,
         clients: Option<&Clients>,
     ) -> Result<Listener, DaemonError> {
-        self.doors.push(address);
+        self.doors.push((setting, address));
         let tls = clients.and_then(|clients| self.tls_of(address, clients));
         let opened = Listener::open(address, self.config.gid, tls, &mut self.inherited).await;
         opened.map_err(|error| DaemonError::Door { flag: setting.name(), error })

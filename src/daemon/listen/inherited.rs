@@ -73,7 +73,9 @@ impl Inherited {
             let name = names.next().unwrap_or_default();
             PassedSocket::take(&mut given, index, name)
         });
-        passed.collect::<Result<_, _>>().map(Self)
+        let passed: Vec<_> = passed.collect::<Result<_, _>>()?;
+        check_once(&passed)?;
+        Ok(Self(passed))
     }
 
     /// The doors that the sockets' names or addresses select, as settings that all other sources override. A door that
@@ -114,16 +116,71 @@ impl Inherited {
     }
 
     /// Fails if a socket is unused: its clients would wait forever.
-    pub(crate) fn all_used(&self, doors: &[&Address]) -> Result<(), ListenError> {
-        let Some(PassedSocket { address, .. }) = self.0.first() else { return Ok(()) };
-        let doors = doors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        Err(ListenError::Passed {
-            socket: address.to_string(),
-            reason: format!(
-                "no door listens there; make ListenStream= of the socket unit one of {doors}, or say with \
-                 FileDescriptorName= whether it is the `docker`, the `export` or a `buildkit` door, or for `metrics`"
+    pub(crate) fn all_used(&self, doors: &[(Setting, &Address)]) -> Result<(), ListenError> {
+        let Some(PassedSocket { address, name, .. }) = self.0.first() else { return Ok(()) };
+        let named = DOORS.iter().find(|(door, _)| door == name).map(|(_, setting)| *setting);
+        let listed = |doors: &mut dyn Iterator<Item = &Address>, form: fn(&Address) -> String| {
+            doors.map(form).collect::<Vec<_>>().join(", ")
+        };
+        let mut of_name = doors.iter().filter(|(setting, _)| Some(*setting) == named).map(|(_, address)| *address);
+        let mut all = doors.iter().map(|(_, address)| *address);
+        let reason = match named.filter(|_| of_name.clone().next().is_some()) {
+            Some(setting) => {
+                let flag = setting.name();
+                let (expected, streams) =
+                    (listed(&mut of_name.clone(), Address::to_string), listed(&mut of_name, listen_stream));
+                format!(
+                    "FileDescriptorName={name} says that it is for --{flag}, and that (or {variable}, or the configuration file) \
+                     names {expected}; make ListenStream= of the socket unit {streams}, or let --{flag} name {address}, as it does \
+                     where it is left out",
+                    variable = setting.variable()
+                )
+            }
+            None => format!(
+                "no door listens there (its name is `{name}`); make ListenStream= of the socket unit one of \
+                 {streams}, or say with FileDescriptorName= which door it is for: `docker`, `export`, `registry`, `buildkit` or \
+                 `metrics`",
+                streams = listed(&mut all, listen_stream)
             ),
-        })
+        };
+        Err(ListenError::Passed { socket: address.to_string(), reason })
+    }
+}
+
+/// Refuses a socket that was passed twice, and two for a door that has one: the second one's clients would wait forever.
+fn check_once(passed: &[PassedSocket]) -> Result<(), ListenError> {
+    for (index, PassedSocket { name, address, .. }) in passed.iter().enumerate() {
+        let refused = |reason| Err(ListenError::Passed { socket: address.to_string(), reason });
+        for (first, other) in passed[..index].iter().enumerate() {
+            let (first, second) = (first + 1, index + 1);
+            if is_same(&other.address, address) {
+                return refused(format!(
+                    "it was passed twice, as number {first} (`{}`) and number {second} (`{name}`); expected once: remove \
+                     ListenStream={} from one of the socket units",
+                    other.name,
+                    listen_stream(address)
+                ));
+            }
+            // Each builder has a door of its own.
+            let is_one = DOORS.iter().any(|(door, setting)| door == name && *setting != Setting::BuildkitListen);
+            if is_one && other.name == *name {
+                return refused(format!(
+                    "FileDescriptorName={name} is the name of two sockets, number {first} ({}) and number {second} ({address}), \
+                     and there is one such door; expected one: a socket unit gives its name to each ListenStream= in it, so \
+                     remove one, or move it into a unit with another name",
+                    other.address
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An address as socket units write it (systemd.socket(5)).
+fn listen_stream(address: &Address) -> String {
+    match address {
+        Address::Unix(path) => path.display().to_string(),
+        Address::Tcp { .. } => address.to_string().trim_start_matches("tcp://").to_owned(),
     }
 }
 
@@ -217,6 +274,55 @@ mod tests {
         let named = passed("docker", DEFAULT_DOCKER_LISTEN);
         assert_ne!(named.last(Setting::DockerListen).unwrap().origin, Origin::Default(Setting::DockerListen));
         assert!(passed("linkspan.socket", "unix:///run/other.sock").last(Setting::DockerListen).is_none());
+    }
+
+    fn passed(sockets: &[(&str, &str)]) -> Vec<PassedSocket> {
+        let folder = tempfile::tempdir().unwrap();
+        let each = sockets.iter().enumerate().flat_map(|(number, (name, address))| {
+            let socket = UnixListener::bind(folder.path().join(number.to_string())).unwrap();
+            Inherited::of(socket, name, address).0
+        });
+        each.collect()
+    }
+
+    #[test]
+    fn a_socket_or_a_name_that_was_passed_twice_is_named() {
+        let refused = |sockets: &[(&str, &str)]| check_once(&passed(sockets)).map_err(|error| error.to_string());
+        let (a, b) = ("unix:///run/a.sock", "unix:///run/b.sock");
+        let twice = refused(&[("x", b), ("docker", a), ("export", a)]).unwrap_err();
+        assert!(
+            twice.contains(
+                "passed twice, as number 2 (`docker`) and number 3 (`export`); expected once: remove ListenStream=/run/a.sock"
+            ),
+            "{twice}"
+        );
+        let named = refused(&[("docker", a), ("docker", b)]).unwrap_err();
+        let words = "FileDescriptorName=docker is the name of two sockets, number 1 (unix:///run/a.sock) and number 2";
+        assert!(named.contains(words) && named.contains("move it into a unit with another name"), "{named}");
+        // Builders have a door each, and names that are no door's say nothing.
+        for fine in [[("buildkit", a), ("buildkit", b)], [("linkspan.socket", a), ("linkspan.socket", b)]] {
+            refused(&fine).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_socket_at_another_address_than_its_door_is_compared_with_the_flag() {
+        let (door, builder) = ("unix:///run/b.sock".parse().unwrap(), "tcp://127.0.0.1:1".parse().unwrap());
+        let doors = [(Setting::DockerListen, &door), (Setting::BuildkitListen, &builder)];
+        let unused =
+            |name: &str| Inherited(passed(&[(name, "unix:///run/a.sock")])).all_used(&doors).unwrap_err().to_string();
+        let named = unused("docker");
+        for words in [
+            "the socket unix:///run/a.sock, which was passed by the service manager, cannot be used",
+            "for --docker-listen, and that (or LINKSPAN_DOCKER_LISTEN, or the configuration file) names unix:///run/b.sock",
+            "make ListenStream= of the socket unit /run/b.sock, or let --docker-listen name unix:///run/a.sock",
+        ] {
+            assert!(named.contains(words), "{words}: {named}");
+        }
+        for name in ["linkspan.socket", "export"] {
+            let unnamed = unused(name);
+            assert!(unnamed.contains("one of /run/b.sock, 127.0.0.1:1, or say"), "{unnamed}");
+        }
     }
 
     #[test]
