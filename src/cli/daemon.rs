@@ -1,5 +1,9 @@
 //! The daemon that a command connects to, and what listens at its address instead if that fails.
 
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::timeout;
 use tonic::Code;
 
 use super::CommandError;
@@ -9,8 +13,12 @@ use crate::engine::EngineError;
 use crate::engine::remote::{self, Connected, Daemon, DaemonAddress, Login};
 use crate::net::{Address, AddressError, Barrier};
 use crate::registry::docker_login;
-use crate::running::{self, First, Probe, SearchFolders, probe, program};
+use crate::running::{self, First, Probe, SearchFolders, probe, probe_with_tls, program};
 use crate::status::{Kind, Status};
+
+/// How long a daemon of this machine may take for its first response until it is looked whether it responds at all. That
+/// takes some seconds more, and one that only has much to do is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Connects to a daemon. If that fails, the error says what listens there instead.
 pub(super) async fn daemon_at(daemon: &Daemon) -> Result<Connected, CommandError> {
@@ -25,7 +33,7 @@ pub(super) async fn logging_in<T>(
     daemon: &Daemon,
     call: impl AsyncFn(&Daemon) -> Result<T, EngineError>,
 ) -> Result<T, EngineError> {
-    let refused = match call(daemon).await {
+    let refused = match unless_silent(daemon, call(daemon)).await {
         Err(error @ EngineError::Rpc { code: Code::Unauthenticated, .. }) if daemon.login.is_none() => error,
         called => return called,
     };
@@ -43,9 +51,43 @@ pub(super) async fn logging_in<T>(
     }
 }
 
+/// Awaits a first call of `daemon`, unless that accepts connections and says nothing to anybody.
+async fn unless_silent<T>(
+    Daemon { address, tls, .. }: &Daemon,
+    call: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    // A network, and a person who is asked by ssh, may take longer.
+    let DaemonAddress::Socket(address) = address else { return call.await };
+    if !address.is_local() {
+        return call.await;
+    }
+    let mut call = pin!(call);
+    if let Ok(called) = timeout(PATIENCE, &mut call).await {
+        return called;
+    }
+    let look = async {
+        match tls {
+            Some(tls) => probe_with_tls(address, tls).await,
+            None => probe(address, First::Http2).await,
+        }
+    };
+    let found = tokio::select! {
+        called = &mut call => return called,
+        found = look => found,
+    };
+    match found {
+        Probe::Silent => Err(EngineError::NoAnswer { address: address.to_string() }),
+        _ => call.await,
+    }
+}
+
 /// What it means that a call of the exporter API of `daemon` failed with `error`.
 pub(super) async fn explain(Daemon { address, tls, .. }: &Daemon, error: EngineError) -> CommandError {
     let DaemonAddress::Socket(address) = address else { return error.into() };
+    // All is known.
+    if matches!(error, EngineError::NoAnswer { .. }) {
+        return error.into();
+    }
     match (probe(address, First::Http2).await, address) {
         (Probe::Linkspan(status), _) if status.door.kind != Kind::Export => wrong_door(&status),
         (Probe::Reserved, _) => {
@@ -58,7 +100,10 @@ pub(super) async fn explain(Daemon { address, tls, .. }: &Daemon, error: EngineE
         (Probe::Tls, _) if tls.is_none() && matches!(error, EngineError::Daemon { .. }) => {
             CommandError::HasTls { address: address.to_string() }
         }
-        // One that does not respond may be any program. What is asked without TLS says nothing of a server that has TLS.
+        // What is asked without TLS says nothing of a server that has TLS.
+        (Probe::Silent, _) if tls.is_none() && matches!(error, EngineError::Daemon { .. }) => {
+            EngineError::NoAnswer { address: address.to_string() }.into()
+        }
         (Probe::OtherProgram, _) if tls.is_none() && matches!(error, EngineError::Daemon { .. }) => {
             let (program, export) = (program(address).await, export_door().await);
             CommandError::NoDoor { address: address.to_string(), program, export }

@@ -182,6 +182,7 @@ async fn exports(daemon: &Daemon) -> Result<Found, CommandError> {
         }
         // Another server of the API, or none, which the call reports.
         Probe::OtherProgram | Probe::Tls | Probe::Reserved | Probe::Closed | Probe::Denied => Default::default(),
+        Probe::Silent => return Err(EngineError::NoAnswer { address: daemon.address.to_string() }.into()),
     };
     let mut rows: BTreeMap<_, _> =
         live.into_iter().map(|live| (live.id.clone(), Row { live, session: None })).collect();

@@ -165,6 +165,7 @@ fn route(driver: &str, node: &BuildxNode, context: &RouteContext<'_>) -> Route {
         return match node.door_probe {
             Some(running::Probe::Reserved) => Route::NoDoor(kind, "a registry door listens"),
             Some(running::Probe::OtherProgram) => Route::NoDoor(kind, "another program listens"),
+            Some(running::Probe::Silent) => Route::NoDoor(kind, "a program that is stopped or overloaded listens"),
             Some(running::Probe::Tls) => Route::NoDoor(kind, "a server with TLS listens"),
             Some(running::Probe::Denied) => Route::NoDoor(kind, "this user may not connect"),
             _ => Route::Gone,

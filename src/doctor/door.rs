@@ -44,6 +44,8 @@ pub(super) enum DoorState {
     Reserved,
     /// Another program.
     Taken,
+    /// A program that does not respond.
+    Silent,
     /// A server with TLS, which may be a Linkspan.
     Tls,
     /// No listener.

@@ -6,7 +6,7 @@ use super::report::{Check, Mark, Remedy};
 use super::socket_at;
 use crate::buildx::is_same_address;
 use crate::config::{Builder, Config, ProcessEnvironment, Setting};
-use crate::net::{Address, Barrier};
+use crate::net::{Address, Barrier, silent_remedy};
 use crate::running::{Probe, Socket};
 use crate::status::{Kind, Status};
 
@@ -74,6 +74,7 @@ fn state(kind: Kind, listen: &Address, sockets: &[Socket]) -> DoorState {
         Probe::Reserved if kind == Kind::Registry => DoorState::Reserved,
         Probe::Reserved => DoorState::Other(Kind::Registry),
         Probe::OtherProgram => DoorState::Taken,
+        Probe::Silent => DoorState::Silent,
         Probe::Tls => DoorState::Tls,
         Probe::Closed => DoorState::Closed,
         Probe::Denied => DoorState::Denied,
@@ -117,6 +118,10 @@ pub(super) fn check(door: &Door) -> Check {
                 format!("{what} cannot be opened at {listen}: another program listens there (or an older Linkspan)");
             let remedy = format!("stop it, or choose another address with --{}", flag.name());
             check(Mark::Fail, found, Some(Remedy::Words(remedy)))
+        }
+        DoorState::Silent => {
+            let found = format!("{what} does not answer at {listen}: what listens there is stopped or overloaded");
+            check(Mark::Fail, found, Some(Remedy::Words(silent_remedy(&listen.to_string()))))
         }
         DoorState::Tls => {
             let found = format!("{what} at {listen} cannot be asked: a server with TLS listens there, which may be it");

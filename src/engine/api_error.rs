@@ -14,7 +14,7 @@ fn code(error: &EngineError) -> (Code, Reason) {
     use EngineError as E;
     match error {
         E::Node { error, .. } | E::NamedOnSome { error, .. } | E::NamesLeft { error, .. } => code(error),
-        E::Unreachable { .. } | E::Permission { .. } | E::NotProven { .. } | E::Timeout { .. } => {
+        E::Unreachable { .. } | E::Permission { .. } | E::NotProven { .. } | E::Timeout { .. } | E::NoAnswer { .. } => {
             (Code::Unavailable, Reason::EngineUnavailable)
         }
         E::NoSpace { .. } | E::LayoutFull { .. } => (Code::ResourceExhausted, Reason::NoSpace),

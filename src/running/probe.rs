@@ -35,8 +35,10 @@ pub enum Probe {
     Linkspan(Box<Status>),
     /// The registry door of a running Linkspan that says more only to its users.
     Reserved,
-    /// Another program, or one that does not respond.
+    /// Another program: it responded, or closed the connection.
     OtherProgram,
+    /// A program that accepts connections and says nothing, as one that is stopped: it may be a Linkspan.
+    Silent,
     /// A server that has TLS. Whose it is, it says only to clients that trust it.
     Tls,
     /// No listener.
@@ -51,13 +53,15 @@ pub async fn probe(address: &Address, first: First) -> Probe {
         First::Http1 => [First::Http1, First::Http2],
         First::Http2 => [First::Http2, First::Http1],
     };
+    let mut has_responded = false;
     for protocol in order {
         let stream = match timeout(TIMEOUT, connect(address)).await {
             Ok(Ok(stream)) => TokioIo::new(stream),
             Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => return Probe::Denied,
+            // It listens, but its queue is full: of a unix socket the system says so at once (connect(2), `EAGAIN`).
+            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return Probe::Silent,
             Ok(Err(_)) => return Probe::Closed,
-            // It listens, but its queue is full.
-            Err(_) => return Probe::OtherProgram,
+            Err(_) => return Probe::Silent,
         };
         let exchange = async {
             match protocol {
@@ -65,11 +69,17 @@ pub async fn probe(address: &Address, first: First) -> Probe {
                 First::Http2 => over_http2(stream).await,
             }
         };
-        if let Ok(Some(found)) = timeout(TIMEOUT, exchange).await {
-            return found;
+        match timeout(TIMEOUT, exchange).await {
+            Ok(Some(found)) => return found,
+            Ok(None) => has_responded = true,
+            Err(_) => {}
         }
     }
-    if has_tls(address).await { Probe::Tls } else { Probe::OtherProgram }
+    match has_tls(address).await {
+        true => Probe::Tls,
+        false if has_responded => Probe::OtherProgram,
+        false => Probe::Silent,
+    }
 }
 
 /// Whether a server at a TCP address responds to TLS, with whatever certificate.
@@ -88,9 +98,14 @@ async fn has_tls(address: &Address) -> bool {
 /// Probes the listener at `address` with TLS. Of Linkspan's doors with TLS only that of the registry says what runs.
 pub async fn probe_with_tls(address: &Address, tls: &Tls) -> Probe {
     let Ok(upstream) = Upstream::docker(address.clone(), Some(tls)) else { return Probe::OtherProgram };
-    // It has a limit of its own.
-    let Ok(stream) = upstream.connect().await else { return Probe::OtherProgram };
-    timeout(TIMEOUT, over_http1(TokioIo::new(stream))).await.ok().flatten().unwrap_or(Probe::OtherProgram)
+    let exchange = async {
+        let stream = upstream.connect().await.ok()?;
+        over_http1(TokioIo::new(stream)).await
+    };
+    match timeout(TIMEOUT * 2, exchange).await {
+        Ok(found) => found.unwrap_or(Probe::OtherProgram),
+        Err(_) => Probe::Silent,
+    }
 }
 
 pub(super) async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
@@ -190,6 +205,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let _listener = UnixListener::bind(&path).unwrap();
-        assert_eq!(probe(&Address::Unix(path), First::Http1).await, Probe::OtherProgram);
+        assert_eq!(probe(&Address::Unix(path), First::Http1).await, Probe::Silent);
+        let (listener, any) = (tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), Tls::default());
+        let address: Address = format!("tcp://{}", listener.local_addr().unwrap()).parse().unwrap();
+        assert_eq!(probe(&address, First::Http2).await, Probe::Silent);
+        assert_eq!(probe_with_tls(&address, &any).await, Probe::Silent);
+    }
+
+    #[tokio::test]
+    async fn a_listener_whose_queue_is_full_is_not_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = UnixStream::connect(&path).await {
+            waiting.push(stream);
+        }
+        assert_eq!(probe(&Address::Unix(path), First::Http2).await, Probe::Silent);
     }
 }

@@ -106,6 +106,7 @@ impl Doors {
             Some(Probe::Linkspan(status)) => Err(wrong(format!("is a Linkspan's {} door", status.door.kind.name()))),
             Some(Probe::Reserved) => Err(wrong("is a Linkspan's registry door".to_owned())),
             Some(Probe::OtherProgram) => Err(wrong("belongs to another program (or to an older Linkspan)".to_owned())),
+            Some(Probe::Silent) => Err(SetupError::Silent { address: listen.to_string() }),
             Some(Probe::Tls) => Err(wrong("has TLS, which docker doors do not have".to_owned())),
             // Undo works with a closed door; the caller reports it otherwise.
             Some(Probe::Closed | Probe::Denied) | None => Ok(door(&self.engine)),

@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 use serde::Serialize;
 
 use crate::buildx::{Instance, Instances, Store, StoreError, is_same_address};
-use crate::net::{Address, AddressError, AtPath, Barrier};
+use crate::net::{Address, AddressError, AtPath, Barrier, silent_remedy};
 
 use record::Record;
 
@@ -99,6 +99,12 @@ pub enum SetupError {
         /// What listens there.
         what: String,
     },
+    /// What listens at the address says nothing.
+    #[error("what listens at {address} accepts connections and does not answer: it is stopped or overloaded")]
+    Silent {
+        /// The address.
+        address: String,
+    },
     /// The door is closed, so that the builder could not be used.
     #[error("the docker door at {door} does not respond: {reason}{}", barrier(door, reason))]
     Closed {
@@ -123,6 +129,7 @@ impl SetupError {
             Self::NoDoor { .. } => {
                 Some("name the address of the docker door with --docker-listen; `linkspan doctor` shows it".to_owned())
             }
+            Self::Silent { address } => Some(silent_remedy(address)),
             Self::Closed { reason, door } if reason.kind() == io::ErrorKind::PermissionDenied => {
                 Some(Barrier::at(door).remedy())
             }

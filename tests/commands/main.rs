@@ -19,6 +19,7 @@ mod read;
 mod registries;
 mod remote;
 mod save;
+mod silent;
 mod ssh;
 mod terminal;
 mod usage;

@@ -126,6 +126,7 @@ fn a_closed_door_and_another_programs_socket_are_no_open_doors() {
     for (state, door_probe) in [
         (DoorState::Closed, running::Probe::Closed),
         (DoorState::Taken, running::Probe::OtherProgram),
+        (DoorState::Silent, running::Probe::Silent),
         (DoorState::Denied, running::Probe::Denied),
         (DoorState::Tls, running::Probe::Tls),
     ] {

@@ -2,7 +2,7 @@
 
 use super::{EngineError, OBJECT_STORE, REMOTE};
 use crate::engine::EngineKind;
-use crate::net::{Barrier, SshAddress};
+use crate::net::{Barrier, SshAddress, silent_remedy};
 
 const STORE_AWAY: &str =
     "check the endpoint (AWS_ENDPOINT_URL), the credentials, the network and the state of the store";
@@ -159,6 +159,7 @@ impl EngineError {
             }
             Self::Collects { who, .. } => (*who).to_owned(),
             Self::Daemon { hint, .. } => return hint.clone(),
+            Self::NoAnswer { address } => silent_remedy(address),
             Self::Timeout { .. } => "look at the engine's log: it is stuck or overloaded".to_owned(),
             _ => return None,
         };

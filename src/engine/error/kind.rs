@@ -33,7 +33,7 @@ impl EngineError {
         match self {
             Self::Node { error, .. } | Self::NamedOnSome { error, .. } => error.kind(),
             Self::Unreachable { .. } | Self::Stopped { .. } | Self::Daemon { is_lost: true, .. } => "unreachable",
-            Self::Timeout { .. } => "timeout",
+            Self::Timeout { .. } | Self::NoAnswer { .. } => "timeout",
             Self::Permission { .. } => "permission",
             Self::NoSpace { .. } | Self::LayoutFull { .. } => "no_space",
             Self::Missing { .. } | Self::Vanished { .. } => "missing_blobs",

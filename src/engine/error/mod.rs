@@ -300,6 +300,12 @@ pub enum EngineError {
         /// Whether it went away: an export that was open is still there when it comes back.
         is_lost: bool,
     },
+    /// A daemon's socket accepts connections, and nothing comes from it.
+    #[error("the daemon at {address} accepts connections and does not answer: it is stopped or overloaded")]
+    NoAnswer {
+        /// Its address.
+        address: String,
+    },
     /// The engine did not respond in time.
     #[error("{operation}: no response within {} s", after.as_secs())]
     Timeout {

@@ -17,7 +17,7 @@ use super::super::{CommandError, Leftover};
 use crate::caches::{CacheError, CacheRef, Copied, CopySource, Selection};
 use crate::config::Config;
 use crate::engine::caches::CacheVersion;
-use crate::engine::{EngineKind, Origin};
+use crate::engine::{EngineError, EngineKind, Origin};
 use crate::image::Descriptor;
 
 /// What becomes of layers in a folder that no version lists.
@@ -112,6 +112,7 @@ pub(super) async fn connect(config: &Config, target: &Target) -> Result<Arc<dyn 
         Target::Engine(selection) => Arc::new(LocalCaches::of(selection, config.caches.clone()).await?),
         Target::Daemon(daemon) => match RemoteCaches::connect(daemon).await {
             Ok(caches) => Arc::new(caches),
+            Err(error @ CacheError::Engine(EngineError::NoAnswer { .. })) => return Err(error.into()),
             Err(error) => {
                 // A Linkspan of an earlier version has the exporter API alone; of anything else it is said what it is.
                 daemon_at(daemon).await?;
