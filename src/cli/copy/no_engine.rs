@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{CopyInput, From, ImageLocation};
+use super::input::{CopyInput, From};
+use super::location::ImageLocation;
 use crate::cli::progress::{ProgressMode, Tally};
 use crate::cli::read_leases::ReadLeases;
 use crate::cli::report::Transfer;
