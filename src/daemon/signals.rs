@@ -1,6 +1,9 @@
 //! The signals that end a program.
 
+use std::fs;
+use std::future::pending;
 use std::io;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -19,12 +22,24 @@ static TAKEN: Notify = Notify::const_new();
 /// How long such work may take until it looks at a signal. It waits for nothing else in its own thread.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Receives SIGTERM, SIGINT, and SIGHUP, which a terminal sends when it is closed.
+/// Whether this process was started with SIGHUP ignored, as `nohup` does: then it outlives its terminal.
+static IGNORES_HANGUP: LazyLock<bool> = LazyLock::new(|| {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored(&status) & (1 << (SignalKind::hangup().as_raw_value() - 1)) != 0
+});
+
+/// The signals that a process ignores, by its status file (proc(5), `SigIgn`).
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Receives SIGTERM, SIGINT, and SIGHUP, which a terminal sends when it is closed, unless that was ignored from the start.
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
+    hangup: Option<Signal>,
     /// The work that ends by these; `None` for who only watches.
     work: Option<Work>,
 }
@@ -55,20 +70,27 @@ impl Signals {
     /// The same for who only watches, and ends what has no handlers of its own.
     pub(crate) fn watching() -> io::Result<Self> {
         Ok(Self {
+            // First, for who waits until the others are handled.
+            hangup: if *IGNORES_HANGUP { None } else { Some(signal(SignalKind::hangup())?) },
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
             work: None,
         })
     }
 
     /// Waits for the next signal and returns its name. A signal that arrives between two calls is kept.
     pub(crate) async fn next(&mut self) -> &'static str {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => pending().await,
+            }
+        };
         // `None` would mean that the runtime shuts down, and this process with it.
         let signal = tokio::select! {
             _ = self.terminate.recv() => TERM,
             _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hangup.recv() => HANGUP,
+            _ = hangup => HANGUP,
         };
         if self.work.is_some() {
             IS_TAKEN.store(true, Ordering::SeqCst);
@@ -91,5 +113,16 @@ impl Signals {
             HANGUP => 129,
             _ => 130,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_ignores_is_in_its_status() {
+        assert_eq!(ignored("Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t1\n"), 0x1001);
+        assert_eq!((ignored(""), ignored("SigIgn:\tx")), (0, 0));
     }
 }

@@ -278,6 +278,23 @@ fn an_import_from_a_pipe_that_nobody_opens_can_be_interrupted() {
     assert!(!into.exists(), "{output}");
 }
 
+/// `nohup` starts a command with SIGHUP ignored.
+#[test]
+fn a_command_that_was_told_to_outlive_its_terminal_does() {
+    let stack = Stack::shared();
+    for (before, is_caught) in [("trap '' HUP", false), (":", true)] {
+        let (pipe, into) = (stack.fresh_path("-pipe"), stack.fresh_path("-into"));
+        Run::new("mkfifo").args([text(&pipe)]).ok();
+        let script = format!("{before}; exec \"$0\" cache import \"$1\" app --layout \"$2\"");
+        let program = env!("CARGO_BIN_EXE_linkspan");
+        let importing = Run::new("sh").args(["-c", &script, program, text(&pipe), text(&into)]).spawn();
+        until("SIGINT to be caught", || importing.catches(Signal::INT), |caught| *caught);
+        assert_eq!(importing.catches(Signal::HUP), is_caught, "{before}");
+        importing.signal(Signal::INT);
+        assert_eq!(importing.wait().status.code(), Some(130));
+    }
+}
+
 #[test]
 fn tags_that_somebody_wrote_into_an_index_are_shown_without_effect() {
     let folder = Stack::shared().fresh_path("-tags");
