@@ -176,9 +176,13 @@ def judge(engine, server, ended, tally, errors):
         work.clean()
 
 
+# How a failure reads; dockerd gives what its client of containerd said, which begins with a status of gRPC, as it is.
+REASON = re.compile(r"\berror\b|failed|cannot|^(Aborted|Canceled|DeadlineExceeded|Unavailable|Unknown): ", re.IGNORECASE)
+
+
 def the_reason(how):
     """What a command says of its failure, without the numbers in it."""
-    lines = [line for line in how.output.splitlines() if re.search(r"\berror\b|failed|cannot", line, re.IGNORECASE)]
+    lines = [line for line in how.output.splitlines() if REASON.search(line)]
     if how.code < 0 or "panicked" in how.output or not lines:
         raise Failed(f"a failure without a reason: {how}")
     return re.sub(r"[0-9a-f]{8,}|\d+", "N", lines[-1])[:300]
