@@ -17,8 +17,10 @@ use linkspan::engine::{EngineError, EngineKind};
 
 use super::{Output, Run, Stack, command::linkspan, file_of, text, until};
 
-const USER: &str = "linkspan";
-const PASSWORD: &str = "linkspan-secret";
+/// Who may read and write.
+pub(crate) const USER: &str = "linkspan";
+/// The secret of [`USER`].
+pub(crate) const PASSWORD: &str = "linkspan-secret";
 
 /// A server, killed when dropped, or with the stack that it belongs to.
 #[derive(Debug)]
@@ -71,7 +73,7 @@ impl Minio {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("bucket-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         fs::create_dir(self.folder.join(&name)).unwrap();
-        Bucket { endpoint: format!("http://{}", self.address), folder: self.folder.join(&name), name }
+        Bucket::new(&self.address, &self.folder, &name)
     }
 
     /// SIGKILL.
@@ -106,12 +108,17 @@ fn is_healthy(address: &str) -> bool {
 #[derive(Debug, Clone)]
 pub(crate) struct Bucket {
     pub(crate) endpoint: String,
-    /// Where MinIO keeps it: each object is a folder.
+    /// Where the server keeps it: in MinIO each object is a folder, in s3s-fs a file.
     folder: PathBuf,
     pub(crate) name: String,
 }
 
 impl Bucket {
+    /// That of the server at `HOST:PORT` which keeps its buckets in `folder`, and has [`USER`] and [`PASSWORD`].
+    pub(crate) fn new(server: &str, folder: &Path, name: &str) -> Self {
+        Self { endpoint: format!("http://{server}"), folder: folder.join(name), name: name.to_owned() }
+    }
+
     /// `s3://BUCKET/PREFIX`.
     pub(crate) fn address(&self) -> String {
         format!("s3://{}/some/prefix", self.name)
@@ -168,12 +175,17 @@ impl Bucket {
     pub(crate) fn keys(&self) -> Vec<String> {
         fn walk(folder: &Path, key: &str, keys: &mut Vec<String>) {
             let Ok(entries) = fs::read_dir(folder) else { return };
+            if folder.join("xl.meta").exists() {
+                return keys.push(key.to_owned());
+            }
             for entry in entries.map(Result::unwrap) {
                 let name = entry.file_name().into_string().unwrap();
-                if name == "xl.meta" {
-                    keys.push(key.to_owned());
-                } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    walk(&entry.path(), &if key.is_empty() { name } else { format!("{key}/{name}") }, keys);
+                let below = if key.is_empty() { name } else { format!("{key}/{name}") };
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => walk(&entry.path(), &below, keys),
+                    Ok(_) => keys.push(below),
+                    // It went meanwhile.
+                    Err(_) => {}
                 }
             }
         }
@@ -183,11 +195,14 @@ impl Bucket {
         keys
     }
 
-    /// How many multipart uploads to it are under way, as MinIO keeps them.
+    /// How many multipart uploads are under way, as the server keeps them: MinIO in folders, s3s-fs in files.
     pub(crate) fn uploads(&self) -> usize {
-        let below = self.folder.parent().unwrap().join(".minio.sys/multipart");
+        let root = self.folder.parent().unwrap();
         let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
-        entries(&below).flat_map(|object| entries(&object).collect::<Vec<_>>()).count()
+        let is_upload = |path: &PathBuf| text(path.file_name().unwrap().as_ref()).starts_with(".upload");
+        let folders = entries(&root.join(".minio.sys/multipart"));
+        folders.flat_map(|object| entries(&object).collect::<Vec<_>>()).count()
+            + entries(root).filter(is_upload).count()
     }
 
     /// A registry that has this bucket as its storage.

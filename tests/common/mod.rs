@@ -46,7 +46,7 @@ pub(crate) use command::linkspan;
 pub(crate) use contents::full_name;
 pub(crate) use context::{Context, file_of, text};
 pub(crate) use disk::Disk;
-pub(crate) use minio::{Bucket, BucketRegistry, Minio, refusal};
+pub(crate) use minio::{Bucket, BucketRegistry, Minio, PASSWORD, USER, refusal};
 pub(crate) use parts::{Part, alive};
 pub(crate) use relay::{pass, read_some, relay};
 pub(crate) use run::{Output, Run, Running};

@@ -21,7 +21,7 @@ pub(crate) async fn resolved(bucket: &Bucket, name: &str) -> Option<Digest> {
 }
 
 /// An image of which all is there but the names.
-async fn prepared(engine: &dyn Engine, image: &Image) -> (Arc<dyn Lease>, Box<dyn ImageTransaction>) {
+pub(crate) async fn prepared(engine: &dyn Engine, image: &Image) -> (Arc<dyn Lease>, Box<dyn ImageTransaction>) {
     let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
     let transaction = begin(&lease, image.graph()).await.unwrap();
     for blob in transaction.plan().missing.clone() {
@@ -30,7 +30,7 @@ async fn prepared(engine: &dyn Engine, image: &Image) -> (Arc<dyn Lease>, Box<dy
     (lease, transaction)
 }
 
-fn precondition(name: &Reference, expected: Option<&Digest>) -> Precondition {
+pub(crate) fn precondition(name: &Reference, expected: Option<&Digest>) -> Precondition {
     Precondition { name: name.clone(), expected: vec![expected.cloned()] }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn compressed(content: &str) -> Image {
 
 /// The host and the path to which a response leads.
 #[track_caller]
-fn location(response: &Response) -> (String, String) {
+pub(crate) fn location(response: &Response) -> (String, String) {
     let location = response.header("location").unwrap().strip_prefix("http://").unwrap();
     let (host, path) = location.split_once('/').unwrap();
     (host.to_owned(), format!("/{path}"))
