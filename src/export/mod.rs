@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod cancelled;
 mod copy_blob;
 mod counted;
 mod error;
