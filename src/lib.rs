@@ -100,6 +100,7 @@ pub mod fuzzing;
 pub mod http1;
 #[doc(hidden)]
 pub mod http2;
+mod http_server;
 pub mod image;
 #[cfg(feature = "cli")]
 mod metrics;

@@ -77,11 +77,14 @@ impl Serve {
             Ok((config, _)) => Some(config.log),
             Err(_) => requests_json.then_some(Log { level: Level::INFO, format: LogFormat::Json }),
         };
-        let traces = Traces::of_process();
+        let (traces, wrong) = Traces::of_process();
         if let Some(log) = log {
             telemetry::start_with(log, traces.as_ref().ok().and_then(Option::as_ref))?;
         }
         let (config, inherited) = prepared?;
+        for wrong in wrong {
+            tracing::warn!("traces: {wrong}");
+        }
         block_on(daemon::run(config, inherited, traces))??;
         Ok(ExitCode::SUCCESS)
     }

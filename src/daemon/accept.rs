@@ -15,7 +15,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 use super::error::DaemonError;
 use super::listen::{Listener, ListenerTls, Stream, Transport};
 use crate::activity::{Activities, Activity, Refused};
-use crate::net::{Connection, Drain, Metered};
+use crate::net::{Connection, Drain, Metered, Occasional};
 
 /// The pause after an accept that failed for lack of resources: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -26,6 +26,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// What clients whose work is several calls have after a drain has begun: a call is made on the same connection within the first
 /// time after the one before it, and all is over after the second one.
 const SETTLED: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// How long a connection that waits for room waits until another one is asked to give way.
+const ROOM: Duration = Duration::from_secs(1);
+
+/// Those that gave way, in the log.
+static GAVE_WAY: Occasional = Occasional::new();
 
 /// A client's connection, as doors get it.
 pub(super) type Client = Connection<Metered<Stream>>;
@@ -55,7 +61,18 @@ struct Permits {
 }
 
 /// A permit for one connection.
-type Permit = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+type Permit = (Vec<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+
+/// The limits that the connections of one door are under, beside that of all.
+#[derive(Debug, Clone)]
+struct Parts {
+    transport: Transport,
+    /// The part of all connections that those of a transport take.
+    shared: Option<Arc<Semaphore>>,
+    /// The door's own.
+    own: Option<Arc<Semaphore>>,
+    all: Arc<Semaphore>,
+}
 
 impl Permits {
     fn new(connections: usize) -> Self {
@@ -72,21 +89,40 @@ impl Permits {
         }
     }
 
-    fn try_acquire(&self, transport: Transport) -> Option<Permit> {
-        let part = match self.part(transport) {
-            Some(part) => Some(part.clone().try_acquire_owned().ok()?),
-            None => None,
-        };
-        Some((part, Arc::clone(&self.all).try_acquire_owned().ok()?))
+    fn of(&self, transport: Transport, most: Option<usize>) -> Parts {
+        Parts {
+            transport,
+            shared: self.part(transport).cloned(),
+            own: most.map(|most| Arc::new(Semaphore::new(most))),
+            all: self.all.clone(),
+        }
+    }
+}
+
+impl Parts {
+    fn try_acquire(&self) -> Option<Permit> {
+        let narrow = self.own.iter().chain(&self.shared);
+        let narrow = narrow.map(|part| part.clone().try_acquire_owned().ok()).collect::<Option<_>>()?;
+        Some((narrow, self.all.clone().try_acquire_owned().ok()?))
     }
 
     /// `None` only if a semaphore were closed, which none ever is.
-    async fn acquire(&self, transport: Transport) -> Option<Permit> {
-        let part = match self.part(transport) {
-            Some(part) => Some(part.clone().acquire_owned().await.ok()?),
-            None => None,
-        };
-        Some((part, Arc::clone(&self.all).acquire_owned().await.ok()?))
+    async fn acquire(&self) -> Option<Permit> {
+        let mut narrow = Vec::new();
+        for part in self.own.iter().chain(&self.shared) {
+            narrow.push(part.clone().acquire_owned().await.ok()?);
+        }
+        Some((narrow, self.all.clone().acquire_owned().await.ok()?))
+    }
+
+    /// Whether there is room again when a connection of `door`, which is one of `transport`, ends; asked for one of `of`.
+    fn gain_by(&self, of: &'static str, (door, transport): (&'static str, Transport)) -> bool {
+        let is_full = |part: &Option<Arc<Semaphore>>| part.as_ref().is_some_and(|part| part.available_permits() == 0);
+        match (is_full(&self.own), is_full(&self.shared)) {
+            (true, _) => of == door,
+            (false, true) => self.transport == transport,
+            (false, false) => true,
+        }
     }
 }
 
@@ -94,8 +130,17 @@ impl Permits {
 #[derive(Debug, Clone, Default)]
 struct OpenConnections(Arc<Mutex<OpenByNumber>>);
 
-/// The next number, and the open connections with their doors.
-type OpenByNumber = (u64, HashMap<u64, (&'static str, Drain)>);
+/// The next number, and the open connections.
+type OpenByNumber = (u64, HashMap<u64, Open>);
+
+/// An open connection.
+#[derive(Debug)]
+struct Open {
+    door: &'static str,
+    transport: Transport,
+    peer: String,
+    drain: Drain,
+}
 
 /// An entry of [`OpenConnections`]; dropping it removes it.
 #[derive(Debug)]
@@ -109,10 +154,10 @@ impl OpenConnections {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn enter(&self, door: &'static str, drain: Drain) -> OpenConnection {
+    fn enter(&self, connection: Open) -> OpenConnection {
         let number = self.with(|(next, open)| {
             *next += 1;
-            open.insert(*next, (door, drain));
+            open.insert(*next, connection);
             *next
         });
         OpenConnection { open: self.clone(), number }
@@ -120,14 +165,29 @@ impl OpenConnections {
 
     /// Waits until no connection is left that a drain has to wait for.
     async fn all_may_end(&self) {
-        while self.with(|(_, open)| open.values().any(|(_, drain)| drain.must_wait())) {
+        while self.with(|(_, open)| open.values().any(|open| open.drain.must_wait())) {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
+    /// Asks the connection for its room whose client has owed a request for the longest time, of those for which `is_of_use` is
+    /// true. Says whose it is, and for how long.
+    fn make_room(
+        &self,
+        is_of_use: impl Fn(&'static str, Transport) -> bool,
+    ) -> Option<(&'static str, String, Duration)> {
+        self.with(|(_, open)| {
+            let waiting = open.values().filter(|open| is_of_use(open.door, open.transport));
+            let waiting = waiting.filter_map(|open| Some((open, open.drain.waiting()?)));
+            let (longest, waited) = waiting.max_by_key(|(_, waited)| *waited)?;
+            longest.drain.give_way();
+            Some((longest.door, longest.peer.clone(), waited))
+        })
+    }
+
     /// Waits until no client of `door` is between two calls.
     async fn settled(&self, door: &'static str) {
-        let is_busy = |(of, drain): &(&'static str, Drain)| *of == door && !drain.is_silent_for(SETTLED.0);
+        let is_busy = |open: &Open| open.door == door && !open.drain.is_silent_for(SETTLED.0);
         while self.with(|(_, open)| open.values().any(is_busy)) {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -161,15 +221,23 @@ impl Listeners {
         S: Fn(Client, Drain) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
+        self.open_for(None, door, listener, serve);
+    }
+
+    /// The same, for `most` connections at once.
+    pub(super) fn open_for<S, F>(&self, most: Option<usize>, door: &'static str, listener: Listener, serve: S)
+    where
+        S: Fn(Client, Drain) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
         let accept = AcceptLoop {
             door,
             activities: self.activities.clone(),
             connections: self.connections.clone(),
             open: self.open.clone(),
-            permits: self.permits.clone(),
+            parts: self.permits.of(listener.transport(), most),
             drain: self.drain.clone(),
             cut: self.cut.clone(),
-            transport: listener.transport(),
             tls: listener.tls(),
             serve: Arc::new(serve),
         };
@@ -237,10 +305,9 @@ struct AcceptLoop<S> {
     activities: Activities,
     connections: TaskTracker,
     open: OpenConnections,
-    permits: Permits,
+    parts: Parts,
     drain: CancellationToken,
     cut: CancellationToken,
-    transport: Transport,
     tls: Option<ListenerTls>,
     serve: Arc<S>,
 }
@@ -272,12 +339,13 @@ where
     /// Accepts until the drain begins, then closes the socket and removes its file. Connections in its queue are still
     /// served while permits are left: a drain waits for the first request of each.
     async fn run(self, listener: Listener) {
+        let mut held = None;
         tokio::select! {
             () = self.drain.cancelled() => {}
-            never = self.accept(&listener) => match never {},
+            never = self.accept(&listener, &mut held) => match never {},
         }
-        for stream in listener.close() {
-            match (stream, self.permits.try_acquire(self.transport)) {
+        for stream in held.map(Ok).into_iter().chain(listener.close()) {
+            match (stream, self.parts.try_acquire()) {
                 (Ok(stream), Some(permit)) => self.serve(stream, Some(permit)),
                 (Ok(_), None) => debug!("a queued connection was dropped: the connection limit is reached"),
                 (Err(error), _) if is_the_clients(&error) => debug!(%error, "a connection was not accepted"),
@@ -286,14 +354,18 @@ where
         }
     }
 
-    async fn accept(&self, listener: &Listener) -> Infallible {
+    /// Accepts for ever. A connection that waits for room is in `held`.
+    async fn accept(&self, listener: &Listener, held: &mut Option<Connection<Stream>>) -> Infallible {
         let mut pause = PAUSES.0;
         loop {
-            let permit = self.permit().await;
             match listener.accept().await {
                 Ok(stream) => {
                     pause = PAUSES.0;
-                    self.serve(stream, permit);
+                    *held = Some(stream);
+                    let permit = self.permit().await;
+                    if let Some(stream) = held.take() {
+                        self.serve(stream, permit);
+                    }
                 }
                 Err(error) if is_the_clients(&error) => debug!(%error, "a connection was not accepted"),
                 Err(error) => {
@@ -307,24 +379,51 @@ where
         }
     }
 
-    /// Waits for a permit. `None` only if the semaphore were closed, which it never is.
+    /// Waits for a permit; a connection whose client owes a request gives way. `None` only if the semaphore were closed, which it
+    /// never is.
     async fn permit(&self) -> Option<Permit> {
-        if let Some(permit) = self.permits.try_acquire(self.transport) {
+        if let Some(permit) = self.parts.try_acquire() {
             return Some(permit);
         }
-        let (listener, open) = (self.door, self.connections.len());
-        warn!(listener, open, "the connection limit is reached; new connections wait");
-        self.permits.acquire(self.transport).await
+        let mut permit = std::pin::pin!(self.parts.acquire());
+        loop {
+            let made = self.open.make_room(|door, transport| self.parts.gain_by(self.door, (door, transport)));
+            let (listener, open) = (self.door, self.connections.len());
+            if let Some(unsaid) = GAVE_WAY.due() {
+                match made {
+                    Some((of, peer, waited)) => warn!(
+                        listener,
+                        open,
+                        of,
+                        peer,
+                        unsaid,
+                        "the connection limit is reached: a connection on which no request has come for {} s is closed",
+                        waited.as_secs()
+                    ),
+                    None => warn!(listener, open, unsaid, "the connection limit is reached; new connections wait"),
+                }
+            }
+            if let Ok(permit) = tokio::time::timeout(ROOM, permit.as_mut()).await {
+                return permit;
+            }
+        }
     }
 
     fn serve(&self, connection: Connection<Stream>, permit: Option<Permit>) {
         let drain = Drain::from(self.drain.clone());
-        let (cut, entry) = (self.cut.clone(), self.open.enter(self.door, drain.clone()));
+        let entry = self.open.enter(Open {
+            door: self.door,
+            transport: self.parts.transport,
+            peer: connection.peer.to_string(),
+            drain: drain.clone(),
+        });
+        let (cut, gives_way) = (self.cut.clone(), drain.clone());
         let counted = CountedClient::new(self.door, &self.activities);
         let (listener, tls, serve) = (self.door, self.tls.clone(), Arc::clone(&self.serve));
-        let activities = self.activities.clone();
+        let (activities, of_closed) = (self.activities.clone(), self.activities.clone());
         let served = async move {
             let address = connection.peer.to_string();
+            drain.waits();
             let connection = match &tls {
                 Some(tls) => match tls.secure(connection).await {
                     Ok(Some(connection)) => connection,
@@ -336,12 +435,17 @@ where
                 },
                 None => connection,
             };
+            // From here on the door says so.
+            drain.works();
             let span = info_span!("connection", listener, peer = %connection.peer);
             serve(connection.map(|stream| drain.metered(stream)), drain).instrument(span).await;
         };
         self.connections.spawn(async move {
             tokio::select! {
                 () = cut.cancelled() => {}
+                () = gives_way.gives_way() => {
+                    of_closed.emit(Activity::Refused { door: listener, reason: Refused::Limit });
+                }
                 () = served => {}
             }
             drop((entry, permit, counted));

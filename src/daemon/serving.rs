@@ -15,7 +15,7 @@ use crate::config::{Config, RegistryDoor};
 use crate::door::{buildkit, cache_api, export_api, registry};
 use crate::export::Exports;
 use crate::http2::ConnectionPool;
-use crate::metrics::{Families, Metrics, MetricsServer};
+use crate::metrics::{self, Families, Metrics, MetricsServer};
 use crate::net::{Address, Principal};
 use crate::output::folder::Folders;
 use crate::passwords::Passwords;
@@ -76,7 +76,8 @@ impl Doors<'_> {
         let activities = self.exports.activities().clone();
         let server = Arc::new(MetricsServer::new(metrics, self.passwords.clone(), activities));
         announce(&format!("metrics listening on {}", listener.address()));
-        self.listeners.open("metrics", listener, move |stream, drain| Arc::clone(&server).serve(stream, drain));
+        let serve = move |stream, drain| Arc::clone(&server).serve(stream, drain);
+        self.listeners.open_for(Some(metrics::CONNECTIONS), "metrics", listener, serve);
     }
 
     /// Prepares the registry door, of whose uploads an earlier process may have begun some.

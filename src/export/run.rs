@@ -261,6 +261,8 @@ impl Exports {
         let engine = self.engine().identity().kind.name();
         let ending = Ending::new(door, engine, self.activities().clone());
         let report = Report::of(&transaction.request, transaction.spared.clone(), ending);
+        // That of the request which this is for, where it can have one.
+        trace_context::about_export(&export);
         let span = tracing::info_span!("export", id = export, door, engine, %principal);
         let (spared, given_up) = (transaction.spared.clone(), transaction.given_up.clone());
         let work = work(transaction, cancel);

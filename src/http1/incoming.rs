@@ -59,6 +59,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
         if drain.is_cancelled() && !is_new {
             return Ok(Incoming::Nothing);
         }
+        drain.waits();
         let over = async {
             drain.cancelled().await;
             if is_new {
@@ -76,6 +77,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
                 return Err(self.reject(BadHead::TooLong.status(), BadHead::TooLong).await);
             }
             if let Some(end) = end {
+                drain.works();
                 if self.upstream.is_none() && bytes.starts_with(HTTP2_PREFACE) {
                     return Ok(Incoming::Http2(self));
                 }

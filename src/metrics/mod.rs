@@ -21,7 +21,7 @@ use crate::engine::OpenLeases;
 use crate::export::LiveExports;
 
 pub(crate) use families::Families;
-pub(crate) use server::MetricsServer;
+pub(crate) use server::{CONNECTIONS, MetricsServer};
 
 /// The type of the text format of OpenMetrics.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

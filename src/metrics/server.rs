@@ -1,7 +1,5 @@
 //! The HTTP server of metrics: `GET /metrics`, and nothing else.
 
-use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,15 +11,10 @@ use http::header::{
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
 use crate::activity::{Activities, Activity, Refused};
+use crate::http_server::{self, Limits};
 use crate::net::{Connection, Drain, Principal, Stream};
 use crate::passwords::{SharedPasswords, TOO_LONG, Unauthenticated, client_of};
 
@@ -30,17 +23,17 @@ const PATH: &str = "/metrics";
 /// The type of every other response.
 const TEXT: &str = "text/plain; charset=utf-8";
 /// How many connections are served at once. A scraper needs one.
-const CONNECTIONS: usize = 16;
-/// How long a client may take for the head of a request, and how long its connection may be idle: Prometheus asks again after a
-/// minute, by default.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
-/// How long a client may take from its connection to a request that is admitted: who only connects keeps others out.
+pub(crate) const CONNECTIONS: usize = 16;
+/// How long scrapers may take: Prometheus asks again after a minute, by default.
+const LIMITS: Limits = Limits {
+    first: Duration::from_secs(5),
+    head: Duration::from_secs(5),
+    idle: Duration::from_secs(90),
+    response: Some(Duration::from_secs(10)),
+    stall: Duration::from_secs(10),
+};
+/// How long a client may take from its connection to a request that is admitted.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may last, whatever is done with it.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
-/// How long a drain waits for the first request of a connection that was accepted just before, and again for the response: a scraper
-/// that has connected has asked by then, and one that is silent is not waited for.
-const LAST_REQUEST: Duration = Duration::from_secs(1);
 const CHALLENGE: &str = "Basic realm=\"linkspan\", charset=\"UTF-8\"";
 
 /// Serves metrics to scrapers.
@@ -49,60 +42,35 @@ pub(crate) struct MetricsServer {
     metrics: Metrics,
     passwords: SharedPasswords,
     activities: Activities,
-    connections: Semaphore,
 }
 
 impl MetricsServer {
     /// `passwords` are those of clients over TCP, where they need one. Tells `activities` of those that are refused.
     pub(crate) fn new(metrics: Metrics, passwords: SharedPasswords, activities: Activities) -> Self {
-        Self { metrics, passwords, activities, connections: Semaphore::new(CONNECTIONS) }
+        Self { metrics, passwords, activities }
     }
 
     /// Serves one connection until either side ends it. Once `drain` is cancelled, a request that is on its way gets its response.
     pub(crate) async fn serve<T: Stream + 'static>(self: Arc<Self>, connection: Connection<T>, drain: Drain) {
-        // One too many is closed: its scraper tries again.
-        let Ok(_permit) = self.connections.try_acquire() else {
-            self.activities.emit(Activity::Refused { door: "metrics", reason: Refused::Limit });
-            return tracing::debug!("a connection for metrics was closed: {CONNECTIONS} are open");
-        };
-        let Connection { io, peer } = connection;
-        let is_admitted = Arc::new(AtomicBool::new(false));
-        let answered = CancellationToken::new();
-        let service = service_fn(|request| {
-            let (server, peer, is_admitted) = (self.clone(), peer.clone(), is_admitted.clone());
-            let first = answered.clone().drop_guard();
-            async move {
-                let _first = first;
-                let response = server.respond(&request, &peer).await;
-                let is_refused = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS].contains(&response.status());
-                is_admitted.fetch_or(!is_refused, Ordering::Relaxed);
-                Ok::<_, Infallible>(response)
-            }
-        });
+        let is_admitted = AtomicBool::new(false);
         let strange = async {
             tokio::time::sleep(FIRST_TIMEOUT).await;
             if is_admitted.load(Ordering::Relaxed) {
                 std::future::pending().await
             }
         };
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        let mut served = pin!(http.serve_connection(TokioIo::new(io), service));
-        let drained = async {
-            drain.cancelled().await;
-            let _ = timeout(LAST_REQUEST, answered.cancelled()).await;
-        };
-        tokio::select! {
-            outcome = timeout(CONNECTION_TIMEOUT, served.as_mut()) => if let Ok(Err(error)) = outcome {
-                tracing::debug!(%error, "a connection for metrics broke off");
-            },
-            () = strange => tracing::debug!("a connection for metrics is closed: nothing was admitted on it in time"),
-            () = drained => {
-                served.as_mut().graceful_shutdown();
-                if timeout(LAST_REQUEST, served).await.is_err() {
-                    tracing::debug!("a connection for metrics is closed: its last response was not read");
-                }
+        let served = http_server::serve(connection, "metrics", drain, LIMITS, |request, peer| {
+            let (server, is_admitted) = (&self, &is_admitted);
+            async move {
+                let response = server.respond(&request, &peer).await;
+                let is_refused = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS].contains(&response.status());
+                is_admitted.fetch_or(!is_refused, Ordering::Relaxed);
+                response
             }
+        });
+        tokio::select! {
+            () = served => {}
+            () = strange => tracing::debug!("a connection for metrics is closed: nothing was admitted on it in time"),
         }
     }
 
@@ -173,37 +141,7 @@ fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Fu
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
-    use tokio::task::JoinHandle;
-    use tokio::time::Instant;
-
     use super::*;
-
-    fn connect(begun: CancellationToken) -> (DuplexStream, JoinHandle<()>) {
-        let metrics = Metrics::new(Default::default(), Default::default(), Default::default(), Arc::new(|| 0));
-        let server = Arc::new(MetricsServer::new(metrics, SharedPasswords::default(), Activities::default()));
-        let (client, io) = duplex(1 << 20);
-        let peer = Principal::Unix { uid: 0, gid: 0, pid: None };
-        (client, tokio::spawn(server.serve(Connection { io, peer }, Drain::from(begun))))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_connected_just_before_the_end_gets_a_response_and_who_is_silent_holds_up_nobody() {
-        let begun = CancellationToken::new();
-        begun.cancel();
-        let (mut client, served) = connect(begun.clone());
-        tokio::time::sleep(LAST_REQUEST / 2).await;
-        client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        let mut response = String::new();
-        client.read_to_string(&mut response).await.unwrap();
-        assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.contains("linkspan_"), "{response}");
-        served.await.unwrap();
-
-        let started = Instant::now();
-        let (_silent, served) = connect(begun);
-        served.await.unwrap();
-        assert!(started.elapsed() <= 2 * LAST_REQUEST);
-    }
 
     #[test]
     fn a_scraper_gets_the_format_that_it_asks_for() {

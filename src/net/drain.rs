@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::{io, pin::Pin};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,10 @@ struct DrainState {
     since: Instant,
     /// When the last byte was transferred, in milliseconds after `since`.
     seen: AtomicU64,
+    /// Since when the client owes a request, in nanoseconds after `since`, and one more; 0 if it does not.
+    waiting: AtomicU64,
+    /// Wakes the one who serves the connection when it is to give way.
+    give_way: Notify,
 }
 
 const EXCHANGES: u8 = 0;
@@ -57,6 +62,8 @@ impl From<CancellationToken> for Drain {
             calls: AtomicUsize::new(0),
             since: Instant::now(),
             seen: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            give_way: Notify::new(),
         };
         Self { begun, state: Arc::new(state) }
     }
@@ -102,6 +109,39 @@ impl Drain {
         self.state.silence() >= time
     }
 
+    /// From now on nothing is done for the client, until it sends something. If there is no room for others, its connection may
+    /// be closed.
+    pub(crate) fn waits(&self) {
+        let now = self.state.nanoseconds();
+        let _ = self.state.waiting.compare_exchange(0, now + 1, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// From now on something is done for the client, and its connection is not closed to make room.
+    pub(crate) fn works(&self) {
+        self.state.waiting.store(0, Ordering::Relaxed);
+    }
+
+    /// How long nothing has been done for the client; `None` if something is.
+    pub(crate) fn waiting(&self) -> Option<Duration> {
+        let since = self.state.waiting.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_nanos(self.state.nanoseconds().saturating_sub(since)))
+    }
+
+    /// Asks for the connection's room.
+    pub(crate) fn give_way(&self) {
+        self.state.give_way.notify_one();
+    }
+
+    /// Resolves when the connection is to be closed, for there is no room for others and nothing is done for its client.
+    pub(crate) async fn gives_way(&self) {
+        loop {
+            self.state.give_way.notified().await;
+            if self.waiting().is_some() {
+                return;
+            }
+        }
+    }
+
     /// Wraps `stream` so that each byte counts as activity.
     pub fn metered<S>(&self, stream: S) -> Metered<S> {
         self.state.record_activity();
@@ -116,6 +156,10 @@ impl Drain {
 }
 
 impl DrainState {
+    fn nanoseconds(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX - 1)
+    }
+
     fn record_activity(&self) {
         self.seen.store(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }

@@ -8,6 +8,7 @@ mod json;
 mod otlp;
 mod queue;
 mod traces;
+mod variables;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;

@@ -2,19 +2,19 @@
 //! "OpenTelemetry Protocol Exporter"). Endpoints, headers, sampler and resource are read by the library; without an endpoint
 //! nothing is sent.
 
-use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
     ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
 };
 use tonic::transport::ClientTlsConfig;
 
+use super::variables::{Variables, pairs};
 use crate::registry::install_cryptography;
 use crate::{pem, plain_file};
 
@@ -35,6 +35,8 @@ pub(super) struct Target {
     authority: Option<PemFile>,
     /// Our certificate and its key, for a collector that asks its clients for one.
     identity: Option<(PemFile, PemFile)>,
+    /// Headers of a list that is discarded as a whole, which the library sends in part.
+    discarded: Vec<String>,
 }
 
 /// A PEM file, and the variable that names it.
@@ -47,9 +49,9 @@ struct PemFile {
 /// Why the variables cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OtlpError {
-    /// A protocol that is not offered.
-    #[error("{variable} is `{value}`; expected `grpc` or `http/protobuf`")]
-    Protocol { variable: &'static str, value: String },
+    /// An endpoint that is none. Its value is not shown, for it may have a password in it.
+    #[error("{variable} is not the URL of a collector; expected `http://HOST:PORT` or `https://HOST:PORT`")]
+    Endpoint { variable: &'static str },
     /// A file of certificates, or of a key, that cannot be used.
     #[error("{variable} is `{path}`: {reason}", path = path.display())]
     Pem { variable: &'static str, path: PathBuf, reason: String },
@@ -67,29 +69,31 @@ pub(super) enum OtlpError {
 }
 
 /// Reads the variables. `None` if nothing is to be sent.
-pub(super) fn target(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Target>, OtlpError> {
-    // An empty variable is one that is not set.
-    let get = |name: &'static str| Some((name, variable(name)?)).filter(|(_, value)| !value.trim().is_empty());
-    let is_disabled = get("OTEL_SDK_DISABLED").is_some_and(|(_, value)| value.trim().eq_ignore_ascii_case("true"));
-    let is_other = get("OTEL_TRACES_EXPORTER").is_some_and(|(_, value)| value.split(',').all(|it| it.trim() != "otlp"));
-    let endpoint =
-        get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| get("OTEL_EXPORTER_OTLP_ENDPOINT")).map(|(_, it)| it);
-    let Some(endpoint) = endpoint.filter(|_| !is_disabled && !is_other) else { return Ok(None) };
-    let protocol = get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| get("OTEL_EXPORTER_OTLP_PROTOCOL"));
-    let protocol = match protocol.as_ref().map(|(_, protocol)| protocol.trim()) {
-        None | Some("http/protobuf") => Protocol::HttpBinary,
+pub(super) fn target(variables: &Variables) -> Result<Option<Target>, OtlpError> {
+    let is_off = variables.flag("OTEL_SDK_DISABLED") | !variables.is_exported();
+    let names = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+    let protocol = match variables.choice(names, &["grpc", "http/protobuf"]) {
         Some("grpc") => Protocol::Grpc,
-        Some(_) => {
-            let (variable, value) = protocol.unwrap_or_default();
-            return Err(OtlpError::Protocol { variable, value });
-        }
+        _ => Protocol::HttpBinary,
     };
-    let limit = get("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").or_else(|| get("OTEL_EXPORTER_OTLP_TIMEOUT"));
-    let limit = limit.and_then(|(_, limit)| limit.trim().parse::<u64>().ok()).filter(|limit| *limit > 0);
-    let limit = Duration::from_millis(limit.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT));
+    // The library sends what is not compressed where it cannot do it.
+    variables.choice(["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"], &["none"]);
+    let limits = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
+    let limit = limits.into_iter().find_map(|name| variables.number(name, 1..=MAX_TIMEOUT));
+    let limit = Duration::from_millis(limit.unwrap_or(DEFAULT_TIMEOUT));
+    let discarded = discarded_headers(variables);
+    let endpoint = variables.first(["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]);
+    let Some((variable, endpoint)) = endpoint.filter(|_| !is_off) else { return Ok(None) };
+    let is_url = endpoint.parse::<Uri>().is_ok_and(|url| {
+        matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty())
+    });
+    if !is_url {
+        return Err(OtlpError::Endpoint { variable });
+    }
+    let endpoint = endpoint.to_owned();
     let file = |of_traces, of_all| {
-        let found = get(of_traces).or_else(|| get(of_all));
-        found.map(|(variable, path)| PemFile { variable, path: PathBuf::from(path.trim()) })
+        let found = variables.first([of_traces, of_all]);
+        found.map(|(variable, path)| PemFile { variable, path: PathBuf::from(path) })
     };
     let authority = file("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE");
     let certificate = file("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE");
@@ -101,7 +105,25 @@ pub(super) fn target(variable: impl Fn(&str) -> Option<String>) -> Result<Option
             return Err(OtlpError::Half { variable });
         }
     };
-    Ok(Some(Target { endpoint, protocol, limit, authority, identity }))
+    Ok(Some(Target { endpoint, protocol, limit, authority, identity, discarded }))
+}
+
+/// The names in a list of headers that cannot be read: all of it is discarded, and none of it is shown.
+fn discarded_headers(variables: &Variables) -> Vec<String> {
+    let names = ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
+    let Some((variable, list)) = variables.first(names) else { return Vec::new() };
+    let read = pairs(list).and_then(|pairs| {
+        let is_header = |(name, value): &(String, String)| {
+            HeaderName::try_from(name.as_str()).is_ok() && HeaderValue::try_from(value.as_str()).is_ok()
+        };
+        match pairs.iter().position(|pair| !is_header(pair)) {
+            Some(index) => Err(format!("header {} is none of HTTP", index + 1)),
+            None => Ok(()),
+        }
+    });
+    let Err(reason) = read else { return Vec::new() };
+    variables.warn(format!("{variable} is ignored: {reason}; expected `NAME=VALUE,NAME=VALUE`, percent-encoded"));
+    list.split(',').filter_map(|entry| Some(entry.split_once('=')?.0.trim().to_ascii_lowercase())).collect()
 }
 
 /// The last cause of an error: what HTTP clients say themselves is where it happened.
@@ -133,11 +155,6 @@ impl PemFile {
     }
 }
 
-/// The variables of this process.
-pub(super) fn of_process() -> Result<Option<Target>, OtlpError> {
-    target(|name| env::var(name).ok())
-}
-
 /// Makes the exporter, within the runtime. Nothing is connected yet.
 pub(super) fn exporter(target: &Target) -> Result<SpanExporter, OtlpError> {
     install_cryptography();
@@ -156,9 +173,16 @@ pub(super) fn exporter(target: &Target) -> Result<SpanExporter, OtlpError> {
             client = client.identity(reqwest::Identity::from_pem(&identity.join(&b'\n'))?);
         }
         let builder = builder.with_http().with_protocol(Protocol::HttpBinary);
-        return Ok(builder.with_http_client(Client(client.build()?)).build()?);
+        return Ok(builder.with_http_client(Client(client.build()?, target.discarded.clone())).build()?);
     }
+    let discarded = target.discarded.clone();
     let builder = builder.with_tonic().with_protocol(Protocol::Grpc);
+    let builder = builder.with_interceptor(move |mut request: tonic::Request<()>| {
+        for name in &discarded {
+            request.metadata_mut().remove(name);
+        }
+        Ok(request)
+    });
     if !has_tls {
         return Ok(builder.build()?);
     }
@@ -172,13 +196,16 @@ pub(super) fn exporter(target: &Target) -> Result<SpanExporter, OtlpError> {
     Ok(builder.with_tls_config(tls).build()?)
 }
 
-/// The HTTP client of this program, as the exporter uses it.
+/// The HTTP client of this program, as the exporter uses it, and the headers that it leaves out.
 #[derive(Debug)]
-struct Client(reqwest::Client);
+struct Client(reqwest::Client, Vec<String>);
 
 #[async_trait]
 impl HttpClient for Client {
-    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+    async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        for name in &self.1 {
+            request.headers_mut().remove(name);
+        }
         let mut response = self.0.execute(request.try_into()?).await?;
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await? {
@@ -198,12 +225,16 @@ mod tests {
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<Option<Target>, OtlpError> {
-        target(|name| variables.iter().find(|(it, _)| *it == name).map(|(_, value)| (*value).to_owned()))
+        target(&given(variables))
+    }
+
+    fn given(variables: &[(&str, &str)]) -> Variables {
+        Variables::new(variables.iter().map(|(name, value)| (name.into(), value.into())))
     }
 
     fn expected(endpoint: &str, protocol: Protocol, limit: u64) -> Target {
         let (endpoint, limit) = (endpoint.to_owned(), Duration::from_millis(limit));
-        Target { endpoint, protocol, limit, authority: None, identity: None }
+        Target { endpoint, protocol, limit, authority: None, identity: None, discarded: Vec::new() }
     }
 
     #[test]
@@ -231,14 +262,45 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://traces:2"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
             ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "9"),
             ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "7"),
         ];
         let expected = expected("http://traces:2", Protocol::Grpc, 7);
         assert_eq!(read(&variables).unwrap(), Some(expected));
-        let error = read(&[variables[0], ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]).unwrap_err();
-        assert_eq!(error.to_string(), "OTEL_EXPORTER_OTLP_PROTOCOL is `http/json`; expected `grpc` or `http/protobuf`");
     }
+
+    #[test]
+    fn what_is_wrong_is_named_and_no_secret_is_shown() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:1");
+        for (name, value, warning) in [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "is `http/json`, and is ignored; expected one of `grpc`"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "is `gzip`, and is ignored; expected one of `none`"),
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "soon", "is `soon`, and is ignored; expected a whole number"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "k=s3cret,authorization", "is ignored: entry 2 has no `=`"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "k=s3cret%0Ax", "is ignored: header 1 is none of HTTP"),
+        ] {
+            let variables = given(&[endpoint, (name, value)]);
+            let target = target(&variables).unwrap().unwrap();
+            assert_eq!((target.protocol, target.limit.as_millis()), (Protocol::HttpBinary, 10_000), "{name}");
+            assert_eq!(target.discarded.iter().any(|name| name == "k"), value.contains("s3cret"), "{name}");
+            let warnings = variables.warnings();
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert!(
+                warnings[0].starts_with(&format!("{name} {warning}")) && !warnings[0].contains("s3cret"),
+                "{warnings:?}"
+            );
+        }
+        for wrong in ["ftp://me:s3cret@c", "c:4317", "http://", "not a URL"] {
+            let error = read(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", wrong)]).unwrap_err().to_string();
+            assert!(
+                error.starts_with("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is not the URL") && !error.contains("s3cret")
+            );
+        }
+        let fine = given(&[endpoint, ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic%20s3cret")]);
+        assert_eq!(target(&fine).unwrap().unwrap().discarded, Vec::<String>::new());
+        assert_eq!(fine.warnings(), Vec::<String>::new());
+    }
+
     #[test]
     fn certificates_are_files_that_are_named_in_full() {
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318");

@@ -1,7 +1,6 @@
 //! The spans on their way to a collector. Whoever ends a span only puts it into a queue of bounded length; a task sends what is
 //! in it. A collector that is slow, away or refuses costs spans, which are counted, and nothing else.
 
-use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,8 +18,10 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::variables::Variables;
+
 /// The largest value of each setting that is taken.
-const MAX_SPANS: usize = 65_536;
+const MAX_SPANS: u64 = 65_536;
 const MAX_MILLISECONDS: u64 = 600_000;
 
 /// How long the last spans may take, unless `OTEL_BSP_EXPORT_TIMEOUT` is set; and at most.
@@ -39,20 +40,17 @@ pub(super) struct Batching {
 }
 
 impl Batching {
-    pub(super) fn of_process() -> Self {
-        let number = |name: &str, most: u64| env::var(name).ok()?.trim().parse::<u64>().ok().map(|it| it.min(most));
+    pub(super) fn of(variables: &Variables) -> Self {
         let spans = |name, default: usize| {
-            number(name, MAX_SPANS as u64)
-                .and_then(|it| usize::try_from(it).ok())
-                .filter(|it| *it > 0)
-                .unwrap_or(default)
+            let number = variables.number(name, 1..=MAX_SPANS);
+            number.and_then(|it| usize::try_from(it).ok()).unwrap_or(default)
         };
-        let set = |name| number(name, MAX_MILLISECONDS).map(Duration::from_millis);
+        let set = |name, least| variables.number(name, least..=MAX_MILLISECONDS).map(Duration::from_millis);
         // No time at all would be no export at all.
-        let limit = set(OTEL_BSP_EXPORT_TIMEOUT).filter(|limit| !limit.is_zero());
+        let limit = set(OTEL_BSP_EXPORT_TIMEOUT, 1);
         let queue = spans(OTEL_BSP_MAX_QUEUE_SIZE, OTEL_BSP_MAX_QUEUE_SIZE_DEFAULT);
         Self {
-            delay: set(OTEL_BSP_SCHEDULE_DELAY).unwrap_or(OTEL_BSP_SCHEDULE_DELAY_DEFAULT),
+            delay: set(OTEL_BSP_SCHEDULE_DELAY, 0).unwrap_or(OTEL_BSP_SCHEDULE_DELAY_DEFAULT),
             limit: limit.unwrap_or(OTEL_BSP_EXPORT_TIMEOUT_DEFAULT),
             flush: limit.unwrap_or(FLUSH).min(MAX_FLUSH),
             batch: spans(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, OTEL_BSP_MAX_EXPORT_BATCH_SIZE_DEFAULT).min(queue),

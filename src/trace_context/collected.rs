@@ -10,6 +10,8 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+use super::traceparent;
+
 static IS_ACTIVE: AtomicBool = AtomicBool::new(false);
 
 /// From now on spans are part of traces.
@@ -23,10 +25,11 @@ fn is_active() -> bool {
 
 /// Makes `span` part of the trace that `header` names, if it names one. To be called before the span is entered.
 pub(crate) fn follow<'h>(span: &Span, header: impl Fn(&str) -> Option<&'h str>) {
-    struct Headers<'h>([(&'static str, Option<&'h str>); 2]);
-    impl Extractor for Headers<'_> {
+    /// Those that are there.
+    struct Headers([(&'static str, Option<String>); 2]);
+    impl Extractor for Headers {
         fn get(&self, key: &str) -> Option<&str> {
-            self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(key))?.1
+            self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(key))?.1.as_deref()
         }
 
         fn keys(&self) -> Vec<&str> {
@@ -36,7 +39,10 @@ pub(crate) fn follow<'h>(span: &Span, header: impl Fn(&str) -> Option<&'h str>) 
     if !is_active() || span.is_none() {
         return;
     }
-    let headers = Headers(["traceparent", "tracestate"].map(|name| (name, header(name))));
+    // The library takes more for a `traceparent` than the specification does.
+    let Some(parent) = header("traceparent").and_then(traceparent::known) else { return };
+    let state = header("tracestate").map(str::to_owned);
+    let headers = Headers([("traceparent", Some(parent)), ("tracestate", state)]);
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &headers);
     if context.span().span_context().is_valid()
         && let Err(error) = span.set_parent(context)

@@ -7,6 +7,8 @@
 mod collected;
 mod command;
 mod grpc;
+#[cfg(feature = "cli")]
+mod traceparent;
 #[cfg(not(feature = "cli"))]
 mod uncollected;
 

@@ -204,13 +204,39 @@ async fn connections_over_tcp_leave_room_for_unix_sockets() {
 #[test]
 fn each_transport_has_its_part() {
     let permits = Permits::new(8);
+    let try_acquire = |transport| permits.of(transport, None).try_acquire();
     let mut held = Vec::new();
     for transport in [Transport::Tls, Transport::Tcp] {
-        held.extend((0..2).map(|_| permits.try_acquire(transport).unwrap()));
-        assert!(permits.try_acquire(transport).is_none());
+        held.extend((0..2).map(|_| try_acquire(transport).unwrap()));
+        assert!(try_acquire(transport).is_none());
     }
-    held.extend((0..4).map(|_| permits.try_acquire(Transport::Unix).unwrap()));
-    assert!(permits.try_acquire(Transport::Unix).is_none());
+    held.extend((0..4).map(|_| try_acquire(Transport::Unix).unwrap()));
+    assert!(try_acquire(Transport::Unix).is_none());
     held.clear();
-    assert!(permits.try_acquire(Transport::Tls).is_some() && permits.try_acquire(Transport::Tcp).is_some());
+    assert!(try_acquire(Transport::Tls).is_some() && try_acquire(Transport::Tcp).is_some());
+}
+
+/// Clients that send nothing keep nobody out, and those that are served stay.
+#[tokio::test]
+async fn who_owes_a_request_gives_way_when_there_is_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listener, path) = listener(&folder).await;
+    let listeners = Listeners::new(64, Activities::default());
+    listeners.open_for(Some(2), "test", listener, |mut client, drain| async move {
+        drain.waits();
+        let mut byte = [0];
+        while client.io.read_exact(&mut byte).await.is_ok() {
+            drain.works();
+            client.io.write_all(&byte).await.unwrap();
+        }
+    });
+    let mut served = greeted(&path).await;
+    let mut silent = UnixStream::connect(&path).await.unwrap();
+    for _ in 0..3 {
+        let late = tokio::time::timeout(Duration::from_secs(60), greeted(&path)).await.expect("there is no room");
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0, "the silent one gave way");
+        round_trip(&mut served).await;
+        drop(late);
+        silent = UnixStream::connect(&path).await.unwrap();
+    }
 }

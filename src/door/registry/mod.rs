@@ -29,25 +29,19 @@ mod repository;
 mod respond;
 mod response;
 mod route;
-mod stall;
 mod subjects;
 mod untag;
 mod uploads;
 
-use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::EngineError;
 use crate::engine::images::Images;
 use crate::export::Exports;
+use crate::http_server::{self, Limits};
 use crate::net::{self, Drain, Stream};
 use crate::passwords::SharedPasswords;
 use crate::status::StatusReport;
@@ -56,18 +50,17 @@ use access::Contents;
 use packed::PackedImages;
 use push::Pushes;
 use reading::Readers;
-use stall::StallLimit;
 use subjects::Subjects;
 
-/// How long a client may take for the head of a request, and how long a connection may be idle. Longer than Go's clients
-/// keep idle connections (`net/http`, `DefaultTransport`: 90 s), so that none is closed while its next request is sent.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// How long a client may take from its connection to the end of its first request's head: who only connects keeps others out.
-const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The same for the first request of a connection that was waiting when the drain began.
-const LATE_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long clients may take. An idle connection is kept for longer than Go's clients keep it (`net/http`, `DefaultTransport`: 90 s),
+/// so that none is closed while its next request is sent. What a client reads is leased meanwhile.
+const LIMITS: Limits = Limits {
+    first: Duration::from_secs(30),
+    head: Duration::from_secs(30),
+    idle: Duration::from_secs(120),
+    response: None,
+    stall: Duration::from_secs(120),
+};
 
 /// What a registry door offers.
 #[derive(Debug, Clone)]
@@ -148,43 +141,11 @@ impl Door {
 
     /// Serves one client connection until either side ends it. When `drain` is cancelled, requests under way are finished.
     pub async fn serve<T: Stream + 'static>(self: Arc<Self>, connection: net::Connection<T>, drain: impl Into<Drain>) {
-        let (net::Connection { io, peer }, drain) = (connection, drain.into());
-        let has_asked = AtomicBool::new(false);
-        let service = service_fn(|request| {
-            has_asked.store(true, Ordering::Relaxed);
-            let (door, client) = (self.clone(), peer.clone());
-            async move { Ok::<_, Infallible>(door.respond(request, &client).await) }
-        });
-        let is_late = drain.is_cancelled();
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(if is_late { LATE_HEAD_TIMEOUT } else { HEAD_TIMEOUT })
-            .keep_alive(!is_late);
-        let mut served = pin!(http.serve_connection(TokioIo::new(StallLimit::new(io)), service));
-        let silent = async {
-            tokio::time::sleep(FIRST_HEAD_TIMEOUT).await;
-            if has_asked.load(Ordering::Relaxed) {
-                std::future::pending().await
-            }
-        };
-        let outcome = tokio::select! {
-            outcome = served.as_mut() => Some(outcome),
-            () = silent => {
-                tracing::debug!("a client's connection is closed: it has asked for nothing in time");
-                return;
-            }
-            () = drain.cancelled(), if !is_late => {
-                served.as_mut().graceful_shutdown();
-                None
-            }
-        };
-        let outcome = match outcome {
-            Some(outcome) => outcome,
-            None => served.await,
-        };
-        if let Err(error) = outcome {
-            tracing::debug!(%error, "a client's connection broke off");
-        }
+        http_server::serve(connection, "registry", drain.into(), LIMITS, |request, client| {
+            let door = self.clone();
+            async move { door.respond(request, &client).await }
+        })
+        .await;
     }
 
     /// Releases what is leased and no longer needed. To be called after the last client has disconnected.

@@ -37,7 +37,7 @@ impl Door {
         let is_head = request.method() == Method::HEAD;
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let route = Route::of(&path).map_or("other", |route| route.kind());
-        let span = debug_span!("request", %method, route);
+        let span = debug_span!("request", %method, route, export = tracing::field::Empty);
         trace_context::follow_headers(&span, request.headers());
         let mut response = match self.route(request, client).instrument(span.clone()).await {
             Ok(response) => response,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -169,23 +169,30 @@ fn connections_of_scrapers_beyond_their_limit_are_counted() {
     let stack = Stack::shared();
     let (folder, export) = (stack.fresh_path("-layout"), unix(&stack.fresh_path("-export.sock")));
     let args = ["--engine", "layout", "--layout", text(&folder), "--export-listen", &export];
-    let (_daemon, metrics) = serve(stack, &args, &[], &[]);
-    let kept: Vec<_> = std::iter::from_fn(|| kept_open(&metrics)).take(100).collect();
-    assert_eq!(kept.len(), 16, "as README.md has it");
-    drop(kept);
-    // Their places are free once the daemon has seen their ends; until then another scrape is one too many, too.
-    let mut closed = 1.0;
-    let scraped = || {
-        let stream = UnixStream::connect(&metrics).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let response = exchange(stream, "GET", "/metrics", "").ok().filter(|response| !response.is_empty());
-        closed += f64::from(u8::from(response.is_none()));
-        response
+    let (daemon, metrics) = serve(stack, &args, &[], &[]);
+    // As many as README.md has it stay, and are served again.
+    let mut kept: Vec<_> = (0..16).map(|_| kept_open(&metrics).expect("it is closed")).collect();
+    kept.rotate_left(1);
+    let again = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    for stream in &mut kept[..15] {
+        stream.write_all(again.as_bytes()).unwrap();
+        assert_ne!(stream.read(&mut [0]).unwrap(), 0);
+    }
+    // One more takes the place of the one that has been quiet for longest.
+    let scrape = Scrape::of(&metrics);
+    assert_eq!(refused(&scrape, "metrics", "limit"), 1.0, "{scrape:?}");
+    assert_eq!(kept[15].read(&mut [0]).unwrap(), 0, "it stayed");
+    // Those who are silent, or send half a request, keep no scraper out.
+    let silent = |index: usize| {
+        let mut stream = UnixStream::connect(&metrics).unwrap();
+        stream.write_all(&again.as_bytes()[..index % 2 * 20]).unwrap();
+        stream
     };
-    let response = until("a place to be free", scraped, Option::is_some).unwrap();
-    let scrape = Scrape::parse(&parts(&response).2);
-    assert_eq!(refused(&scrape, "metrics", "limit"), closed, "{scrape:?}");
-    assert_eq!(scrape.sum("linkspan_refusals_total"), closed, "{scrape:?}");
+    let _silent: Vec<_> = (0..40).map(silent).collect();
+    let scrape = Scrape::of(&metrics);
+    assert!(refused(&scrape, "metrics", "limit") > 24.0, "{scrape:?}");
+    assert_eq!(scrape.sum("linkspan_refusals_total"), refused(&scrape, "metrics", "limit"));
+    assert!(daemon.log().contains("the connection limit is reached"), "{}", daemon.log());
 }
 
 /// What a client with a wrong password gets: the HTTP status of `target`, as a word of this test.

@@ -199,9 +199,23 @@ fn variables_that_cannot_be_followed_are_reported_and_nothing_fails() {
     let stack = Stack::shared();
     let (folder, export) = (stack.fresh_path("-layout"), unix(&stack.fresh_path("-export.sock")));
     let args = ["--engine", "layout", "--layout", text(&folder), "--export-listen", &export];
-    let variables = variables("http://127.0.0.1:1", "http/json", &[]);
+    let more = [
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=s3cret,x-other"),
+        ("OTEL_PROPAGATORS", "b3"),
+    ];
+    let variables = variables("http://127.0.0.1:1", "http/json", &more);
     let (linkspan, metrics) = serve(stack, &args, &[], &variables);
-    let expected = "OTEL_EXPORTER_OTLP_PROTOCOL is `http/json`; expected `grpc` or `http/protobuf`";
-    assert!(linkspan.log().contains(expected), "{}", linkspan.log());
+    let log = linkspan.log();
+    for expected in [
+        "OTEL_EXPORTER_OTLP_PROTOCOL is `http/json`, and is ignored; expected one of `grpc`, `http/protobuf`",
+        "OTEL_TRACES_SAMPLER is `sometimes`, and is ignored",
+        "OTEL_EXPORTER_OTLP_HEADERS is ignored: entry 2 has no `=`",
+        "not supported, and ignored: OTEL_PROPAGATORS",
+        "traces go to http://127.0.0.1:1",
+    ] {
+        assert_eq!(log.matches(expected).count(), 1, "{expected}: {log}");
+    }
+    assert!(!log.contains("s3cret"), "{log}");
     assert_eq!(Scrape::of(&metrics).sum("linkspan_spans_dropped_total"), 0.0);
 }

@@ -8,19 +8,18 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 
-/// How long a write may wait for the client. What it reads is leased meanwhile.
-const LIMIT: Duration = Duration::from_secs(120);
-
 /// A stream whose writes fail when the client stops reading.
 #[derive(Debug)]
 pub(super) struct StallLimit<S> {
     stream: S,
+    limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: Unpin> StallLimit<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, waiting: None }
+    /// Each write may wait for the client for `limit`.
+    pub(super) fn new(stream: S, limit: Duration) -> Self {
+        Self { stream, limit, waiting: None }
     }
 
     fn limited(
@@ -33,7 +32,8 @@ impl<S: Unpin> StallLimit<S> {
             self.waiting = None;
             return written;
         }
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(LIMIT)));
+        let limit = self.limit;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
         let stalled = || Err(io::Error::new(ErrorKind::TimedOut, "the client stopped reading"));
         waiting.as_mut().poll(context).map(|()| stalled())
     }
@@ -53,10 +53,12 @@ mod tests {
 
     use super::*;
 
+    const LIMIT: Duration = Duration::from_secs(120);
+
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_is_given_up_and_a_slow_one_is_not() {
         let (near, mut far) = duplex(4);
-        let mut near = StallLimit::new(near);
+        let mut near = StallLimit::new(near, LIMIT);
         let slow = tokio::spawn(async move {
             let mut bytes = [0; 4];
             for _ in 0..3 {
