@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{Linkspan, Output, Run, Stack, text, until, until_every};
+use crate::common::{Linkspan, Output, Run, Running, Stack, text, until, until_every};
 use crate::fixture::{Image, Layer};
 use crate::{archive, image, layout, linkspan, listed, named, on};
 
@@ -276,6 +276,28 @@ fn a_load_that_was_interrupted_or_killed_is_resumed() {
     daemon.run(&load).ok();
     assert_eq!(listed(&daemon.folder)[0].1, image.root.digest.to_string());
     assert_eq!(daemon.exports(), [(first[0].0.clone(), "committed".to_owned())], "it was the same export all the time");
+}
+
+/// A job that was cancelled, and two that load its archive under names of their own.
+#[test]
+fn a_load_that_was_killed_is_resumed_by_one_of_those_that_find_it() {
+    let daemon = Daemon::start(&[]);
+    let (image, file) = large();
+    let load = |name| daemon.run(&["load", "-i", text(file.path()), "-t", name]);
+    let loading = load("killed:1").spawn();
+    until_half_way(&daemon);
+    loading.signal(Signal::KILL);
+    loading.wait();
+    let names = ["first:1", "second:1", "third:1"];
+    let running = names.map(|name| load(name).spawn());
+    for output in running.map(Running::wait) {
+        assert!(output.status.success(), "{output}");
+    }
+    let root = image.root.digest.to_string();
+    let found: Vec<_> = listed(&daemon.folder).into_iter().map(|(name, digest)| (name, digest == root)).collect();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found.iter().all(|(_, is_whole)| *is_whole), "{found:?}");
+    assert!(daemon.exports().iter().all(|(_, state)| state == "committed"), "{:?}", daemon.exports());
 }
 
 #[test]

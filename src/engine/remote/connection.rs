@@ -50,6 +50,8 @@ const STILL: Duration = Duration::from_secs(30);
 const STILL_OVER_SSH: Duration = Duration::from_secs(50);
 /// What a call may take in addition over ssh, for the same reason.
 const SSH: Duration = Duration::from_secs(30);
+/// The same for every daemon: it gives its engine the time of such a call, and says then that it was the engine.
+const ENGINE: Duration = Duration::from_secs(5);
 
 /// A daemon, and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -270,7 +272,7 @@ impl DaemonConnection {
 
     /// How long a call may take that does no bulk work.
     pub(super) fn patience(&self) -> Duration {
-        if self.ssh.is_some() { UNARY + SSH } else { UNARY }
+        UNARY + ENGINE + if self.ssh.is_some() { SSH } else { Duration::ZERO }
     }
 
     /// There was no response to `operation`.

@@ -1,8 +1,8 @@
 //! One export through a daemon.
 //!
 //! The export is opened when its image is known, for it may exist: an export of the same image that a process of this
-//! machine left behind, because that was killed or the daemon restarted under it, is resumed. Its labels say whose it is.
-//! So nothing that the daemon has acknowledged is sent twice.
+//! machine left behind, because that was killed or the daemon restarted under it, is resumed by one other. Its labels say whose it
+//! is. So nothing that the daemon has acknowledged is sent twice.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::DaemonConnection;
+use super::claim::Claim;
 use super::connection::{EXPORT, Scoped};
 use super::images::RemoteImages;
 use crate::engine::error::REMOTE;
@@ -59,6 +60,8 @@ pub(super) struct RemoteExport {
     pub(super) content: Scoped,
     /// The connection's breaks when it was opened.
     pub(super) breaks: u64,
+    /// `None` for one that this process has opened: that lives.
+    _claim: Option<Claim>,
     _renewal: AbortOnDropHandle<()>,
 }
 
@@ -104,11 +107,11 @@ impl RemoteLease {
         if let Some(export) = known {
             return Ok(export);
         }
-        let id = match self.left_behind(root).await? {
-            Some(id) => id,
-            None => self.open(root).await?,
+        let (id, claim) = match self.left_behind(root).await? {
+            Some((id, claim)) => (id, Some(claim)),
+            None => (self.open(root).await?, None),
         };
-        self.opened(id, (RENEWAL, None))
+        self.opened((id, claim), (RENEWAL, None))
     }
 
     /// An export that only keeps what is read of the image `root`. The daemon chooses its id: it ends the export if this process
@@ -118,14 +121,19 @@ impl RemoteLease {
             OpenRequest { export_id: String::new(), ttl: Some(duration_message(READ_TTL)), ..self.request(root) };
         request.labels.insert(READS.to_owned(), "true".to_owned());
         let id = self.send(request).await?;
-        self.opened(id, (READ_RENEWAL, Some(READ_TTL)))
+        self.opened((id, None), (READ_RENEWAL, Some(READ_TTL)))
     }
 
-    fn opened(&self, id: String, renewal: (Duration, Option<Duration>)) -> Result<Arc<RemoteExport>, EngineError> {
+    fn opened(
+        &self,
+        (id, claim): (String, Option<Claim>),
+        renewal: (Duration, Option<Duration>),
+    ) -> Result<Arc<RemoteExport>, EngineError> {
         let content = self.connection.scoped(EXPORT, &id)?;
         let renewal = tokio::spawn(renew(self.connection.clone(), id.clone(), renewal));
         let breaks = self.connection.breaks();
-        let export = Arc::new(RemoteExport { id, content, breaks, _renewal: AbortOnDropHandle::new(renewal) });
+        let renewal = AbortOnDropHandle::new(renewal);
+        let export = Arc::new(RemoteExport { id, content, breaks, _claim: claim, _renewal: renewal });
         *self.export() = Some(export.clone());
         Ok(export)
     }
@@ -156,18 +164,19 @@ impl RemoteLease {
         export.map(|export| export.id).ok_or_else(absent)
     }
 
-    /// An export of the same image whose process is gone. Should two processes find it at once, one is told that the
-    /// other writes.
-    async fn left_behind(&self, root: &Descriptor) -> Result<Option<String>, EngineError> {
+    /// An export of the same image whose process is gone, and that no other process goes on with: two of them would end it for
+    /// each other, or name it otherwise.
+    async fn left_behind(&self, root: &Descriptor) -> Result<Option<(String, Claim)>, EngineError> {
         let labels = HashMap::from([(ROOT.to_owned(), root.digest.to_string())]);
         let mut request = ListRequest { labels, ..ListRequest::default() };
         loop {
             let call = async { self.connection.exports().list(request.clone()).await };
             let page = self.connection.unary("looking for an export to resume", call).await?;
             for export in page.exports.into_iter().filter(is_abandoned) {
+                let Some(claim) = Claim::take(&export.id) else { continue };
                 if self.is_open(&export.id).await? {
                     tracing::debug!(export = export.id, "resuming an export that was left behind");
-                    return Ok(Some(export.id));
+                    return Ok(Some((export.id, claim)));
                 }
             }
             // A server that gives the same page again would be queried for ever.

@@ -13,6 +13,7 @@
 
 mod address;
 mod cache_blobs;
+mod claim;
 mod connection;
 mod failure;
 mod images;
