@@ -176,12 +176,12 @@ fn connections_of_scrapers_beyond_their_limit_are_counted() {
     let again = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
     for stream in &mut kept[..15] {
         stream.write_all(again.as_bytes()).unwrap();
-        assert_ne!(stream.read(&mut [0]).unwrap(), 0);
+        stream.read_exact(&mut [0]).unwrap();
     }
     // One more takes the place of the one that has been quiet for longest.
     let scrape = Scrape::of(&metrics);
     assert_eq!(refused(&scrape, "metrics", "limit"), 1.0, "{scrape:?}");
-    assert_eq!(kept[15].read(&mut [0]).unwrap(), 0, "it stayed");
+    assert_eq!(read_some(&mut kept[15], &mut [0]).unwrap(), 0, "it stayed");
     // Those who are silent, or send half a request, keep no scraper out.
     let silent = |index: usize| {
         let mut stream = UnixStream::connect(&metrics).unwrap();
