@@ -53,28 +53,35 @@ pub(crate) async fn check_whole(bucket: &Bucket, name: &Reference, image: &Image
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_lost_its_tag_goes_after_the_grace_with_its_links() {
-    let (stack, bucket) = (Stack::shared(), Minio::shared().bucket());
+/// Gives `app:1` a second image, and collects what only the first one had. Returns both, and how many blobs they had.
+pub(crate) async fn what_lost_its_tag_is_collected(bucket: &Bucket) -> (Image, Image, usize) {
     let engine = bucket.engine().await.unwrap().engine;
     let (old, new) = (image("old\n"), image("new\n"));
     for image in [&old, &new] {
         export(&*engine, image, &names(&["app:1"])).await.unwrap();
     }
-    let before = blobs(&bucket);
+    let before = blobs(bucket);
     next_second().await;
     let kept = bucket.linkspan(["gc", "--wait", "0", "--json"]).ok().stdout;
     let kept: Value = serde_json::from_str(&kept).unwrap();
-    assert_eq!((kept["digests"].as_array().map(Vec::len), blobs(&bucket)), (Some(0), before), "{kept}");
+    assert_eq!((kept["digests"].as_array().map(Vec::len), blobs(bucket)), (Some(0), before), "{kept}");
 
     // The layer with the greeting, the config and the manifest.
     let dry = bucket.linkspan(["gc", "--grace", "0", "--dry-run"]).ok().stdout;
     assert_eq!(dry.lines().filter(|line| line.starts_with("Would delete: sha256:")).count(), 3, "{dry}");
     assert!(dry.contains(old.root.digest.as_str()) && dry.contains("Would reclaim: "), "{dry}");
-    assert_eq!(blobs(&bucket), before);
+    assert_eq!(blobs(bucket), before);
     let done = bucket.linkspan(["gc", "--grace", "0", "--wait", "0"]).ok().stdout;
     assert_eq!(done.replace("Deleted", "Would delete").replace("Total reclaimed space", "Would reclaim"), dry);
-    assert_eq!(blobs(&bucket), before - 3);
+    assert_eq!(blobs(bucket), before - 3);
+    (old, new, before)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lost_its_tag_goes_after_the_grace_with_its_links() {
+    let (stack, bucket) = (Stack::shared(), Minio::shared().bucket());
+    let engine = bucket.engine().await.unwrap().engine;
+    let (old, new, before) = what_lost_its_tag_is_collected(&bucket).await;
     let keys = bucket.keys();
     assert!(!keys.iter().any(|key| key.contains(old.root.digest.hex())), "{keys:?}");
     check_whole(&bucket, &names(&["app:1"])[0], &new).await;
