@@ -63,5 +63,15 @@ async fn a_push_is_listed_with_what_it_uploaded_until_its_image_has_its_name() {
         assert_eq!(ps(&served), [json!(null); 0]);
         assert_eq!(served.head(&format!("/v2/team/app/manifests/{root}")).status, 200);
         assert_eq!(ps(&served), [json!(null); 0], "a HEAD only asks");
+
+        let begun = request(&served.address, "POST", "/v2/team/app/blobs/uploads/", &[("Content-Length", "0")]);
+        let location = begun.header("location").unwrap().to_owned();
+        assert_eq!(send(&served.address, "PATCH", &location, &[], &[8; 500]).status, 202);
+        let tagged = put(&served, "team/app", "2", MANIFEST, &image.blobs[root]);
+        assert_eq!(tagged.status, 201, "{tagged:?}");
+        let [push] = &ps(&served)[..] else { panic!("{:?}", ps(&served)) };
+        assert_eq!((&push["state"], &push["bytes"]), (&json!("open"), &json!(500)), "an upload goes on: {push}");
+        assert_eq!(request(&served.address, "DELETE", &location, &[]).status, 204);
+        assert_eq!(ps(&served), [json!(null); 0]);
     }
 }

@@ -95,9 +95,11 @@ impl Sessions {
         let images = engine.images()?;
         let lifetime = Lifetime::Durable { record: &text };
         let origin = Session::origin(&id, &record, client);
+        // Before the lease: what the engine took for it is part of the export's time.
+        let opened = SystemTime::now();
         let lease = self.exports.lease(&origin, lifetime).await?;
         lease.ingests()?;
-        let session = Session::new(id.clone(), record, (lease, images), SystemTime::now(), ttl);
+        let session = Session::new(id.clone(), record, (lease, images), opened, ttl);
         let session = Arc::new(session.counted(&self.exports));
         session.list(self.exports.live(), &origin);
         trace_context::about_export(&id);

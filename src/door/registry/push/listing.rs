@@ -7,6 +7,7 @@ use super::{MAX_AWAITED, Uploads};
 use crate::engine::Origin;
 use crate::export::{Listed, LiveExports, Progress};
 use crate::image::{Digest, Graph};
+use crate::progress::State;
 
 /// What is listed of a push.
 #[derive(Debug, Default)]
@@ -67,6 +68,11 @@ impl Listing {
         let mut blobs = self.uploaded.blobs();
         for blob in graph.descriptors() {
             blobs.remove(&blob.digest);
+        }
+        drop(blobs);
+        // What is still to come of the push is not that image's.
+        if let Some(listed) = &*self.listed() {
+            listed.enter(State::Open.name());
         }
     }
 
