@@ -4,6 +4,7 @@ import http.server
 import os
 import socket
 import threading
+import time
 from types import SimpleNamespace
 
 from builds import LOAD, Contender
@@ -74,8 +75,14 @@ def warm_observed(bench, name):
     watching.join()
     text = scrape(metrics).decode()
     counted = [line for line in text.splitlines() if line.startswith('linkspan_exports_total{door="buildkit"') and not line.endswith(" 0")]
-    if not counted or not Collector.requests:
-        raise SystemExit("bench: error: the watched Linkspan has counted no export, or sent no trace")
+    if not counted:
+        raise SystemExit("bench: error: the watched Linkspan has counted no export")
+    # Spans are sent in batches, by default after 5 s (OTEL_BSP_SCHEDULE_DELAY).
+    deadline = time.monotonic() + 30
+    while not Collector.requests and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if not Collector.requests:
+        raise SystemExit("bench: error: the watched Linkspan has sent no trace")
     return {"case": name, "size_bytes": size, "runs": bench.options.runs, "on_s": round(median(times["on"]), 4),
             "off_s": round(median(times["off"]), 4),
             "spread_s": {key: [round(min(v), 4), round(max(v), 4)] for key, v in times.items()},
