@@ -18,9 +18,13 @@ use crate::net::Stream;
 /// `ReadHeaderTimeout`).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a drain waits for the first request of a connection: a client that has just connected is probably sending
-/// it.
-const FIRST: Duration = Duration::from_millis(250);
+/// How long a drain waits for a request of a quiet connection: a client that has just connected, or that asks one thing after
+/// another, has asked by then. A response is passed on as it is, so it cannot say that it is the last one.
+const QUIET: Duration = Duration::from_millis(250);
+/// After a drain has begun, how long requests are taken of a client that asks one thing after another.
+const LAST: Duration = Duration::from_secs(10);
+/// How often the runtime looks at the sockets before a quiet connection is closed, so that a request that has come is not lost.
+const LOOKS: usize = 3;
 
 /// What a connection yields next.
 #[derive(Debug)]
@@ -35,7 +39,7 @@ pub enum Incoming<C> {
 
 impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
     /// Waits for the next request. `None` if the client, the upstream or the drain has ended the connection; a drain
-    /// waits briefly for the first request.
+    /// waits briefly for a request that may be on its way.
     ///
     /// A connection that begins with HTTP/2's preface is forwarded as a whole; this returns `None` when it has ended.
     ///
@@ -55,15 +59,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
     /// # Errors
     /// As [`ClientConnection::next`].
     pub async fn incoming(mut self) -> Result<Incoming<C>, RelayError> {
-        let (drain, is_new) = (self.drain.clone(), self.upstream.is_none());
-        if drain.is_cancelled() && !is_new {
+        let drain = self.drain.clone();
+        if drain.is_cancelled() && self.drained.get_or_insert_with(Instant::now).elapsed() >= LAST {
             return Ok(Incoming::Nothing);
         }
         drain.waits();
         let over = async {
             drain.cancelled().await;
-            if is_new {
-                tokio::time::sleep(FIRST).await;
+            tokio::time::sleep(QUIET).await;
+            for _ in 0..LOOKS {
+                tokio::task::yield_now().await;
             }
         };
         let mut over = std::pin::pin!(over);
@@ -91,6 +96,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
                 late.as_mut().reset(Instant::now() + HEAD_TIMEOUT);
             }
             let more = tokio::select! {
+                // What has come is looked at before the end.
+                biased;
                 more = self.client.source.fill() => more,
                 is_unsolicited = listen(&mut self.upstream) => {
                     if is_unsolicited {

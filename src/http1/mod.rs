@@ -22,8 +22,8 @@
 //! * After a 101, or when only the end of the connection ends a response, the connection is two byte streams: bytes
 //!   sent early are delivered, and each direction ends independently.
 //! * A connection that begins with HTTP/2's preface is forwarded as a whole, or returned to the caller (`incoming()`).
-//! * A drain closes a connection before its next request; an exchange under way continues, and a connection without a
-//!   request so far may still send its first.
+//! * A drain closes a connection on which no request comes for a moment; an exchange under way continues. No response can say
+//!   that it is the last one, for they pass as they are: a client that asks one thing after another is served for some seconds.
 
 mod body;
 mod buffer;

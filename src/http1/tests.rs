@@ -1,6 +1,7 @@
 //! The relay, byte by byte, between a client and an upstream that the test controls.
 
 use std::path::Path;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -254,6 +255,44 @@ async fn http2_passes_as_a_whole() {
     rig.upstream.write_all(OK.as_bytes()).await.unwrap();
     expect(&mut rig.client, OK).await;
     assert!(rest(&mut rig.client).await.starts_with("HTTP/1.1 505 HTTP Version Not Supported\r\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_at_the_end_gets_its_response() {
+    let mut rig = Rig::new();
+    async fn exchanged(rig: &mut Rig) {
+        rig.client.write_all(GET.as_bytes()).await.unwrap();
+        expect(&mut rig.upstream, GET).await;
+        rig.upstream.write_all(OK.as_bytes()).await.unwrap();
+        expect(&mut rig.client, OK).await;
+    }
+    exchanged(&mut rig).await;
+    rig.drain.cancel();
+    let pause = Duration::from_millis(200);
+    tokio::time::sleep(pause).await;
+    rig.client.write_all(&GET.as_bytes()[..9]).await.unwrap();
+    tokio::time::sleep(20 * pause).await;
+    rig.client.write_all(&GET.as_bytes()[9..]).await.unwrap();
+    expect(&mut rig.upstream, GET).await;
+    rig.upstream.write_all(OK.as_bytes()).await.unwrap();
+    expect(&mut rig.client, OK).await;
+    // Who asks again and again is served for a while, and who asks no more holds up nobody.
+    let mut served = 0;
+    while !rig.relay.is_finished() && served < 1000 {
+        exchanged(&mut rig).await;
+        served += 1;
+        tokio::time::sleep(pause).await;
+    }
+    assert!((10..1000).contains(&served), "{served}");
+    rig.relay.await.unwrap().unwrap();
+
+    let mut rig = Rig::new();
+    exchanged(&mut rig).await;
+    rig.drain.cancel();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(rest(&mut rig.client).await, "");
+    rig.relay.await.unwrap().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1));
 }
 
 /// Any request and its response, as the bytes on the wire.

@@ -67,7 +67,7 @@ impl Door {
     }
 
     /// Serves one client connection until either side ends it. When `drain` is cancelled, a running exchange is
-    /// finished and no new one is started; byte streams continue until this future is dropped.
+    /// finished, and requests that come at once are served; byte streams continue until this future is dropped.
     pub async fn serve<T>(self: Arc<Self>, connection: net::Connection<T>, drain: impl Into<Drain>)
     where
         T: Stream + 'static,
