@@ -18,6 +18,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 use super::Address;
 use super::counted::ConnectionCount;
 use super::tls_alert::TlsAlertStream;
+use super::unix_socket::connect_unix;
 use super::verification::Unverified;
 use crate::pem;
 
@@ -201,14 +202,14 @@ impl Upstream {
     /// cannot see it, and for an upstream over TCP.
     pub async fn process(&self) -> Option<Pid> {
         let Address::Unix(path) = &self.address else { return None };
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await.ok()?.ok()?;
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect_unix(path)).await.ok()?.ok()?;
         Pid::from_raw(stream.peer_cred().ok()?.pid()?)
     }
 
     async fn dial(&self) -> io::Result<Box<dyn Stream>> {
         match &self.address {
             Address::Unix(path) => {
-                let stream = UnixStream::connect(path).await?;
+                let stream = connect_unix(path).await?;
                 enlarge(&stream)?;
                 Ok(Box::new(stream))
             }

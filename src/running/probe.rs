@@ -9,11 +9,11 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::net::{Address, Stream, Tls, Upstream};
+use crate::net::{Address, Stream, Tls, Upstream, connect_unix};
 use crate::status::{MAX_BYTES, PATH, SERVER, Status};
 
 /// The time limit for connecting, and again for the response.
@@ -47,20 +47,23 @@ pub enum Probe {
     Denied,
 }
 
+/// It does not speak the protocol, or has closed the connection.
+#[derive(Debug)]
+struct Broken;
+
 /// Probes the listener at `address`.
 pub async fn probe(address: &Address, first: First) -> Probe {
     let order = match first {
         First::Http1 => [First::Http1, First::Http2],
         First::Http2 => [First::Http2, First::Http1],
     };
-    let mut has_responded = false;
+    let (mut has_responded, mut is_silent) = (false, false);
     for protocol in order {
         let stream = match timeout(TIMEOUT, connect(address)).await {
             Ok(Ok(stream)) => TokioIo::new(stream),
             Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => return Probe::Denied,
-            // It listens, but its queue is full: of a unix socket the system says so at once (connect(2), `EAGAIN`).
-            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return Probe::Silent,
             Ok(Err(_)) => return Probe::Closed,
+            // It listens, but its queue is full.
             Err(_) => return Probe::Silent,
         };
         let exchange = async {
@@ -70,15 +73,17 @@ pub async fn probe(address: &Address, first: First) -> Probe {
             }
         };
         match timeout(TIMEOUT, exchange).await {
-            Ok(Some(found)) => return found,
-            Ok(None) => has_responded = true,
-            Err(_) => {}
+            Ok(Ok(Some(found))) => return found,
+            Ok(Ok(None)) => has_responded = true,
+            Ok(Err(Broken)) => {}
+            Err(_) => is_silent = true,
         }
     }
     match has_tls(address).await {
         true => Probe::Tls,
-        false if has_responded => Probe::OtherProgram,
-        false => Probe::Silent,
+        // What speaks the one protocol and is stuck cannot be asked in the other.
+        false if is_silent && !has_responded => Probe::Silent,
+        false => Probe::OtherProgram,
     }
 }
 
@@ -100,7 +105,7 @@ pub async fn probe_with_tls(address: &Address, tls: &Tls) -> Probe {
     let Ok(upstream) = Upstream::docker(address.clone(), Some(tls)) else { return Probe::OtherProgram };
     let exchange = async {
         let stream = upstream.connect().await.ok()?;
-        over_http1(TokioIo::new(stream)).await
+        over_http1(TokioIo::new(stream)).await.ok().flatten()
     };
     match timeout(TIMEOUT * 2, exchange).await {
         Ok(found) => found.unwrap_or(Probe::OtherProgram),
@@ -110,24 +115,27 @@ pub async fn probe_with_tls(address: &Address, tls: &Tls) -> Probe {
 
 pub(super) async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
     Ok(match address {
-        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        Address::Unix(path) => Box::new(connect_unix(path).await?),
         Address::Tcp { host, port } => Box::new(TcpStream::connect((host.as_str(), *port)).await?),
     })
 }
 
-async fn over_http1(stream: TokioIo<Box<dyn Stream>>) -> Option<Probe> {
-    let (mut sender, connection) = http1::handshake(stream).await.ok()?;
+/// What is found by one request; `None` if another program responds.
+async fn over_http1(stream: TokioIo<Box<dyn Stream>>) -> Result<Option<Probe>, Broken> {
+    let (mut sender, connection) = http1::handshake(stream).await.map_err(|_| Broken)?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     // The registry door takes no other name of clients that it does not know.
     let request = Request::get(PATH).header(header::HOST, "localhost").header(header::CONNECTION, "close");
-    read(sender.send_request(request.body(Empty::<Bytes>::new()).ok()?).await.ok()?).await
+    let request = request.body(Empty::<Bytes>::new()).map_err(|_| Broken)?;
+    Ok(read(sender.send_request(request).await.map_err(|_| Broken)?).await)
 }
 
-async fn over_http2(stream: TokioIo<Box<dyn Stream>>) -> Option<Probe> {
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.ok()?;
+async fn over_http2(stream: TokioIo<Box<dyn Stream>>) -> Result<Option<Probe>, Broken> {
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.map_err(|_| Broken)?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    let uri = Uri::builder().scheme("http").authority("localhost").path_and_query(PATH).build().ok()?;
-    read(sender.send_request(Request::get(uri).body(Empty::<Bytes>::new()).ok()?).await.ok()?).await
+    let uri = Uri::builder().scheme("http").authority("localhost").path_and_query(PATH).build().map_err(|_| Broken)?;
+    let request = Request::get(uri).body(Empty::<Bytes>::new()).map_err(|_| Broken)?;
+    Ok(read(sender.send_request(request).await.map_err(|_| Broken)?).await)
 }
 
 async fn read(response: Response<Incoming>) -> Option<Probe> {
@@ -147,7 +155,7 @@ async fn read(response: Response<Incoming>) -> Option<Probe> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::UnixListener;
+    use tokio::net::{UnixListener, UnixStream};
 
     use super::*;
 
@@ -210,6 +218,23 @@ mod tests {
         let address: Address = format!("tcp://{}", listener.local_addr().unwrap()).parse().unwrap();
         assert_eq!(probe(&address, First::Http2).await, Probe::Silent);
         assert_eq!(probe_with_tls(&address, &any).await, Probe::Silent);
+    }
+
+    #[tokio::test]
+    async fn a_server_of_http2_that_is_stuck_is_no_other_program() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: Address = format!("tcp://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let serving = tokio::spawn(async move {
+            let mut clients = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                // Its settings, and nothing else.
+                stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+                clients.push(stream);
+            }
+        });
+        assert_eq!(probe(&address, First::Http2).await, Probe::Silent);
+        serving.abort();
     }
 
     #[tokio::test]

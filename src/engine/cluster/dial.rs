@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::container::{Inspected, NodeContainer, NodeDialError};
 use super::program::OwnProgram;
 use crate::engine::EngineError;
-use crate::net::{Attended, Dial, DialError, Stream};
+use crate::net::{Attended, Dial, DialError, Stream, connect_unix};
 use crate::tunnel::{Container, ContainerCommand, ContainerError, ExecDial};
 
 /// How long a connection may take to come up.
@@ -61,7 +61,7 @@ impl NodeDial {
         let socket = open(&node, Path::new(self.container.tool.socket()))?;
         // The socket that was found, whatever its path leads to by now (unix(7) looks the path up once more).
         let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
-        let connecting = timeout(CONNECT, UnixStream::connect(path)).await;
+        let connecting = timeout(CONNECT, connect_unix(path)).await;
         let stream = connecting.map_err(|_| NodeDialError::Socket(io::ErrorKind::TimedOut.into()))?;
         Ok((node, stream.map_err(NodeDialError::Socket)?))
     }

@@ -29,7 +29,7 @@ use crate::docker_api::OnlyHttp1;
 use crate::engine::EngineError;
 use crate::engine::stream::Store;
 pub(crate) use crate::engine::stream::{SILENCE, UNARY};
-use crate::net::{Dial, DialError, ENGINES, Stream};
+use crate::net::{Dial, DialError, ENGINES, Stream, connect_unix};
 use crate::trace_context;
 
 /// containerd's own limit on a message (containerd `defaults.DefaultMaxRecvMsgSize`).
@@ -242,7 +242,7 @@ impl SocketDial {
     }
 
     async fn connect(&self) -> io::Result<UnixStream> {
-        timeout(CONNECT, UnixStream::connect(&self.0)).await.map_err(|_| io::ErrorKind::TimedOut)?
+        timeout(CONNECT, connect_unix(&self.0)).await.map_err(|_| io::ErrorKind::TimedOut)?
     }
 }
 
