@@ -21,8 +21,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a drain waits for a request of a quiet connection: a client that has just connected, or that asks one thing after
 /// another, has asked by then. A response is passed on as it is, so it cannot say that it is the last one.
 const QUIET: Duration = Duration::from_millis(250);
-/// After a drain has begun, how long requests are taken of a client that asks one thing after another.
-const LAST: Duration = Duration::from_secs(10);
+/// After a drain has begun, how long requests are taken of a client that asks one thing after another: a service manager starts the
+/// next process after this one. Then its connection ends right behind a response, when it is least likely to send.
+const LAST: Duration = Duration::from_secs(2);
 /// How often the runtime looks at the sockets before a quiet connection is closed, so that a request that has come is not lost.
 const LOOKS: usize = 3;
 

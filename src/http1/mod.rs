@@ -23,7 +23,7 @@
 //!   sent early are delivered, and each direction ends independently.
 //! * A connection that begins with HTTP/2's preface is forwarded as a whole, or returned to the caller (`incoming()`).
 //! * A drain closes a connection on which no request comes for a moment; an exchange under way continues. No response can say
-//!   that it is the last one, for they pass as they are: a client that asks one thing after another is served for some seconds.
+//!   that it is the last one, for they pass as they are: a client that asks one thing after another is served for two seconds more.
 
 mod body;
 mod buffer;

@@ -271,19 +271,19 @@ async fn a_request_that_comes_at_the_end_gets_its_response() {
     let pause = Duration::from_millis(200);
     tokio::time::sleep(pause).await;
     rig.client.write_all(&GET.as_bytes()[..9]).await.unwrap();
-    tokio::time::sleep(20 * pause).await;
+    tokio::time::sleep(4 * pause).await;
     rig.client.write_all(&GET.as_bytes()[9..]).await.unwrap();
     expect(&mut rig.upstream, GET).await;
     rig.upstream.write_all(OK.as_bytes()).await.unwrap();
     expect(&mut rig.client, OK).await;
     // Who asks again and again is served for a while, and who asks no more holds up nobody.
     let mut served = 0;
-    while !rig.relay.is_finished() && served < 1000 {
+    while !rig.relay.is_finished() && served < 100 {
         exchanged(&mut rig).await;
         served += 1;
         tokio::time::sleep(pause).await;
     }
-    assert!((10..1000).contains(&served), "{served}");
+    assert!((2..100).contains(&served), "{served}");
     rig.relay.await.unwrap().unwrap();
 
     let mut rig = Rig::new();
