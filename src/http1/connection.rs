@@ -4,7 +4,6 @@ use std::fmt::Display;
 
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 
 use super::buffered::{BufferedIo, PrefixedIo};
 use super::splice::splice;
@@ -21,15 +20,13 @@ pub struct ClientConnection<C> {
     pub(super) upstream: Option<BufferedIo<Box<dyn Stream>>>,
     address: Upstream,
     pub(super) drain: Drain,
-    /// Since when the connection has known of the drain.
-    pub(super) drained: Option<Instant>,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
     /// The connection of `client`, which relays requests to `upstream`. Once `drain` is cancelled, it relays what comes at once, and
     /// ends at the first moment without a request.
     pub fn new(client: C, upstream: Upstream, drain: impl Into<Drain>) -> Self {
-        Self { client: BufferedIo::new(client), upstream: None, address: upstream, drain: drain.into(), drained: None }
+        Self { client: BufferedIo::new(client), upstream: None, address: upstream, drain: drain.into() }
     }
 
     /// Returns both sides; connects to the upstream if that is not done yet.

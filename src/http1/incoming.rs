@@ -61,7 +61,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
     /// As [`ClientConnection::next`].
     pub async fn incoming(mut self) -> Result<Incoming<C>, RelayError> {
         let drain = self.drain.clone();
-        if drain.is_cancelled() && self.drained.get_or_insert_with(Instant::now).elapsed() >= LAST {
+        if drain.known_for().is_some_and(|time| time >= LAST) {
             return Ok(Incoming::Nothing);
         }
         drain.waits();

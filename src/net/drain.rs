@@ -1,8 +1,8 @@
 //! Draining: signals to a connection that the daemon is stopping, and to the daemon whether to wait for the connection.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{io, pin::Pin};
@@ -36,6 +36,8 @@ struct DrainState {
     seen: AtomicU64,
     /// Since when the client owes a request, in nanoseconds after `since`, and one more; 0 if it does not.
     waiting: AtomicU64,
+    /// When the connection first knew of the drain.
+    known: OnceLock<Instant>,
     /// Wakes the one who serves the connection when it is to give way.
     give_way: Notify,
 }
@@ -63,6 +65,7 @@ impl From<CancellationToken> for Drain {
             since: Instant::now(),
             seen: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
+            known: OnceLock::new(),
             give_way: Notify::new(),
         };
         Self { begun, state: Arc::new(state) }
@@ -125,6 +128,11 @@ impl Drain {
     pub(crate) fn waiting(&self) -> Option<Duration> {
         let since = self.state.waiting.load(Ordering::Relaxed).checked_sub(1)?;
         Some(Duration::from_nanos(self.state.nanoseconds().saturating_sub(since)))
+    }
+
+    /// How long the connection has known of the drain: since this was first called after its beginning. `None` before.
+    pub(crate) fn known_for(&self) -> Option<Duration> {
+        self.begun.is_cancelled().then(|| self.state.known.get_or_init(Instant::now).elapsed())
     }
 
     /// Asks for the connection's room.
